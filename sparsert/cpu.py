@@ -1,0 +1,371 @@
+"""What the CPU can do, and how much of it this process may use.
+
+Two questions, two answers. *Instructions*: :func:`isa` names the tier of kernels to compile. *Cores*:
+:func:`core_list` and :func:`available_cores` respect the affinity mask and the cgroup quota, because
+``os.cpu_count()`` counts cores that a container may not touch. Functions that read files take ``root`` so that they can
+be pointed at a copy of ``/proc`` and ``/sys``.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sparsert.errors import EngineError
+
+__all__ = [
+    "TIERS",
+    "CpuArchitecture",
+    "available_cores",
+    "cache_sizes",
+    "core_list",
+    "cpu_architecture",
+    "cpu_avx2_compatible",
+    "cpu_avx512_compatible",
+    "cpu_avx_type",
+    "cpu_details",
+    "cpu_quantization_compatible",
+    "cpu_vnni",
+    "cpu_vnni_compatible",
+    "host_features",
+    "isa",
+    "l3_groups",
+    "thread_list",
+    "tier_of",
+]
+
+_log = logging.getLogger(__name__)
+
+TIERS = ("generic", "avx2", "avx512_vnni")
+"""Kernel tiers, from the least to the most demanding."""
+
+_AVX2 = frozenset({"avx2", "fma"})
+_AVX512_VNNI = _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"}
+
+# What LLVM enables for the CPU names that NUMBA_CPU_NAME may hold, as far as the tiers can tell the difference.
+_CPUS_WITH_VNNI = frozenset(
+    "cascadelake cooperlake icelake-client icelake-server icelake_client icelake_server tigerlake rocketlake "
+    "sapphirerapids emeraldrapids graniterapids graniterapids-d graniterapids_d diamondrapids znver4 znver5".split()
+)
+_CPUS_WITH_AVX2 = frozenset(
+    "haswell core-avx2 core_4th_gen_avx core_4th_gen_avx_tsx broadwell core_5th_gen_avx core_5th_gen_avx_tsx skylake "
+    "skylake-avx512 skylake_avx512 skx cannonlake knl knm mic_avx512 x86-64-v3 x86-64-v4 alderlake raptorlake meteorlake "
+    "gracemont sierraforest grandridge arrowlake arrowlake-s arrowlake_s lunarlake pantherlake clearwaterforest "
+    "znver1 znver2 znver3 bdver4".split()
+)
+
+_ROOT = Path("/")
+
+
+@functools.lru_cache(maxsize=1)
+def host_features() -> frozenset[str]:
+    """Instruction-set features of the host, under LLVM's names (``avx2``, ``avx512vnni``, ...)."""
+    import llvmlite.binding as llvm
+
+    try:
+        return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+    except RuntimeError:  # LLVM cannot tell on this platform
+        return frozenset()
+
+
+def tier_of(features: Iterable[str]) -> str:
+    """Return the most demanding tier that ``features`` (LLVM names) can run."""
+    present = frozenset(features)
+    if present >= _AVX512_VNNI:
+        return "avx512_vnni"
+    return "avx2" if present >= _AVX2 else "generic"
+
+
+def _allowed_features(host: frozenset[str], environ: Mapping[str, str]) -> frozenset[str]:
+    """Features that code generation may use: the host's, less what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES take away."""
+    name = environ.get("NUMBA_CPU_NAME", "").lower()
+    if not name:
+        allowed = set(host)
+    elif name in _CPUS_WITH_VNNI:
+        allowed = set(_AVX512_VNNI)
+    elif name in _CPUS_WITH_AVX2:
+        allowed = set(_AVX2)
+    else:
+        allowed = set()
+    for feature in environ.get("NUMBA_CPU_FEATURES", "").split(","):
+        feature = feature.strip()
+        if feature.startswith("+"):
+            allowed.add(feature[1:])
+        elif feature.startswith("-"):
+            allowed.discard(feature[1:])
+    return host & allowed
+
+
+def isa(host: Iterable[str] | None = None, environ: Mapping[str, str] | None = None) -> str:
+    """Name the tier of kernels to compile: ``"avx512_vnni"``, ``"avx2"`` or ``"generic"``.
+
+    The host's features are intersected with those of ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES``, since LLVM aborts
+    the process on an instruction that its target lacks. ``SPARSERT_ISA`` forces a lower tier.
+
+    Parameters
+    ----------
+    host, environ
+        Features of the host and environment variables; by default the real ones.
+
+    Raises
+    ------
+    EngineError
+        ``SPARSERT_ISA`` holds an unknown tier, or one above what this process can run.
+    """
+    features = host_features() if host is None else frozenset(host)
+    environ = os.environ if environ is None else environ
+    best = tier_of(_allowed_features(features, environ))
+    forced = environ.get("SPARSERT_ISA", "").strip().lower()
+    if not forced:
+        return best
+    if forced not in TIERS:
+        raise EngineError(f"SPARSERT_ISA={forced!r} is no tier. Expected one of {', '.join(TIERS)}; unset it to use {best}.")
+    if TIERS.index(forced) > TIERS.index(best):
+        raise EngineError(
+            f"SPARSERT_ISA={forced!r} asks for more than this CPU offers to the process, which is {best!r}. "
+            "The variable can only force a lower tier; unset it or choose a lower one."
+        )
+    return forced
+
+
+def _read(path: Path) -> str:
+    """Text of a file of ``/proc`` or ``/sys``, or ``""`` where it cannot be read."""
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _parse_cpus(text: str) -> list[int]:
+    """Expand a kernel CPU list such as ``"0-3,8"``."""
+    cpus: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if first.isdigit():
+            cpus.extend(range(int(first), int(last if last.isdigit() else first) + 1))
+    return cpus
+
+
+def _affinity() -> list[int]:
+    """Logical CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _topology(cpu: int, root: Path) -> tuple[int, int]:
+    """(package, core) of a logical CPU; a CPU of unknown topology is a core of its own."""
+    base = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
+    package, core = _read(base / "physical_package_id"), _read(base / "core_id")
+    # Virtual machines report package -1; cores of unknown id must not be merged into one.
+    return (int(package) if package.lstrip("-").isdigit() else 0, int(core) if core.isdigit() else cpu)
+
+
+def _macos_physical_cores() -> int | None:
+    try:
+        answer = subprocess.run(["sysctl", "-n", "hw.physicalcpu"], capture_output=True, text=True, timeout=5)  # noqa: S607
+        return int(answer.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def core_list(affinity: Iterable[int] | None = None, root: Path = _ROOT) -> list[int]:
+    """One logical CPU of every physical core that this process may use, neighbours in the machine side by side."""
+    cpus = sorted(_affinity() if affinity is None else affinity)
+    if affinity is None and platform.system() == "Darwin":
+        return cpus[: _macos_physical_cores() or len(cpus)]
+    first: dict[tuple[int, int], int] = {}
+    for cpu in cpus:
+        first.setdefault(_topology(cpu, root), cpu)
+    return [first[key] for key in sorted(first)]
+
+
+def thread_list(affinity: Iterable[int] | None = None, root: Path = _ROOT) -> list[int]:
+    """Every logical CPU that this process may use: :func:`core_list` first, then the remaining hyperthreads."""
+    cores = core_list(affinity, root)
+    cpus = sorted(_affinity() if affinity is None else affinity)
+    return cores + [cpu for cpu in cpus if cpu not in set(cores)]
+
+
+def l3_groups(cores: Iterable[int] | None = None, root: Path = _ROOT) -> list[list[int]]:
+    """``cores`` (by default :func:`core_list`) grouped by the last-level cache that they share."""
+    groups: dict[str, list[int]] = {}
+    for cpu in core_list(root=root) if cores is None else cores:
+        shared = _read(root / f"sys/devices/system/cpu/cpu{cpu}/cache/index3/shared_cpu_list")
+        groups.setdefault(shared, []).append(cpu)
+    return list(groups.values())
+
+
+def _ancestors(group: str) -> Iterator[str]:
+    """A cgroup path and every parent up to the root, without the leading slash."""
+    parts = [part for part in group.split("/") if part]
+    for count in range(len(parts), -1, -1):
+        yield "/".join(parts[:count])
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """CPU limits, in CPUs, of the cgroups (v1 and v2) of this process and their parents."""
+    mount = root / "sys/fs/cgroup"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        if not controllers:
+            for path in _ancestors(group):
+                quota, _, period = _read(mount / path / "cpu.max").partition(" ")
+                if quota.isdigit() and period.isdigit() and int(period) > 0:
+                    yield int(quota) / int(period)
+        elif "cpu" in controllers.split(","):
+            # The controller is mounted under its own name or together with cpuacct.
+            for directory in (controllers, "cpu", "cpu,cpuacct"):
+                for path in _ancestors(group):
+                    base = mount / directory / path
+                    v1_quota, v1_period = _read(base / "cpu.cfs_quota_us"), _read(base / "cpu.cfs_period_us")
+                    if v1_quota.isdigit() and v1_period.isdigit() and int(v1_period) > 0:
+                        yield int(v1_quota) / int(v1_period)
+
+
+def available_cores(affinity: Iterable[int] | None = None, root: Path = _ROOT) -> int:
+    """Number of physical cores to use by default: those in the affinity mask, but no more than the cgroup quota.
+
+    A quota of 1.5 CPUs counts as two cores: one thread more than the quota loses less than one thread too few.
+    """
+    cores = len(core_list(affinity, root))
+    return max(1, min([cores, *(math.ceil(quota) for quota in _quotas(root))]))
+
+
+def cpu_avx_type() -> str:
+    """Vector instructions of the hardware: ``"avx512"``, ``"avx2"``, ``"neon"`` or ``"generic"``."""
+    features = host_features()
+    if features >= {"avx512f", "avx512bw", "avx512vl", "avx512dq"}:
+        return "avx512"
+    if features >= _AVX2:
+        return "avx2"
+    return "neon" if "neon" in features or platform.machine().lower() in ("arm64", "aarch64") else "generic"
+
+
+def cpu_vnni() -> bool:
+    """Whether the hardware has the AVX-512 VNNI instructions."""
+    return host_features() >= _AVX512_VNNI
+
+
+def cache_sizes(root: Path = _ROOT) -> dict[str, int]:
+    """Bytes of the caches of the first usable core, as ``{"L1_data": ..., "L1_instruction": ..., "L2": ..., "L3": ...}``."""
+    sizes = {"L1_data": 0, "L1_instruction": 0, "L2": 0, "L3": 0}
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    cpu = _affinity()[0]
+    for index in range(6):
+        base = root / f"sys/devices/system/cpu/cpu{cpu}/cache/index{index}"
+        level, kind, text = _read(base / "level"), _read(base / "type"), _read(base / "size")
+        name = {"Data": "L1_data", "Instruction": "L1_instruction"}.get(kind) if level == "1" else f"L{level}"
+        digits = text.rstrip("KMG")
+        if name in sizes and digits.isdigit():
+            sizes[name] = int(digits) * units.get(text[-1:], 1)
+    return sizes
+
+
+class CpuArchitecture(Mapping[str, Any]):
+    """A read-only dictionary whose keys are attributes too."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        object.__setattr__(self, "_values", dict(values))
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getattr__(self, name: str) -> Any:
+        # Copying and pickling look for special names before __init__ has run, when even _values is missing.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name not in self._values:
+            raise AttributeError(f"no attribute {name!r}. Known are {', '.join(self._values)}")
+        return self._values[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"can't set attribute {name!r}: the CPU is as it is")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._values})"
+
+
+def _vendor(root: Path) -> str:
+    for line in _read(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "vendor_id":
+            return value.strip()
+    return platform.processor() or platform.machine() or "unknown"
+
+
+@functools.lru_cache(maxsize=1)
+def cpu_architecture() -> CpuArchitecture:
+    """Describe the CPU: vendor, isa, vnni, sockets, cores, threads, caches and features, as attributes or keys."""
+    everything = list(range(os.cpu_count() or 1))
+    online = _parse_cpus(_read(_ROOT / "sys/devices/system/cpu/online")) or everything
+    cores, usable_cores = core_list(online), core_list()
+    sockets = len({_topology(cpu, _ROOT)[0] for cpu in cores}) or 1
+    usable_sockets = len({_topology(cpu, _ROOT)[0] for cpu in usable_cores}) or 1
+    usable_threads = _affinity()
+    caches = cache_sizes()
+    features = host_features()
+    return CpuArchitecture(
+        {
+            "vendor": _vendor(_ROOT),
+            "isa": cpu_avx_type(),
+            "tier": tier_of(features),
+            "vnni": cpu_vnni(),
+            "num_sockets": sockets,
+            "available_sockets": usable_sockets,
+            "cores_per_socket": max(1, len(cores) // sockets),
+            "available_cores_per_socket": max(1, len(usable_cores) // usable_sockets),
+            "threads_per_core": max(1, len(online) // max(1, len(cores))),
+            "available_threads_per_core": max(1, len(usable_threads) // max(1, len(usable_cores))),
+            "num_physical_cores": len(cores),
+            "num_available_physical_cores": available_cores(),
+            "num_threads": len(online),
+            "threads_per_socket": max(1, len(online) // sockets),
+            "L1_data_cache_size": caches["L1_data"],
+            "L1_instruction_cache_size": caches["L1_instruction"],
+            "L2_cache_size": caches["L2"],
+            "L3_cache_size": caches["L3"],
+            "bf16": "avx512bf16" in features or "bf16" in features,
+            "dotprod": "dotprod" in features,
+            "i8mm": "i8mm" in features,
+        }
+    )
+
+
+def cpu_details() -> tuple[int, str, bool]:
+    """Return (usable physical cores, vector instructions, VNNI)."""
+    return available_cores(), cpu_avx_type(), cpu_vnni()
+
+
+def cpu_vnni_compatible() -> bool:
+    """Whether the CPU has AVX-512 VNNI."""
+    return cpu_vnni()
+
+
+def cpu_avx2_compatible() -> bool:
+    """Whether the CPU has AVX2 (every CPU with AVX-512 does)."""
+    return cpu_avx_type() in ("avx2", "avx512")
+
+
+def cpu_avx512_compatible() -> bool:
+    """Whether the CPU has AVX-512 F, BW, VL and DQ."""
+    return cpu_avx_type() == "avx512"
+
+
+def cpu_quantization_compatible() -> bool:
+    """Whether int8 models gain speed here, with VNNI or emulated on AVX2."""
+    return cpu_avx2_compatible()
