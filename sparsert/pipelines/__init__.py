@@ -1,0 +1,14 @@
+"""Pipelines: text in, answer out.
+
+>>> from sparsert.pipelines import Pipeline
+>>> pipeline = Pipeline.create(task="question-answering")
+>>> pipeline(question="Who keeps bees?", context="Ada keeps bees.").answer
+'Ada'
+"""
+
+from __future__ import annotations
+
+from sparsert.pipelines.base import Pipeline
+from sparsert.pipelines.schemas import PipelineConfig, QuestionAnsweringInput, QuestionAnsweringOutput
+
+__all__ = ["Pipeline", "PipelineConfig", "QuestionAnsweringInput", "QuestionAnsweringOutput"]

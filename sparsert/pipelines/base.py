@@ -1,0 +1,255 @@
+"""The base of all pipelines: a registry of tasks, the options they share, and the way of a request through one.
+
+A pipeline is ``preprocess`` (text to arrays), ``forward`` (arrays through the engine) and ``postprocess`` (arrays to an
+answer); a task overrides these three and names its schemas. Pipelines hold no state of a request, so one pipeline
+may serve several threads, and they pickle as their options, so that another process can build its own.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel
+
+from sparsert.errors import InputError
+from sparsert.pipelines.schemas import PipelineConfig
+
+__all__ = ["ENGINE_TYPES", "Pipeline"]
+
+ENGINE_TYPES = ("sparsert", "onnxruntime")
+
+_registry: dict[str, type[Pipeline]] = {}
+
+_P = TypeVar("_P", bound="type[Pipeline]")
+
+
+class Pipeline(ABC):
+    """Text in, answer out. Build one with :meth:`create`.
+
+    Parameters
+    ----------
+    model_path : str or Path, optional
+        A model reference: a directory with ``model.onnx``, an ``.onnx`` file, or a stub. None or ``"default"`` is the task's
+        default model.
+    engine_type : {"sparsert", "onnxruntime"}
+        What runs the model. ``"deepsparse"`` is taken for ``"sparsert"``.
+    batch_size : int, optional
+        Most rows that go into one call of the engine; None leaves that to the pipeline.
+    num_cores, num_streams, scheduler
+        As for :class:`sparsert.Engine`.
+    context : sparsert.Context, optional
+        Cores and streams shared with other engines, in place of the three before.
+    alias : str, optional
+        A name for this pipeline.
+    """
+
+    task: ClassVar[str] = ""
+    task_aliases: ClassVar[tuple[str, ...]] = ()
+    default_model_path: ClassVar[str | None] = None
+    input_schema: ClassVar[type[BaseModel]]
+    output_schema: ClassVar[type[BaseModel]]
+
+    def __init__(
+        self,
+        model_path: str | Path | None = None,
+        *,
+        engine_type: str = "sparsert",
+        batch_size: int | None = None,
+        num_cores: int | None = None,
+        num_streams: int | None = None,
+        scheduler: Any = None,
+        context: Any = None,
+        alias: str | None = None,
+    ) -> None:
+        kind = engine_type.lower() if isinstance(engine_type, str) else engine_type
+        kind = "sparsert" if kind == "deepsparse" else kind
+        if kind not in ENGINE_TYPES:
+            raise InputError(f"Unknown engine_type {engine_type}. Supported values include: {list(ENGINE_TYPES)}")
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise InputError(f"batch_size must be None or an int of at least 1, got {batch_size!r}")
+        if context is not None and num_cores is not None and num_cores != context.num_cores:
+            raise InputError(
+                f"num_cores mismatch. Expected {context.num_cores} from passed context, but got {num_cores} while "
+                "instantiating Pipeline"
+            )
+        if model_path is None or model_path == "default":
+            model_path = self.default_model_path
+        if model_path is None:
+            raise InputError(f"No model_path provided for pipeline {type(self)}. Must provide a model path")
+        self.model_path = str(model_path)
+        self.engine_type = kind
+        self.batch_size = batch_size
+        self.num_cores = num_cores
+        self.num_streams = num_streams
+        self.scheduler = scheduler
+        self.context = context
+        self.alias = alias
+
+    # ---- what a task defines -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def preprocess(self, inputs: Any) -> Any:
+        """Turn an instance of ``input_schema`` into what :meth:`forward` takes."""
+
+    @abstractmethod
+    def forward(self, prepared: Any) -> Any:
+        """Run the engine."""
+
+    @abstractmethod
+    def postprocess(self, prepared: Any, outputs: Any) -> BaseModel:
+        """Turn the engine's outputs into an instance of ``output_schema``."""
+
+    def task_options(self) -> dict[str, Any]:
+        """Options of the task alone, JSON-able, by the names under which the constructor takes them."""
+        return {}
+
+    # ---- a request ---------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer one request, given as an instance of ``input_schema`` or as its fields by name.
+
+        Raises
+        ------
+        pydantic.ValidationError
+            A field is missing or of the wrong type. Fields that the schema does not know are ignored.
+        """
+        prepared = self.preprocess(self.parse_inputs(*args, **kwargs))
+        return self.postprocess(prepared, self.forward(prepared))
+
+    def parse_inputs(self, *args: Any, **kwargs: Any) -> BaseModel:
+        """Check the arguments of a call against ``input_schema``."""
+        if not args:
+            return self.input_schema(**kwargs)
+        if len(args) == 1 and not kwargs and isinstance(args[0], self.input_schema):
+            return args[0]
+        raise InputError(
+            f"pipeline {type(self)} only supports either only a {self.input_schema} object. or keyword arguments to be "
+            f"construct one. Found {len(args)} args and {len(kwargs)} kwargs"
+        )
+
+    # ---- options as data ---------------------------------------------------------------------------------------------
+
+    def to_config(self) -> PipelineConfig:
+        """This pipeline's options as data. A context becomes the cores and streams that it has."""
+        context = self.context
+        return PipelineConfig(
+            task=self.task,
+            model_path=self.model_path,
+            engine_type=self.engine_type,
+            batch_size=self.batch_size,
+            num_cores=self.num_cores if context is None else context.num_cores,
+            num_streams=self.num_streams if context is None else context.num_streams,
+            scheduler=_scheduler_name(self.scheduler if context is None else context.scheduler),
+            alias=self.alias,
+            kwargs=self.task_options(),
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = self.to_config().model_dump(exclude={"task", "kwargs"}) | self.task_options()
+        return _rebuild, (type(self), options)
+
+    @staticmethod
+    def from_config(
+        config: PipelineConfig | Mapping[str, Any] | str | Path, context: Any = None, **overrides: Any
+    ) -> Pipeline:
+        """Build a pipeline from a :class:`PipelineConfig`, a mapping, a JSON string, or the path of a JSON file.
+
+        ``overrides`` replace or add options. With a ``context``, the config's cores, streams and scheduler are ignored.
+        """
+        if isinstance(config, Path) or (isinstance(config, str) and not config.lstrip().startswith("{")):
+            config = Path(config).read_text(encoding="utf-8")
+        if isinstance(config, str):
+            config = json.loads(config)
+        if not isinstance(config, PipelineConfig):
+            config = PipelineConfig.model_validate(config)
+        options = config.model_dump(exclude={"kwargs"}) | config.kwargs
+        if context is not None:
+            options |= {"num_cores": None, "num_streams": None, "scheduler": None, "context": context}
+        return Pipeline.create(**(options | overrides))
+
+    # ---- the registry ------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def create(
+        task: str, model_path: str | Path | None = None, *, model: str | Path | None = None, **kwargs: Any
+    ) -> Pipeline:
+        """Build the pipeline of a task.
+
+        Parameters
+        ----------
+        task : str
+            Such as ``"question-answering"``; case and ``-`` or ``_`` do not matter, and aliases (``"qa"``) do as well.
+        model_path : str or Path, optional
+            A model reference; ``model`` is another name for it.
+        **kwargs
+            Options of :class:`Pipeline` and of the task's own class.
+
+        Raises
+        ------
+        InputError
+            The task or an option's value is unknown (also a ValueError).
+        TypeError
+            An option is unknown.
+        """
+        _register_own_tasks()
+        if model is not None:
+            if model_path is not None:
+                raise InputError(
+                    f"Only one of model and model_path may be supplied, found {model} and {model_path} respectively"
+                )
+            model_path = model
+        cls = _registry.get(_normalised(task))
+        if cls is None:
+            raise InputError(f"Unknown Pipeline task {task}. Currently supported tasks are {Pipeline.supported_tasks()}")
+        return cls(model_path, **kwargs)
+
+    @staticmethod
+    def supported_tasks() -> list[str]:
+        """Names and aliases of all registered tasks, sorted."""
+        _register_own_tasks()
+        return sorted(_registry)
+
+    @staticmethod
+    def register(
+        task: str, task_aliases: Iterable[str] | None = None, default_model_path: str | None = None
+    ) -> Callable[[_P], _P]:
+        """Class decorator that makes a subclass the pipeline of ``task`` and of its aliases."""
+        names = tuple(dict.fromkeys(_normalised(name) for name in (task, *(task_aliases or ()))))
+
+        def decorate(cls: _P) -> _P:
+            if not (isinstance(cls, type) and issubclass(cls, Pipeline)):
+                raise InputError(f"only a subclass of Pipeline can be registered as task {task}, got {cls!r}")
+            for name in names:
+                if name in _registry:
+                    raise RuntimeError(
+                        f"task {name} already registered by Pipeline.register. attempting to register pipeline: "
+                        f"{cls.__name__}, but pipeline: {_registry[name].__name__}, already registered"
+                    )
+            cls.task, cls.task_aliases, cls.default_model_path = names[0], names[1:], default_model_path
+            _registry.update(dict.fromkeys(names, cls))
+            return cls
+
+        return decorate
+
+
+def _normalised(task: str) -> str:
+    if not isinstance(task, str):
+        raise InputError(f"task must be a str such as 'question-answering', got {task!r}")
+    return task.lower().replace("-", "_")
+
+
+def _register_own_tasks() -> None:
+    """Import the package's own tasks, which register themselves; not before they are asked for."""
+    import sparsert.pipelines.question_answering  # noqa: F401
+
+
+def _scheduler_name(scheduler: Any) -> str | None:
+    return scheduler if scheduler is None or isinstance(scheduler, str) else str(scheduler.value)
+
+
+def _rebuild(cls: type[Pipeline], options: dict[str, Any]) -> Pipeline:
+    return cls(**options)

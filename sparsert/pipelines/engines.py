@@ -1,0 +1,142 @@
+"""Engines as pipelines of token sequences use them: found from a model reference, fed and read by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sparsert.errors import EngineError, InputRangeError, ModelFormatError, ModelNotFoundError
+from sparsert.pipelines.tokenization import read_json
+
+if TYPE_CHECKING:
+    from sparsert.pipelines.base import Pipeline
+
+__all__ = ["ModelFiles", "SequenceEngine", "load_engines", "locate_model"]
+
+SEQUENCE_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+# Architectures whose positions begin after the padding token's id, so that the first ones are never used.
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where a model lies: its ONNX file, and the directory with its config and tokenizer."""
+
+    onnx: Path
+    directory: Path
+
+
+class SequenceEngine:
+    """An engine with token sequences as inputs and start and end logits as outputs.
+
+    Parameters
+    ----------
+    engine : Engine or OrtEngine
+        Called with a list of arrays in graph order; has ``input_names``, ``output_names`` and ``input_types``.
+
+    Raises
+    ------
+    ModelFormatError
+        Inputs or outputs are not those of a question-answering model.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self._inputs = list(zip(engine.input_names, engine.input_types, strict=True))
+        unknown = [name for name in engine.input_names if name not in SEQUENCE_INPUTS]
+        if unknown or "input_ids" not in engine.input_names:
+            raise ModelFormatError(
+                f"the model's inputs are {list(engine.input_names)}; expected input_ids, and besides it only "
+                f"{' and '.join(SEQUENCE_INPUTS[1:])}; export the model with these inputs"
+            )
+        self._start, self._end = _start_and_end(engine.output_names)
+
+    def logits(self, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Start and end logits, shape (W, S), for arrays of that shape; those that the model does not take are left out."""
+        feeds = [np.ascontiguousarray(arrays[name], dtype=dtype) for name, dtype in self._inputs]
+        outputs = self.engine(feeds)
+        start, end = outputs[self._start], outputs[self._end]
+        for name, logits in (("start", start), ("end", end)):
+            if logits.shape != feeds[0].shape:
+                raise EngineError(
+                    f"the model's {name} logits have shape {logits.shape}, expected one for each token, {feeds[0].shape}"
+                )
+        return start, end
+
+
+def locate_model(reference: str) -> ModelFiles:
+    """The files of a model reference."""
+    path = Path(reference)
+    if path.is_dir():
+        for onnx in (path / "model.onnx", path / "deployment" / "model.onnx"):
+            if onnx.is_file():
+                return ModelFiles(onnx, onnx.parent)
+        raise ModelNotFoundError(
+            f"model.onnx not found in transformers model directory {path}. Be sure that an export of the model is written to "
+            f"{path / 'model.onnx'}"
+        )
+    if path.is_file():
+        return ModelFiles(path, path.parent)
+    raise ModelNotFoundError(f"model_path {reference} is not a valid file, directory, or zoo stub")
+
+
+def load_engines(model: ModelFiles, options: Pipeline, lengths: Sequence[int]) -> dict[int, SequenceEngine]:
+    """One engine for each sequence length, all sharing one context where there are several.
+
+    Parameters
+    ----------
+    model : ModelFiles
+    options : Pipeline
+        Its ``engine_type``, ``num_cores``, ``num_streams``, ``scheduler`` and ``context`` are used.
+    lengths : sequence of int
+        Sequence lengths.
+    """
+    _check_positions(model.directory, max(lengths))
+    if options.engine_type == "onnxruntime":
+        from sparsert.pipelines.ort_engine import OrtEngine
+
+        cores = options.num_cores if options.context is None else options.context.num_cores
+        # One session takes every length.
+        return dict.fromkeys(lengths, SequenceEngine(OrtEngine(model.onnx, cores)))
+
+    from sparsert.context import Context
+    from sparsert.engine import Engine
+
+    raise EngineError(f"{Engine} {Context} {os}")
+
+
+def _check_positions(directory: Path, length: int) -> None:
+    """Refuse a sequence that is longer than the model has positions for; the engine would only see a bad gather."""
+    config = read_json(directory / "config.json")
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int):
+        return
+    if config.get("model_type") in _OFFSET_POSITIONS:
+        positions -= (config.get("pad_token_id") or 0) + 1
+    if length > positions:
+        raise InputRangeError(
+            f"sequence_length {length} exceeds the {positions} positions of the model (max_position_embeddings in "
+            f"{directory / 'config.json'}); choose at most {positions}"
+        )
+
+
+def _start_and_end(names: Sequence[str]) -> tuple[int, int]:
+    """Indices of start and end logits among the outputs: by name, or by position where there are just two."""
+    starts = [index for index, name in enumerate(names) if "start" in name.lower()]
+    ends = [index for index, name in enumerate(names) if "end" in name.lower()]
+    if "start_logits" in names and "end_logits" in names:
+        return names.index("start_logits"), names.index("end_logits")
+    if len(starts) == 1 and len(ends) == 1 and starts != ends:
+        return starts[0], ends[0]
+    if len(names) == 2:
+        return 0, 1
+    raise ModelFormatError(
+        "`engine_outputs` should be a list with two elements [start_logits, end_logits]. "
+        f"The model's outputs are {list(names)}; export it with a question-answering head"
+    )

@@ -1,0 +1,84 @@
+"""ONNX Runtime behind the few members of an engine that pipelines use, for comparing with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparsert.errors import EngineError, InputError, ModelFormatError
+
+__all__ = ["OrtEngine"]
+
+
+class OrtEngine:
+    """An ONNX model run by ONNX Runtime on the CPU, at whatever batch and sequence length its arrays have.
+
+    Parameters
+    ----------
+    model : str or Path
+        An ``.onnx`` file. It is never written to: fixed dimensions are lifted in memory.
+    num_cores : int, optional
+        Threads that one run uses; by default what ONNX Runtime chooses.
+
+    Attributes
+    ----------
+    input_names, output_names : list of str
+        In graph order.
+    input_types : list of numpy.dtype
+        Types of the inputs, in graph order.
+    """
+
+    def __init__(self, model: str | Path, num_cores: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise EngineError(
+                "engine_type='onnxruntime' needs ONNX Runtime, which is not installed: pip install onnxruntime"
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if num_cores:
+            options.intra_op_num_threads = num_cores
+
+        def session(source: str | bytes) -> Any:
+            try:
+                return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+                raise ModelFormatError(f"ONNX Runtime cannot load {model}: {error}") from error
+
+        self._session = session(str(model))
+        if any(isinstance(dim, int) for value in self._session.get_inputs() for dim in value.shape[:2]):
+            self._session = session(_with_free_dimensions(model))
+        self.input_names = [value.name for value in self._session.get_inputs()]
+        self.output_names = [value.name for value in self._session.get_outputs()]
+        self.input_types = [_numpy_type(value.type) for value in self._session.get_inputs()]
+
+    def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Run on arrays in graph order; gives arrays in graph order."""
+        try:
+            return self._session.run(None, dict(zip(self.input_names, inputs, strict=True)))
+        except Exception as error:
+            raise InputError(f"ONNX Runtime cannot run the model on these inputs: {error}") from error
+
+
+def _with_free_dimensions(model: str | Path) -> bytes:
+    """The model with batch and sequence of its inputs and outputs left open."""
+    import onnx
+
+    proto = onnx.load(str(model))
+    del proto.graph.value_info[:]
+    for value in proto.graph.input:
+        for dim, symbol in zip(value.type.tensor_type.shape.dim, ("batch", "sequence"), strict=False):
+            dim.dim_param = symbol
+    for value in proto.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return proto.SerializeToString()
+
+
+def _numpy_type(name: str) -> np.dtype:
+    """The NumPy type of ONNX Runtime's ``tensor(int64)``."""
+    name = name.removeprefix("tensor(").removesuffix(")")
+    return np.dtype({"float": "float32", "double": "float64"}.get(name, name))

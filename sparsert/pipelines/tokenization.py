@@ -1,0 +1,215 @@
+"""Loading a model's tokenizer, and the layout of a text pair with its special tokens.
+
+The tokenizer is the one that transformers would load, but through the ``tokenizers`` library that transformers itself
+is built on: importing transformers takes several seconds, ``tokenizers`` a tenth of one. Only a directory without a
+``tokenizer.json`` (a bare ``vocab.txt``, say) goes through transformers, which knows how to convert it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sparsert.errors import InputError, ModelFormatError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+__all__ = ["PairTemplate", "TextTokenizer", "TokenizedText", "load_tokenizer", "read_json"]
+
+_log = logging.getLogger(__name__)
+
+# Keys of tokenizer_config.json that transformers lets override the normalizer in tokenizer.json, and their names there.
+_BERT_NORMALIZER_KEYS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """One text as tokens, without special tokens.
+
+    Attributes
+    ----------
+    ids : int64 array, shape (T,)
+        Token ids.
+    offsets : int64 array, shape (T, 2)
+        First code point of each token in the text, and the one after its last.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class PairTemplate:
+    """Where a pair of texts stands among the special tokens: prefix, first text, middle, second text, suffix.
+
+    ``*_ids`` are token ids, ``*_types`` token type ids, all int64. BERT's is ``[CLS] first [SEP] second [SEP]`` with type 0
+    up to the first ``[SEP]`` and 1 after it; RoBERTa's ``<s> first </s></s> second </s>`` with type 0 throughout.
+    """
+
+    prefix_ids: np.ndarray
+    middle_ids: np.ndarray
+    suffix_ids: np.ndarray
+    prefix_types: np.ndarray
+    middle_types: np.ndarray
+    suffix_types: np.ndarray
+    first_type: int
+    second_type: int
+
+    @property
+    def special_tokens(self) -> int:
+        """Number of special tokens that a pair adds."""
+        return len(self.prefix_ids) + len(self.middle_ids) + len(self.suffix_ids)
+
+
+class TextTokenizer:
+    """A tokenizer of single texts that never truncates and never pads. Safe to call from several threads.
+
+    Parameters
+    ----------
+    backend : tokenizers.Tokenizer
+        Must have neither truncation nor padding switched on.
+    pad_id, pad_type : int
+        Token id and token type id of padding.
+    padding_side : {"right", "left"}
+        With "left", padding comes first and the context before the question, as transformers does it.
+    """
+
+    def __init__(self, backend: Tokenizer, pad_id: int = 0, pad_type: int = 0, padding_side: str = "right") -> None:
+        if padding_side not in ("right", "left"):
+            raise ModelFormatError(
+                f"padding_side in tokenizer_config.json must be 'right' or 'left', got {padding_side!r}"
+            )
+        self.backend = backend
+        self.pad_id = pad_id
+        self.pad_type = pad_type
+        self.padding_side = padding_side
+        self.template = _pair_template(backend)
+
+    def encode(self, text: str) -> TokenizedText:
+        """Tokenize one text, without special tokens."""
+        try:
+            encoding = self.backend.encode(text, add_special_tokens=False)
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"text holds a lone surrogate, which is no character: {error}; replace it, for instance with "
+                "text.encode('utf-8', 'replace').decode()"
+            ) from error
+        ids = np.array(encoding.ids, dtype=np.int64)
+        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        return TokenizedText(ids, offsets)
+
+
+def load_tokenizer(directory: str | Path) -> TextTokenizer:
+    """Load the tokenizer of a model directory.
+
+    ``do_lower_case``, ``strip_accents``, ``tokenize_chinese_chars`` and ``add_prefix_space`` in ``tokenizer_config.json`` override
+    ``tokenizer.json``, as in transformers.
+
+    Raises
+    ------
+    ModelNotFoundError
+        The directory holds no tokenizer.
+    ModelFormatError
+        Its files cannot be read.
+    """
+    directory = Path(directory)
+    config = read_json(directory / "tokenizer_config.json")
+    path = directory / "tokenizer.json"
+    backend = _from_json(path, config) if path.is_file() else _from_transformers(directory)
+    padding = backend.padding or {}
+    backend.no_truncation()
+    backend.no_padding()
+
+    pad_token = config.get("pad_token") or read_json(directory / "special_tokens_map.json").get("pad_token")
+    if isinstance(pad_token, dict):
+        pad_token = pad_token.get("content")
+    pad_id = backend.token_to_id(pad_token) if isinstance(pad_token, str) else None
+    if pad_id is None:
+        pad_id = padding.get("pad_id", read_json(directory / "config.json").get("pad_token_id") or 0)
+    return TextTokenizer(backend, pad_id, padding.get("pad_type_id", 0), config.get("padding_side", "right"))
+
+
+def _from_json(path: Path, config: dict[str, Any]) -> Tokenizer:
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers
+
+    try:
+        backend = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ModelFormatError(f"{path} is not a tokenizer: {error}; export the model's tokenizer again") from error
+    if isinstance(backend.normalizer, normalizers.BertNormalizer):
+        for key, attribute in _BERT_NORMALIZER_KEYS.items():
+            if key in config:
+                setattr(backend.normalizer, attribute, config[key])
+    if isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel) and "add_prefix_space" in config:
+        backend.pre_tokenizer.add_prefix_space = bool(config["add_prefix_space"])
+    return backend
+
+
+def _from_transformers(directory: Path) -> Tokenizer:
+    """Convert a directory with older tokenizer files; slow, since it imports transformers."""
+    _log.info("%s has no tokenizer.json; converting its tokenizer with transformers", directory)
+    try:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), use_fast=True, local_files_only=True)
+        backend = tokenizer.backend_tokenizer
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, ... for a missing tokenizer
+        raise ModelNotFoundError(
+            f"no tokenizer in {directory}: expected tokenizer.json (and tokenizer_config.json) next to the model; "
+            f"save the model's tokenizer there with save_pretrained ({type(error).__name__}: {error})"
+        ) from error
+    from tokenizers import Tokenizer
+
+    # A copy: the settings cleared on it later belong to the transformers object.
+    return Tokenizer.from_str(backend.to_str())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Content of a JSON file that may be absent."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelFormatError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelFormatError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _pair_template(backend: Tokenizer) -> PairTemplate:
+    """Read the layout off an encoded pair; post-processors are of several kinds, but all of them are such a template."""
+    encoding = backend.encode("question", "context")
+    places = np.array([-1 if place is None else place for place in encoding.sequence_ids])
+    first, second = np.flatnonzero(places == 0), np.flatnonzero(places == 1)
+    if not len(first) or not len(second) or first[-1] > second[0]:
+        raise ModelFormatError(
+            "the tokenizer does not encode a pair of texts: expected tokens of the first text, then of the second, "
+            f"got {encoding.tokens}"
+        )
+    ids = np.array(encoding.ids, dtype=np.int64)
+    types = np.array(encoding.type_ids, dtype=np.int64)
+    prefix, middle, suffix = slice(0, first[0]), slice(first[-1] + 1, second[0]), slice(second[-1] + 1, len(ids))
+    return PairTemplate(
+        ids[prefix],
+        ids[middle],
+        ids[suffix],
+        types[prefix],
+        types[middle],
+        types[suffix],
+        int(types[first[0]]),
+        int(types[second[0]]),
+    )
