@@ -1,35 +1,26 @@
-"""Engines as pipelines of token sequences use them: found from a model reference, fed and read by name."""
+"""Engines as pipelines of token sequences use them: fed and read by name."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsert.errors import EngineError, InputRangeError, ModelFormatError, ModelNotFoundError
+from sparsert.errors import EngineError, InputRangeError, ModelFormatError
 from sparsert.pipelines.tokenization import read_json
 
 if TYPE_CHECKING:
     from sparsert.pipelines.base import Pipeline
+    from sparsert.zoo import ResolvedModel
 
-__all__ = ["ModelFiles", "SequenceEngine", "load_engines", "locate_model"]
+__all__ = ["SequenceEngine", "load_engines"]
 
 SEQUENCE_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 # Architectures whose positions begin after the padding token's id, so that the first ones are never used.
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """Where a model lies: its ONNX file, and the directory with its config and tokenizer."""
-
-    onnx: Path
-    directory: Path
 
 
 class SequenceEngine:
@@ -70,28 +61,12 @@ class SequenceEngine:
         return start, end
 
 
-def locate_model(reference: str) -> ModelFiles:
-    """The files of a model reference."""
-    path = Path(reference)
-    if path.is_dir():
-        for onnx in (path / "model.onnx", path / "deployment" / "model.onnx"):
-            if onnx.is_file():
-                return ModelFiles(onnx, onnx.parent)
-        raise ModelNotFoundError(
-            f"model.onnx not found in transformers model directory {path}. Be sure that an export of the model is written to "
-            f"{path / 'model.onnx'}"
-        )
-    if path.is_file():
-        return ModelFiles(path, path.parent)
-    raise ModelNotFoundError(f"model_path {reference} is not a valid file, directory, or zoo stub")
-
-
-def load_engines(model: ModelFiles, options: Pipeline, lengths: Sequence[int]) -> dict[int, SequenceEngine]:
+def load_engines(model: ResolvedModel, options: Pipeline, lengths: Sequence[int]) -> dict[int, SequenceEngine]:
     """One engine for each sequence length, all sharing one context where there are several.
 
     Parameters
     ----------
-    model : ModelFiles
+    model : ResolvedModel
     options : Pipeline
         Its ``engine_type``, ``num_cores``, ``num_streams``, ``scheduler`` and ``context`` are used.
     lengths : sequence of int

@@ -12,11 +12,12 @@ import numpy as np
 
 from sparsert.errors import InputError, InputRangeError
 from sparsert.pipelines.base import Pipeline
-from sparsert.pipelines.engines import SequenceEngine, load_engines, locate_model
+from sparsert.pipelines.engines import SequenceEngine, load_engines
 from sparsert.pipelines.schemas import QuestionAnsweringInput, QuestionAnsweringOutput
 from sparsert.pipelines.spans import Span, best_spans, null_score, window_spans
 from sparsert.pipelines.tokenization import TokenizedText, load_tokenizer
 from sparsert.pipelines.windows import context_budget, layout_windows, window_overlap, window_ranges
+from sparsert.zoo import resolve
 
 __all__ = ["PreparedQuestion", "QuestionAnsweringPipeline", "WindowLogits"]
 
@@ -120,7 +121,7 @@ class QuestionAnsweringPipeline(Pipeline):
         self.num_spans = None if num_spans is None else _at_least("num_spans", num_spans, 1)
         self.version_2_with_negative = bool(version_2_with_negative)
         self.pad_to_max_length = bool(pad_to_max_length)
-        model = locate_model(self.model_path)
+        model = resolve(self.model_path, purpose="pipeline")
         self.tokenizer = load_tokenizer(model.directory)
         self._engines = load_engines(model, self, self.sequence_lengths)
 

@@ -102,9 +102,9 @@ class TextTokenizer:
         """Tokenize one text, without special tokens."""
         try:
             encoding = self.backend.encode(text, add_special_tokens=False)
-        except UnicodeEncodeError as error:
+        except TypeError as error:
             raise InputError(
-                f"text holds a lone surrogate, which is no character: {error}; replace it, for instance with "
+                "the text must be a str without lone surrogates, which are no characters; replace them, for instance with "
                 "text.encode('utf-8', 'replace').decode()"
             ) from error
         ids = np.array(encoding.ids, dtype=np.int64)

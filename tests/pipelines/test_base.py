@@ -1,0 +1,122 @@
+"""The registry, the options that all pipelines share, and pipelines as data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from sparsert.errors import InputError
+from sparsert.pipelines import Pipeline, PipelineConfig, base
+
+
+class Text(BaseModel):
+    text: str
+
+
+class EchoBase(Pipeline):
+    """A pipeline without an engine: says its text again, ``times`` times."""
+
+    input_schema = Text
+    output_schema = Text
+
+    def __init__(self, model_path: str | Path | None = None, *, times: int = 1, **options: Any) -> None:
+        super().__init__(model_path, **options)
+        self.times = times
+
+    def task_options(self) -> dict[str, Any]:
+        return {"times": self.times}
+
+    def preprocess(self, inputs: Text) -> str:
+        return inputs.text
+
+    def forward(self, prepared: str) -> str:
+        return prepared * self.times
+
+    def postprocess(self, prepared: str, outputs: str) -> Text:
+        return Text(text=outputs)
+
+
+@pytest.fixture
+def echo() -> type[EchoBase]:
+    """A class of this test alone, since registering writes to it."""
+    return type("Echo", (EchoBase,), {})
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A registry of this test alone."""
+    Pipeline.supported_tasks()
+    monkeypatch.setattr(base, "_registry", dict(base._registry))
+    yield
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_registered_task_is_created_by_any_of_its_names(echo: type[EchoBase]) -> None:
+    Pipeline.register("say-again", task_aliases=["echo"], default_model_path="somewhere")(echo)
+    for name in ("say-again", "say_again", "Say_Again", "echo"):
+        pipeline = Pipeline.create(name, times=2)
+        assert pipeline(text="ab").text == "abab"
+    assert (pipeline.task, pipeline.task_aliases, pipeline.model_path) == ("say_again", ("echo",), "somewhere")
+    assert {"echo", "say_again", "qa", "question_answering"} <= set(Pipeline.supported_tasks())
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_task_is_registered_once(echo: type[EchoBase]) -> None:
+    with pytest.raises(RuntimeError, match="task qa already registered by Pipeline.register"):
+        Pipeline.register("something", task_aliases=["qa"])(echo)
+    assert "something" not in Pipeline.supported_tasks()
+    with pytest.raises(InputError, match="subclass of Pipeline"):
+        Pipeline.register("other")(dict)
+
+
+def test_unknown_tasks_and_options() -> None:
+    with pytest.raises(ValueError, match=r"Unknown Pipeline task nope\. Currently supported tasks are \[.*'qa'"):
+        Pipeline.create("nope")
+    with pytest.raises(InputError, match="task must be a str"):
+        Pipeline.create(None)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        Pipeline.create("qa", colour="blue")
+    with pytest.raises(
+        ValueError, match="Only one of model and model_path may be supplied, found a and b respectively"
+    ):
+        Pipeline.create("qa", model="a", model_path="b")
+
+
+def test_shared_options_are_checked(echo: type[EchoBase]) -> None:
+    with pytest.raises(
+        ValueError, match=r"Unknown engine_type foo\. Supported values include: \['sparsert', 'onnxruntime'\]"
+    ):
+        echo("x", engine_type="foo")
+    assert echo("x", engine_type="ONNXRuntime").engine_type == "onnxruntime"
+    assert echo("x", engine_type="deepsparse").engine_type == "sparsert"
+    with pytest.raises(ValueError, match="No model_path provided for pipeline"):
+        echo()
+    context = SimpleNamespace(num_cores=1, num_streams=1, scheduler=None)
+    with pytest.raises(ValueError, match="num_cores mismatch. Expected 1 from passed context, but got 2 while"):
+        echo("x", context=context, num_cores=2)
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_config_makes_the_same_pipeline_again(tmp_path: Path, echo: type[EchoBase]) -> None:
+    Pipeline.register("echo")(echo)
+    pipeline = echo(Path("x"), times=3, num_cores=2, scheduler="sync", alias="mine")
+    config = pipeline.to_config()
+    path = tmp_path / "config.json"
+    path.write_text(config.model_dump_json())
+    for source in (config, config.model_dump(), config.model_dump_json(), path, str(path)):
+        assert Pipeline.from_config(source).to_config() == config
+    assert json.loads(config.model_dump_json())["kwargs"] == {"times": 3}
+    assert Pipeline.from_config(config, times=5).times == 5
+    context = SimpleNamespace(num_cores=1, num_streams=4, scheduler="elastic")
+    shared = Pipeline.from_config(config, context=context)
+    assert shared.context is context
+    assert (shared.to_config().num_cores, shared.to_config().num_streams) == (1, 4)
+    with pytest.raises(ValidationError):
+        Pipeline.from_config({"task": "echo", "colour": "blue"})
+    assert PipelineConfig(task="echo").model_path is None
