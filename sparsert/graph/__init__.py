@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparsert.graph.fuse import fuse_graph
 from sparsert.graph.load import load_graph
 
-__all__ = ["load_graph"]
+__all__ = ["fuse_graph", "load_graph"]

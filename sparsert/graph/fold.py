@@ -1,0 +1,161 @@
+"""Fold what does not depend on the inputs: constants, no-ops, and what the symbolic shapes make known."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+
+from sparsert.graph.editor import Editor, QuantizedConstant, reads
+from sparsert.graph.ir import Node
+from sparsert.graph.reference import evaluate_node
+from sparsert.graph.shapes import Unknown, attribute
+
+logger = logging.getLogger(__name__)
+
+_RANDOM = frozenset({"RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"})
+_LARGEST_FOLD = 1 << 22
+"""A folded constant may have at most this many elements, or as many as the constants it is made of."""
+_LARGEST_KNOWN = 64
+
+
+def fold(editor: Editor) -> None:
+    """Replace every node whose outputs are known by constants and drop nodes that copy their input."""
+    for node in editor.nodes():
+        if not editor.alive(node) or editor.is_fused(node):
+            continue
+        if _is_copy(editor, node) and editor.alias(node, node.inputs[0]):
+            continue
+        editor.facts.visit(node)
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        if not _fold_constant(editor, node):
+            _fold_known(editor, node)
+
+
+def _is_copy(editor: Editor, node: Node) -> bool:
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    if node.op == "Identity":
+        return True
+    if node.op == "Dropout":
+        mask_read = any(name in editor.outputs or editor.readers(name) for name in node.outputs[1:] if name)
+        training = len(node.inputs) > 2 and bool(node.inputs[2]) and editor.scalar(node.inputs[2]) is not False
+        return not mask_read and not training
+    if node.op == "Cast":
+        dtype = editor.facts.dtype(node.inputs[0])
+        return dtype is not None and dtype == _cast_dtype(node)
+    return False
+
+
+def _cast_dtype(node: Node) -> np.dtype:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    return tensor_dtype_to_np_dtype(attribute(node, "to"))
+
+
+def _fold_constant(editor: Editor, node: Node) -> bool:
+    names = [name for name in node.inputs if name]
+    if node.op == "Constant":
+        value = _constant_value(node)
+        if value is not None:
+            editor.make_constant(node, [value])
+        return value is not None
+    if not names or node.op in _RANDOM or len(reads(node)) != len(dict.fromkeys(names)):
+        return False
+    if not all(editor.is_constant(name) for name in names):
+        return False
+    if node.op == "DequantizeLinear":
+        quantized = _dequantize(editor, node)
+        if quantized is not None:
+            editor.make_constant(node, [quantized])
+            return True
+    if node.op == "Transpose" and node.inputs[0] in editor.quantized:
+        source = editor.quantized[node.inputs[0]]
+        perm = attribute(node, "perm", list(range(source.stored.ndim))[::-1])
+        editor.make_constant(node, [source.transposed(list(perm))])
+        return True
+    if _is_table_lookup(editor, node) or not _worth_folding(editor, node):
+        return False
+    arrays = [editor.constant(name) if name else None for name in node.inputs]
+    try:
+        results = evaluate_node(node, arrays, editor.graph.opsets)
+    except Exception as error:  # a node that fails here fails when it runs, where the message can name the inputs
+        logger.debug("%s (%s) does not fold: %s", node.name, node.op, error)
+        return False
+    editor.make_constant(node, list(results))
+    return True
+
+
+def _constant_value(node: Node) -> np.ndarray | None:
+    for name, dtype in (
+        ("value", None),
+        ("value_float", np.float32),
+        ("value_int", np.int64),
+        ("value_floats", np.float32),
+        ("value_ints", np.int64),
+    ):
+        value = attribute(node, name)
+        if value is not None:
+            return np.asarray(value, dtype=dtype)
+    return None
+
+
+def _dequantize(editor: Editor, node: Node) -> QuantizedConstant | None:
+    stored = editor.constants.get(node.inputs[0])
+    if stored is None or stored.dtype not in (np.uint8, np.int8):
+        return None
+    axis = attribute(node, "axis", 1)
+    axis = axis % stored.ndim if stored.ndim else 0
+    zero_point = node.inputs[2] if len(node.inputs) > 2 else ""
+    size = stored.shape[axis] if stored.ndim else None
+    quantization = editor.quantization(node.inputs[1], zero_point, size)
+    if quantization is None:
+        return None
+    if not zero_point and stored.dtype == np.int8:
+        quantization = type(quantization)(quantization.scale, quantization.zero_point.astype(np.int8), stored.dtype)
+    return QuantizedConstant(stored, quantization, axis if quantization.scale.ndim else None)
+
+
+def _is_table_lookup(editor: Editor, node: Node) -> bool:
+    """Rows of a table at constant indices stay a Gather, so that an embedding keeps its table (and its bytes)."""
+    if node.op != "Gather" or attribute(node, "axis", 0) != 0:
+        return False
+    data, index = editor.facts.rank(node.inputs[0]), editor.facts.rank(node.inputs[1])
+    return data == 2 and index is not None and index >= 1
+
+
+def _worth_folding(editor: Editor, node: Node) -> bool:
+    """Refuse to blow up small constants to huge ones; an output of unknown shape may come only from other ops."""
+    limit = max([_LARGEST_FOLD, *(math.prod(editor.facts.shape(n) or (1,)) for n in node.inputs if n)])  # type: ignore[arg-type]
+    for output in node.outputs:
+        shape = editor.facts.shape(output) if output else ()
+        if shape is None or any(isinstance(dim, tuple) for dim in shape):
+            return node.op not in ("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "OneHot", "Upsample")
+        if math.prod(shape) > limit:  # type: ignore[arg-type]
+            return False
+    return True
+
+
+def _fold_known(editor: Editor, node: Node) -> None:
+    """Turn outputs of a few elements into constants where every element is a known number."""
+    if len(node.outputs) != 1 or node.op not in _KNOWN:
+        return
+    shape, dtype = editor.facts.shape(node.outputs[0]), editor.facts.dtype(node.outputs[0])
+    if shape is None or len(shape) > 1 or dtype is None or any(isinstance(dim, tuple) for dim in shape):
+        return
+    if math.prod(shape) > _LARGEST_KNOWN:  # type: ignore[arg-type]
+        return
+    try:
+        elements = editor.facts.vector(node.outputs[0])
+    except (Unknown, RecursionError):
+        return
+    if not any(isinstance(item, tuple) for item in elements):
+        editor.make_constant(node, [np.array(elements if shape else elements[0], dtype=dtype)])
+
+
+_KNOWN = frozenset(
+    "Shape Gather Unsqueeze Squeeze Concat Slice Cast Reshape Range Add Sub Mul Div Pow Sqrt Neg Mod Floor Reciprocal Min "
+    "Max Equal Less LessOrEqual Greater GreaterOrEqual And Or Not Where Expand Identity ConstantOfShape".split()
+)

@@ -1,0 +1,66 @@
+"""Fusion: from ONNX nodes to the ops of :mod:`sparsert.graph.fused`, one file a pattern family.
+
+Roles come from structure: no pattern looks at a name or at the order of nodes. A pattern replaces its last node and reads
+the values before its first; what nobody reads any more disappears, what someone else still reads stays.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from sparsert.graph.fold import fold
+from sparsert.graph.fuse.activation import fuse_activations
+from sparsert.graph.fuse.attention import fuse_attention
+from sparsert.graph.editor import Editor
+from sparsert.graph.fuse.embeddings import fuse_embeddings
+from sparsert.graph.fuse.heads import fuse_additions, fuse_heads
+from sparsert.graph.fuse.linear import fuse_linear
+from sparsert.graph.fuse.normalization import fuse_layer_norm
+from sparsert.graph.fuse.quantization import fuse_quantization
+from sparsert.graph.ir import Graph
+
+__all__ = ["fuse_graph"]
+
+logger = logging.getLogger(__name__)
+
+_PASSES = (
+    fold,
+    fuse_quantization,
+    fuse_layer_norm,
+    fuse_activations,
+    fuse_linear,
+    fuse_attention,
+    fuse_embeddings,
+    fuse_heads,
+    fuse_additions,
+)
+
+
+def fuse_graph(graph: Graph) -> Graph:
+    """Fold constants and shapes, and replace what is a transformer by fused ops.
+
+    Parameters
+    ----------
+    graph : Graph
+        A graph of ONNX nodes; it is not changed.
+
+    Returns
+    -------
+    Graph
+        The same function with the same inputs and outputs. Nodes that no pattern knows are ONNX nodes still.
+
+    Raises
+    ------
+    ModelFormatError
+        If nodes depend on each other in a circle.
+    """
+    editor = Editor(graph)
+    editor.sweep()
+    for step in _PASSES:
+        step(editor)
+    fused = editor.finish()
+    rest = [node for node in fused.nodes if not Editor.is_fused(node)]
+    logger.debug(
+        "%s: %d nodes became %d, %d of them not fused", graph.name, len(graph.nodes), len(fused.nodes), len(rest)
+    )
+    return fused

@@ -1,0 +1,430 @@
+"""Multi-head attention: from the split of the heads to their merge, float or quantized, around one Softmax."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from sparsert.graph.editor import Editor, same_quantization
+from sparsert.graph.fuse.layout import Layout
+from sparsert.graph.fuse.linear import rescaled
+from sparsert.graph.fuse.mask import emit_key_mask, match_key_condition, match_key_mask
+from sparsert.graph.fused import Attention, KeyMask, Quantization
+from sparsert.graph.ir import Node
+from sparsert.graph.shapes import attribute
+
+_MOVES = ("Transpose", "Reshape", "Unsqueeze", "Squeeze")
+_BATCH, _TOKENS, _HIDDEN = 0, 1, 2
+
+
+def fuse_attention(editor: Editor) -> None:
+    """Replace every attention whose heads, mask and quantization can be proved."""
+    for node in editor.nodes("Softmax"):
+        if editor.alive(node):
+            _fuse(editor, node)
+
+
+@dataclass
+class _Product:
+    """A product of two activations, traced back to what a MatMul of any kind reads."""
+
+    node: Node
+    left: str
+    right: str
+    mode: str  # "float", "static" or "dynamic"
+    output: str
+    """Name of the first value that holds the product as float, or as bytes for a QLinearMatMul."""
+    left_quantization: Quantization | None = None
+    right_quantization: Quantization | None = None
+    scale: np.ndarray | None = None
+    result: Quantization | None = None
+    nodes: list[Node] = field(default_factory=list)
+
+
+@dataclass
+class _Operand:
+    """One of Q, K, V: the (B, S, H) float value that the heads are split from and what happens until the product."""
+
+    base: str
+    layout: Layout
+    quantization: Quantization | None
+    dynamic: bool
+    scale: float
+    nodes: list[Node]
+
+
+def _product(editor: Editor, node: Node) -> _Product | None:
+    """Describe a MatMul, a MatMulInteger with its rescaling, or a QLinearMatMul of two activations."""
+    if any(editor.is_constant(name) for name in (node.inputs[0], node.inputs[3 if node.op == "QLinearMatMul" else 1])):
+        return None
+    if node.op == "MatMul":
+        a, b = node.inputs
+        left, right = (editor.fused_producer(name, "Dequantize") for name in (a, b))
+        if left is not None and right is not None:
+            scale = (left.fused.quantization.scale * right.fused.quantization.scale).astype(np.float32)
+            return _Product(node, a, b, "static", node.outputs[0], None, None, scale, nodes=[node])
+        return _Product(node, a, b, "float", node.outputs[0], nodes=[node])
+    if node.op == "QLinearMatMul":
+        a, sa, za, b, sb, zb, sy, zy = node.inputs
+        left_q, right_q, result = (editor.quantization(s, z) for s, z in ((sa, za), (sb, zb), (sy, zy)))
+        if left_q is None or right_q is None or result is None:
+            return None
+        scale = (left_q.scale * right_q.scale).astype(np.float32)
+        return _Product(node, a, b, "static", node.outputs[0], left_q, right_q, scale, result, [node])
+    if node.op != "MatMulInteger" or len(node.inputs) != 4:
+        return None
+    tail = rescaled(editor, node)
+    if tail is None or tail.acc_bias is not None:
+        return None
+    a, b, za, zb = node.inputs
+    if tail.scale is not None:
+        one = editor.constants.get(za), editor.constants.get(zb)
+        if tail.scale.size != 1 or any(zero is None or zero.size != 1 for zero in one):
+            return None
+        left_q, right_q = (Quantization(np.ones((), np.float32), z.reshape(()), z.dtype) for z in one)  # type: ignore[union-attr]
+        return _Product(node, a, b, "static", tail.output, left_q, right_q, tail.scale, nodes=tail.nodes)
+    left, right = (editor.producers.get(name) for name in (za, zb))
+    for side, zero in ((left, za), (right, zb)):
+        if side is None or side.op != "DynamicQuantize" or side.outputs[2] != zero:
+            return None
+    if sorted(tail.scale_factors or ()) != sorted((left.outputs[1], right.outputs[1])):  # type: ignore[union-attr]
+        return None
+    return _Product(node, a, b, "dynamic", tail.output, nodes=tail.nodes)
+
+
+def _agrees(stated: Quantization | None, found: Quantization, product: _Product) -> bool:
+    """Whether the Quantize that made an operand agrees with what the product says of it."""
+    if stated is None:
+        return True
+    if stated.dtype != found.dtype or stated.zero_point != found.zero_point:
+        return False
+    return product.node.op != "QLinearMatMul" or bool(stated.scale == found.scale)
+
+
+def _split(layout: Layout, transposed: bool) -> bool:
+    """Whether the layout is (B, A, S, D), or (B, A, D, S) if transposed, split from (B, S, H)."""
+    axes = [_BATCH, _HIDDEN, _HIDDEN, _TOKENS] if transposed else [_BATCH, _HIDDEN, _TOKENS, _HIDDEN]
+    return layout.matches([[axis] for axis in axes]) and layout.in_order(_HIDDEN, (1, 2 if transposed else 3))
+
+
+def _operand(editor: Editor, product: _Product, right: bool, transposed: bool) -> _Operand | None:
+    """Walk back from an operand of a product to the (B, S, H) value that its heads are split from."""
+    value = product.right if right else product.left
+    stated = product.right_quantization if right else product.left_quantization
+    in_bytes = product.node.op != "MatMul"
+    quantization, dynamic, scale, before = None, False, 1.0, 1.0
+    moves: list[Node] = []
+    nodes: list[Node] = []
+    while True:
+        if not in_bytes and editor.facts.rank(value) == 3 and editor.is_float(value):
+            layout = _forward(editor, value, moves[::-1])
+            if layout is not None and _split(layout, transposed):
+                if quantization is not None and before != 1.0:
+                    quantization = replace(quantization, scale=np.float32(quantization.scale / before))
+                return _Operand(value, layout, quantization, dynamic, scale, nodes[::-1])
+        node = editor.producers.get(value)
+        if node is None:
+            return None
+        nodes.append(node)
+        if editor.is_fused(node):
+            if (
+                node.op == "Dequantize"
+                and not in_bytes
+                and (quantization is None or same_quantization(quantization, node.fused.quantization))
+            ):
+                quantization, in_bytes = node.fused.quantization, True
+            elif node.op == "Quantize" and in_bytes and _agrees(stated, node.fused.quantization, product):
+                if quantization is not None and not same_quantization(quantization, node.fused.quantization):
+                    return None
+                quantization, in_bytes = node.fused.quantization, False
+            elif node.op == "DynamicQuantize" and in_bytes and value == node.outputs[0]:
+                dynamic, in_bytes = True, False
+            else:
+                return None
+            value = node.inputs[0]
+        elif node.op in _MOVES:
+            moves.append(node)
+            value = node.inputs[0]
+        else:
+            factor = None if in_bytes else _constant_factor(editor, node)
+            if factor is None:
+                return None
+            value, number = factor
+            if quantization is None:
+                scale *= number
+            else:
+                before *= number
+
+
+def _constant_factor(editor: Editor, node: Node) -> tuple[str, float] | None:
+    """Match a product with, or a division by, one number."""
+    operands = editor.split_constant(node) if node.op in ("Mul", "Div") else None
+    number = editor.scalar(operands[1]) if operands else None
+    if operands is None or number is None or not number or not math.isfinite(number):
+        return None
+    if node.op == "Div":
+        return (operands[0], 1 / number) if operands[1] == node.inputs[1] else None
+    return operands[0], number
+
+
+def _forward(editor: Editor, value: str, moves: list[Node]) -> Layout | None:
+    shape = editor.facts.shape(value)
+    layout = None if shape is None else Layout.of(shape, editor.facts.sizes)
+    for node in moves:
+        layout = None if layout is None else layout.after(node, editor.facts)
+    return layout
+
+
+@dataclass
+class _Scores:
+    """What lies between the product of Q and K and the Softmax."""
+
+    product: _Product
+    scale: float
+    quantization: Quantization | None
+    mask: tuple[str, KeyMask, str] | None
+    nodes: list[Node]
+
+
+def _scores(editor: Editor, softmax: Node) -> _Scores | None:
+    """Walk back from the Softmax over mask, scaling and quantization to the product."""
+    value, before, scale = softmax.inputs[0], 1.0, 1.0
+    quantization: Quantization | None = None
+    mask: tuple[str, KeyMask, str] | None = None
+    nodes: list[Node] = []
+    shape = editor.facts.shape(value)
+    if shape is None or len(shape) != 4:
+        return None
+    while True:
+        if editor.sole_reader(value) is None:
+            return None
+        node = editor.producers.get(value)
+        if node is None:
+            return None
+        if node.op in ("MatMul", "MatMulInteger", "QLinearMatMul"):
+            product = _product(editor, node)
+            break
+        nodes.append(node)
+        if editor.is_fused(node):
+            if node.op == "Dequantize" and quantization is None:
+                quantization, value = node.fused.quantization, node.inputs[0]
+                inner = editor.producer(value, "QLinearMatMul") or editor.fused_producer(value, "Quantize")
+                if inner is None or editor.sole_reader(value) is None:
+                    return None
+                if inner.op == "Quantize":
+                    if not same_quantization(inner.fused.quantization, quantization):
+                        return None
+                    nodes.append(inner)
+                    value = inner.inputs[0]
+                continue
+            return None
+        if node.op in ("Add", "Where") and mask is None and quantization is None and scale == 1.0:
+            found = _masked(editor, node, shape)
+            if found is None:
+                return None
+            value, mask = found
+            continue
+        factor = _constant_factor(editor, node)
+        if factor is not None:
+            value = factor[0]
+            if quantization is None:
+                scale *= factor[1]
+            else:
+                before *= factor[1]
+            continue
+        cast = (
+            editor.producer(node.inputs[0], "Cast") or editor.producer(node.inputs[1], "Cast")
+            if node.op == "Mul"
+            else None
+        )
+        inner = editor.producer(cast.inputs[0], "MatMulInteger") if cast else None
+        product = _product(editor, inner) if inner else None
+        if product is None or product.output != value:
+            return None
+        nodes.pop()
+        break
+    if product is None:
+        return None
+    if product.result is not None and not same_quantization(product.result, quantization):
+        return None
+    if quantization is not None and before != 1.0:
+        # Scores were scaled before they were quantized: the same bytes come from a scale that is smaller by the factor.
+        quantization = replace(quantization, scale=np.float32(quantization.scale / before))
+        scale *= before
+    return _Scores(product, scale, quantization, mask, nodes)
+
+
+def _masked(editor: Editor, node: Node, shape: tuple) -> tuple[str, tuple[str, KeyMask, str]] | None:  # type: ignore[type-arg]
+    """Match ``scores + mask`` or ``Where(condition, scores, number)``; return scores and mask."""
+    if node.op == "Add":
+        for scores, mask in (node.inputs, node.inputs[::-1]):
+            if editor.facts.rank(scores) == 4:
+                found = match_key_mask(editor, mask, shape)
+                if found is not None:
+                    return scores, (*found, mask)
+        return None
+    condition, yes, no = node.inputs
+    found_condition = match_key_condition(editor, condition, shape)
+    if found_condition is None:
+        return None
+    name, kept = found_condition
+    scores, filler = (yes, no) if kept else (no, yes)
+    value = editor.scalar(filler)
+    # Replacing a score by the filler equals adding the filler as long as no score can outweigh it.
+    if value is None or value > -1e9:
+        return None
+    return scores, (name, KeyMask("where", float(value)), condition)
+
+
+@dataclass
+class _Context:
+    """What lies between the Softmax and the merged heads."""
+
+    product: _Product
+    probs: Quantization | None
+    probs_dynamic: bool
+    result: Quantization | None
+    output: str
+    nodes: list[Node]
+
+
+def _drop_nan_guard(editor: Editor, value: str, nodes: list[Node]) -> str:
+    """Step over ``Where(IsNaN(p), 0, p)``, which torch adds for rows that are masked with -inf throughout."""
+    readers = editor.readers(value)
+    if len(readers) == 2 and value not in editor.outputs:
+        guard = next((node for node in readers if node.op == "IsNaN"), None)
+        where = next((node for node in readers if node.op == "Where"), None)
+        if guard is not None and where is not None and editor.sole_reader(guard.outputs[0]) is where:
+            if where.inputs[0] == guard.outputs[0] and where.inputs[2] == value and editor.scalar(where.inputs[1]) == 0:
+                nodes.extend([guard, where])
+                return where.outputs[0]
+    return value
+
+
+def _context(editor: Editor, softmax: Node) -> _Context | None:
+    """Walk forward from the Softmax over quantization and the product with V to the merged heads."""
+    nodes: list[Node] = []
+    value = _drop_nan_guard(editor, softmax.outputs[0], nodes)
+    probs: Quantization | None = None
+    dynamic = False
+    while True:
+        node = editor.sole_reader(value)
+        if node is None:
+            return None
+        if editor.is_fused(node):
+            if node.op == "Quantize" and (probs is None or same_quantization(probs, node.fused.quantization)):
+                probs = node.fused.quantization
+            elif node.op == "DynamicQuantize" and probs is None:
+                dynamic = True
+            elif node.op != "Dequantize" or not same_quantization(probs, node.fused.quantization):
+                return None
+            nodes.append(node)
+            value = node.outputs[0]
+            continue
+        if node.op not in ("MatMul", "MatMulInteger", "QLinearMatMul"):
+            return None
+        product = _product(editor, node)
+        break
+    if product is None or product.left != value:
+        return None
+    if product.mode == "static" and (probs is None or not _agrees(product.left_quantization, probs, product)):
+        return None
+    if (product.mode == "dynamic") != dynamic or (product.mode == "float" and probs is not None):
+        return None
+    merged = _merged(editor, product, nodes)
+    if merged is None:
+        return None
+    return _Context(product, probs, dynamic, merged[1], merged[0], nodes)
+
+
+def _merged(editor: Editor, product: _Product, nodes: list[Node]) -> tuple[str, Quantization | None] | None:
+    """Follow the context (B, A, S, D) until its heads are merged; return that value and its quantization."""
+    value = product.output
+    shape = editor.facts.shape(value)
+    if shape is None or len(shape) != 4:
+        return None
+    layout: Layout | None = Layout.of(shape, editor.facts.sizes)
+    result, in_bytes = product.result, product.result is not None
+    while True:
+        if layout is None:
+            return None
+        if not in_bytes and layout.matches([[0], [2], [1, 3]]):
+            return value, result
+        node = editor.sole_reader(value)
+        if node is None:
+            return None
+        if editor.is_fused(node):
+            if node.op not in ("Quantize", "Dequantize"):
+                return None
+            if result is not None and not same_quantization(result, node.fused.quantization):
+                return None
+            result, in_bytes = node.fused.quantization, node.op == "Quantize"
+        elif node.op in _MOVES:
+            layout = layout.after(node, editor.facts)
+        else:
+            return None
+        nodes.append(node)
+        value = node.outputs[0]
+
+
+def _fuse(editor: Editor, softmax: Node) -> None:
+    rank = editor.facts.rank(softmax.inputs[0])
+    if rank != 4 or attribute(softmax, "axis", -1) not in (-1, 3):
+        return
+    scores, context = _scores(editor, softmax), _context(editor, softmax)
+    if scores is None or context is None:
+        return
+    q = _operand(editor, scores.product, right=False, transposed=False)
+    k = _operand(editor, scores.product, right=True, transposed=True)
+    v = _operand(editor, context.product, right=True, transposed=False)
+    if q is None or k is None or v is None:
+        return
+    heads = {operand.layout.size(1) for operand in (q, k, v)}
+    if len(heads) != 1 or None in heads:
+        return
+    if not (editor.facts.same_shape(q.base, k.base) and editor.facts.same_shape(q.base, v.base)):
+        return
+    fused = _attention(heads.pop(), scores, context, q, k, v)  # type: ignore[arg-type]
+    if fused is None:
+        return
+    inputs = [q.base, k.base, v.base]
+    if scores.mask is not None:
+        inputs.append(emit_key_mask(editor, *scores.mask))
+    absorbed = [*q.nodes, *k.nodes, *scores.product.nodes, *scores.nodes[::-1], softmax, *v.nodes]
+    absorbed += [*context.product.nodes, *context.nodes]
+    editor.emit(fused, inputs, context.output, absorbed)
+
+
+def _attention(
+    heads: int, scores: _Scores, context: _Context, q: _Operand, k: _Operand, v: _Operand
+) -> Attention | None:
+    """Put the parts together if the fused op can say them."""
+    dynamic = scores.product.mode == "dynamic"
+    if dynamic != (context.product.mode == "dynamic") or any(item.dynamic != dynamic for item in (q, k, v)):
+        return None
+    static_qk, static_pv = scores.product.mode == "static", context.product.mode == "static"
+    if static_qk != (q.quantization is not None) or static_qk != (k.quantization is not None):
+        return None
+    if static_pv != (v.quantization is not None) or (dynamic and scores.quantization is not None):
+        return None
+    scale = scores.scale
+    for operand in (q, k):
+        scale *= operand.scale
+    if v.scale != 1.0:
+        return None
+    # Factors of a hair's breadth around a power of two come from D**-0.25 squared; they stay as the file has them.
+    return Attention(
+        heads=heads,
+        scale=scale,
+        q_quantization=q.quantization,
+        k_quantization=k.quantization,
+        qk_scale=scores.product.scale,
+        scores_quantization=scores.quantization,
+        probs_quantization=context.probs,
+        v_quantization=v.quantization,
+        pv_scale=context.product.scale,
+        context_quantization=context.result,
+        dynamic=dynamic,
+    )

@@ -1,0 +1,107 @@
+"""Layer normalization: the native op and the chain of nine."""
+
+from __future__ import annotations
+
+from sparsert.graph.editor import Editor
+from sparsert.graph.fused import LayerNorm
+from sparsert.graph.ir import Node
+from sparsert.graph.shapes import Unknown, attribute
+
+
+def fuse_layer_norm(editor: Editor) -> None:
+    """Replace normalizations over the last axis whose gamma and beta are constant."""
+    for node in editor.nodes("LayerNormalization"):
+        _fuse_native(editor, node)
+    for node in editor.nodes("Sqrt"):
+        if editor.alive(node):
+            _fuse_chain(editor, node)
+
+
+def _fuse_native(editor: Editor, node: Node) -> None:
+    rank = editor.facts.rank(node.inputs[0])
+    axis = attribute(node, "axis", -1)
+    if axis != -1 and (rank is None or axis != rank - 1):
+        return
+    if any(name in editor.outputs or editor.readers(name) for name in node.outputs[1:] if name):
+        return
+    if not editor.is_float(node.inputs[0]):
+        return
+    gamma = editor.vector(node.inputs[1], None)
+    if gamma is None:
+        return
+    beta = editor.vector(node.inputs[2], gamma.size) if len(node.inputs) > 2 and node.inputs[2] else gamma * 0
+    if beta is not None:
+        epsilon = float(attribute(node, "epsilon", 1e-5))
+        editor.emit(LayerNorm(gamma, beta, epsilon), [node.inputs[0]], node.outputs[0], [node])
+
+
+def _mean_of(editor: Editor, value: str) -> Node | None:
+    """Return the ReduceMean over the last axis that writes the value."""
+    node = editor.producer(value, "ReduceMean")
+    if node is None or attribute(node, "keepdims", 1) != 1:
+        return None
+    try:
+        axes = editor.facts.axes(node)
+    except Unknown:
+        return None
+    rank = editor.facts.rank(node.inputs[0])
+    return node if axes == [-1] or (rank is not None and axes == [rank - 1]) else None
+
+
+def _centred(editor: Editor, value: str) -> tuple[str, list[Node]] | None:
+    """Match ``x - mean(x)``; return x and the nodes."""
+    node = editor.producer(value, "Sub")
+    mean = _mean_of(editor, node.inputs[1]) if node else None
+    if node is None or mean is None or mean.inputs[0] != node.inputs[0]:
+        return None
+    return node.inputs[0], [mean, node]
+
+
+def _squared(editor: Editor, value: str) -> tuple[str, Node] | None:
+    node = editor.producer(value, "Pow", "Mul")
+    if node is None:
+        return None
+    if node.op == "Pow":
+        return (node.inputs[0], node) if editor.scalar(node.inputs[1]) == 2 else None
+    return (node.inputs[0], node) if node.inputs[0] == node.inputs[1] else None
+
+
+def _fuse_chain(editor: Editor, sqrt: Node) -> None:
+    add = editor.producer(sqrt.inputs[0], "Add")
+    operands = editor.split_constant(add) if add else None
+    epsilon = editor.scalar(operands[1]) if operands else None
+    variance = _mean_of(editor, operands[0]) if operands else None
+    square = _squared(editor, variance.inputs[0]) if variance else None
+    centred = _centred(editor, square[0]) if square else None
+    divide = editor.sole_reader(sqrt.outputs[0])
+    if add is None or variance is None or square is None or centred is None or epsilon is None or divide is None:
+        return
+    if divide.op != "Div" or divide.inputs[1] != sqrt.outputs[0]:
+        return
+    numerator = _centred(editor, divide.inputs[0])
+    if numerator is None or numerator[0] != centred[0] or not editor.is_float(centred[0]):
+        return
+    scale = editor.sole_reader(divide.outputs[0])
+    shift = editor.sole_reader(scale.outputs[0]) if scale is not None and scale.op == "Mul" else None
+    if scale is None or shift is None or shift.op != "Add" or editor.is_fused(shift):
+        return
+    gammas, betas = editor.split_constant(scale), editor.split_constant(shift)
+    size = editor.channels(centred[0])
+    gamma = editor.vector(gammas[1], size) if gammas else None
+    beta = editor.vector(betas[1], gamma.size) if betas and gamma is not None else None
+    if gamma is None or beta is None:
+        return
+    inner = [*centred[1], square[1], variance, add, sqrt, *numerator[1], divide, scale]
+    if not _private(editor, inner, shift):
+        return
+    editor.emit(LayerNorm(gamma, beta, float(epsilon)), [centred[0]], shift.outputs[0], [*inner, shift])
+
+
+def _private(editor: Editor, inner: list[Node], root: Node) -> bool:
+    """Whether nobody but the pattern reads what the pattern computes on its way."""
+    members = {id(node) for node in [*inner, root]}
+    return all(
+        name not in editor.outputs and all(id(reader) in members for reader in editor.readers(name))
+        for node in inner
+        for name in node.outputs
+    )

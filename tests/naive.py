@@ -1,0 +1,244 @@
+"""Brute-force twins: every fused op in plain NumPy, by the formulas of :mod:`sparsert.graph.fused`, as slowly as need be.
+
+``run_graph`` evaluates a whole graph, fused or not; one function per op, named as the op, serves as the reference of the
+kernel of that op. Integer parts are exact (int64), floats are float32 unless a formula says otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from sparsert.graph import fused
+from sparsert.graph.fused import Quantization
+from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
+from sparsert.graph.reference import evaluate_node
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+# ---------------------------------------------------------------------------------------------------------- quantization
+
+
+def quantize(x: np.ndarray, quantization: Quantization) -> np.ndarray:
+    """``saturate(round_half_even(x / scale) + zero_point)``."""
+    limits = np.iinfo(quantization.dtype)
+    stored = np.rint(x / quantization.scale) + quantization.zero_point.astype(np.float32)
+    return np.clip(stored, limits.min, limits.max).astype(quantization.dtype)
+
+
+def dequantize(x: np.ndarray, quantization: Quantization) -> np.ndarray:
+    """``(x - zero_point) * scale``."""
+    return centred(x, quantization.zero_point).astype(np.float32) * quantization.scale
+
+
+def dynamic_quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """uint8 values, scale and zero point of a whole tensor (https://onnx.ai/onnx/operators/onnx__DynamicQuantizeLinear.html)."""
+    low = np.minimum(np.float32(0), x.min())
+    high = np.maximum(np.float32(0), x.max())
+    scale = np.float32((high - low) / np.float32(255)) or np.float32(1)
+    zero_point = np.uint8(np.clip(np.rint(-low / scale), 0, 255))
+    stored = np.clip(np.rint(x / scale) + np.float32(zero_point), 0, 255).astype(np.uint8)
+    return stored, np.asarray(scale, np.float32), np.asarray(zero_point, np.uint8)
+
+
+def centred(x: np.ndarray, zero_point: np.ndarray | None) -> np.ndarray:
+    """``x - zero_point`` in int64."""
+    return x.astype(np.int64) - (0 if zero_point is None else np.asarray(zero_point).astype(np.int64))
+
+
+# ------------------------------------------------------------------------------------------------------------------- ops
+
+
+def linear_accumulator(x: np.ndarray, zero_point: np.ndarray, op: fused.Linear) -> np.ndarray:
+    """The exact integer part of an int8 Linear, int32, shape (..., N)."""
+    # float64 products of bytes stay exact up to 2**53, and NumPy multiplies them with BLAS.
+    left = centred(x, zero_point).astype(np.float64)
+    right = centred(op.weight, op.weight_zero_point).astype(np.float64)
+    accumulator = (left @ right).astype(np.int64)
+    if op.acc_bias is not None:
+        accumulator = accumulator + op.acc_bias.astype(np.int64)
+    return accumulator.astype(np.int32)
+
+
+def linear(
+    op: fused.Linear, x: np.ndarray, x_scale: np.ndarray | None = None, x_zero_point: np.ndarray | None = None
+) -> np.ndarray:
+    """Float, int8 static, or int8 dynamic (with ``x_scale`` and ``x_zero_point``)."""
+    if op.weight.dtype == np.float32:
+        y = x @ op.weight
+    else:
+        if op.input_quantization is not None:
+            x_zero_point, scale = op.input_quantization.zero_point, op.acc_scale
+        else:
+            scale = np.float32(x_scale) * op.weight_scale
+        y = linear_accumulator(x, x_zero_point, op).astype(np.float32) * scale
+    return y if op.bias is None else y + op.bias
+
+
+def gelu(op: fused.Gelu, x: np.ndarray) -> np.ndarray:
+    """Computed in float64, rounded once."""
+    wide = x.astype(np.float64)
+    if op.approximate == "tanh":
+        inner = math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)
+        return (0.5 * wide * (1 + np.tanh(inner))).astype(np.float32)
+    return (0.5 * wide * (1 + _erf(wide / math.sqrt(2)))).astype(np.float32)
+
+
+def activation(op: fused.Activation, x: np.ndarray) -> np.ndarray:
+    """relu or tanh."""
+    return np.maximum(x, np.float32(0)) if op.kind == "relu" else np.tanh(x)
+
+
+def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a + b."""
+    return a + b
+
+
+def layer_norm(op: fused.LayerNorm, x: np.ndarray) -> np.ndarray:
+    """Computed in float64, rounded once."""
+    wide = x.astype(np.float64)
+    difference = wide - wide.mean(axis=-1, keepdims=True)
+    variance = (difference**2).mean(axis=-1, keepdims=True)
+    return (difference / np.sqrt(variance + op.epsilon) * op.gamma + op.beta).astype(np.float32)
+
+
+def embeddings(op: fused.Embeddings, *rows: np.ndarray) -> np.ndarray:
+    """Sum of table rows, in table order."""
+    batch, tokens = rows[0].shape
+    remaining = iter(rows)
+    total: np.ndarray | None = None
+    for table in op.tables:
+        if table.index == "input":
+            index = next(remaining)
+        elif table.index == "position":
+            index = np.broadcast_to(np.arange(tokens) + table.offset, (batch, tokens))
+        else:
+            index = np.full((batch, tokens), table.offset)
+        count = len(table.weight)
+        if index.min() < -count or index.max() >= count:
+            raise IndexError(f"row {index.min()}..{index.max()} of a table of {count}")
+        part = table.weight[index]
+        if table.quantization is not None:
+            part = dequantize(part, table.quantization)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def key_mask(op: fused.KeyMask, mask: np.ndarray) -> np.ndarray:
+    """Added to the scores of every query."""
+    if op.kind == "linear":
+        return (np.float32(1) - mask.astype(np.float32)) * np.float32(op.value)
+    return np.where(mask != 0, np.float32(0), np.float32(op.value))
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Over the last axis; a row of -inf throughout gives NaN."""
+    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def attention(
+    op: fused.Attention, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None = None
+) -> np.ndarray:
+    """Float, int8 static, or int8 dynamic multi-head attention."""
+    q, k, v = (_split(x, op.heads) for x in (q, k, v))
+    k = k.transpose(0, 1, 3, 2)
+    scores = _product(q, op.q_quantization, k, op.k_quantization, op.qk_scale, op.dynamic)
+    scores = _round_trip(scores, op.scores_quantization) * np.float32(op.scale)
+    if mask is not None:
+        scores = scores + mask[:, None, None, :]
+    probs = softmax(scores)
+    context = _product(probs, op.probs_quantization, v, op.v_quantization, op.pv_scale, op.dynamic)
+    context = _round_trip(context, op.context_quantization)
+    batch, heads, tokens, size = context.shape
+    return np.ascontiguousarray(context.transpose(0, 2, 1, 3)).reshape(batch, tokens, heads * size)
+
+
+def _split(x: np.ndarray, heads: int) -> np.ndarray:
+    batch, tokens, hidden = x.shape
+    return x.reshape(batch, tokens, heads, hidden // heads).transpose(0, 2, 1, 3)
+
+
+def _round_trip(x: np.ndarray, quantization: Quantization | None) -> np.ndarray:
+    return x if quantization is None else dequantize(quantize(x, quantization), quantization)
+
+
+def _product(
+    a: np.ndarray,
+    qa: Quantization | None,
+    b: np.ndarray,
+    qb: Quantization | None,
+    scale: np.ndarray | None,
+    dynamic: bool,
+) -> np.ndarray:
+    if dynamic:
+        (a8, sa, za), (b8, sb, zb) = dynamic_quantize(a), dynamic_quantize(b)
+        return _integer_product(a8, za, b8, zb) * np.float32(sa * sb)
+    if qa is None or qb is None:
+        return a @ b
+    return _integer_product(quantize(a, qa), qa.zero_point, quantize(b, qb), qb.zero_point) * scale
+
+
+def _integer_product(a: np.ndarray, za: np.ndarray, b: np.ndarray, zb: np.ndarray) -> np.ndarray:
+    return (centred(a, za).astype(np.float64) @ centred(b, zb).astype(np.float64)).astype(np.float32)
+
+
+def select_token(op: fused.SelectToken, x: np.ndarray) -> np.ndarray:
+    """x[:, index, :]."""
+    return x[:, op.index, :]
+
+
+def select_feature(op: fused.SelectFeature, x: np.ndarray) -> np.ndarray:
+    """x[:, :, index]."""
+    return x[:, :, op.index]
+
+
+# ---------------------------------------------------------------------------------------------------------------- graphs
+
+_TWINS: dict[str, Callable[..., Any]] = {
+    "Quantize": lambda op, x: quantize(x, op.quantization),
+    "Dequantize": lambda op, x: dequantize(x, op.quantization),
+    "DynamicQuantize": lambda op, x: dynamic_quantize(x),
+    "Linear": linear,
+    "Gelu": gelu,
+    "Activation": activation,
+    "Add": lambda op, a, b: add(a, b),
+    "LayerNorm": layer_norm,
+    "Embeddings": embeddings,
+    "KeyMask": key_mask,
+    "Attention": attention,
+    "SelectToken": select_token,
+    "SelectFeature": select_feature,
+}
+
+
+def run_node(node: Node, inputs: list[np.ndarray | None], opsets: Mapping[str, int]) -> list[np.ndarray]:
+    """Evaluate one node of either vocabulary."""
+    if node.domain != FUSED_DOMAIN:
+        return evaluate_node(node, inputs, opsets)
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = _TWINS[node.op](node.fused, *inputs)
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+def run_graph(graph: Graph, feeds: Mapping[str, np.ndarray], keep: bool = False) -> dict[str, np.ndarray]:
+    """Evaluate a graph.
+
+    Parameters
+    ----------
+    graph : Graph
+    feeds : mapping
+        Input name to array.
+    keep : bool
+        Return every value, not only the graph's outputs.
+    """
+    values: dict[str, Any] = {"": None, **graph.constants, **feeds}
+    for node in graph.nodes:
+        outputs = run_node(node, [values[name] for name in node.inputs], graph.opsets)
+        values.update(zip(node.outputs, outputs, strict=True))
+    return values if keep else {info.name: values[info.name] for info in graph.outputs}
