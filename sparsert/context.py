@@ -35,13 +35,13 @@ class Scheduler(enum.Enum):
     """
 
     default = "single_stream"
-    single_stream = "single_stream"
+    single_stream = "single_stream"  # noqa: PIE796 - an alias on purpose: both names are DeepSparse's
     multi_stream = "multi_stream"
     elastic = "elastic"
 
     @staticmethod
     def from_str(key: str) -> Scheduler:
-        """Parse a name or alias: sync, single, single_stream; async, multi, multi_stream; elastic; ``""`` for default."""
+        """Parse a name or alias: sync, single, single_stream; async, multi, multi_stream; elastic; ``""`` (default)."""
         scheduler = _ALIASES.get(key.strip().lower())
         if scheduler is None:
             raise InputError(f"unsupported Scheduler: {key}")
@@ -318,7 +318,9 @@ class StreamPool:
             stream.thread = None
             with shared.lock:
                 shared.idle.append(stream)
-            raise EngineError(f"cannot start the thread of {stream.name}: {error}. Raise the limit on threads.") from error
+            raise EngineError(
+                f"cannot start the thread of {stream.name}: {error}. Raise the limit on threads."
+            ) from error
 
 
 class Context:
@@ -359,4 +361,3 @@ class Context:
 
     def __repr__(self) -> str:
         return f"Context(num_cores={self.num_cores}, num_streams={self.num_streams}, scheduler={self.scheduler})"
-

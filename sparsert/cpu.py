@@ -56,9 +56,9 @@ _CPUS_WITH_VNNI = frozenset(
 )
 _CPUS_WITH_AVX2 = frozenset(
     "haswell core-avx2 core_4th_gen_avx core_4th_gen_avx_tsx broadwell core_5th_gen_avx core_5th_gen_avx_tsx skylake "
-    "skylake-avx512 skylake_avx512 skx cannonlake knl knm mic_avx512 x86-64-v3 x86-64-v4 alderlake raptorlake meteorlake "
-    "gracemont sierraforest grandridge arrowlake arrowlake-s arrowlake_s lunarlake pantherlake clearwaterforest "
-    "znver1 znver2 znver3 bdver4".split()
+    "skylake-avx512 skylake_avx512 skx cannonlake knl knm mic_avx512 x86-64-v3 x86-64-v4 alderlake raptorlake "
+    "meteorlake gracemont sierraforest grandridge arrowlake arrowlake-s arrowlake_s lunarlake pantherlake "
+    "clearwaterforest znver1 znver2 znver3 bdver4".split()
 )
 
 _ROOT = Path("/")
@@ -126,7 +126,9 @@ def isa(host: Iterable[str] | None = None, environ: Mapping[str, str] | None = N
     if not forced:
         return best
     if forced not in TIERS:
-        raise EngineError(f"SPARSERT_ISA={forced!r} is no tier. Expected one of {', '.join(TIERS)}; unset it to use {best}.")
+        raise EngineError(
+            f"SPARSERT_ISA={forced!r} is no tier. Expected one of {', '.join(TIERS)}; unset it to use {best}."
+        )
     if TIERS.index(forced) > TIERS.index(best):
         raise EngineError(
             f"SPARSERT_ISA={forced!r} asks for more than this CPU offers to the process, which is {best!r}. "
@@ -256,7 +258,7 @@ def cpu_vnni() -> bool:
 
 
 def cache_sizes(root: Path = _ROOT) -> dict[str, int]:
-    """Bytes of the caches of the first usable core, as ``{"L1_data": ..., "L1_instruction": ..., "L2": ..., "L3": ...}``."""
+    """Bytes of the first usable core's caches, under the keys L1_data, L1_instruction, L2 and L3; 0 if unknown."""
     sizes = {"L1_data": 0, "L1_instruction": 0, "L2": 0, "L3": 0}
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
     cpu = _affinity()[0]

@@ -22,6 +22,14 @@ _log = logging.getLogger(__name__)
 Runner = Callable[[Sequence["np.ndarray | None"]], "list[np.ndarray]"]
 """Takes the arrays of ``node.inputs`` (None for an absent optional one), then those of :func:`implicit_inputs`."""
 
+# Ops of old opsets without a reference operator, and the later op and opset that compute the same on every node that
+# the old schema accepts. (op, since_version) -> (op, opset)
+_SUCCESSORS = {
+    ("DequantizeLinear", 10): ("DequantizeLinear", 19),
+    ("DequantizeLinear", 13): ("DequantizeLinear", 19),
+    ("Scatter", 9): ("ScatterElements", 11),
+}
+
 # The spelling of the default domain that some exporters write out.
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 
@@ -64,12 +72,13 @@ def _attribute(name: str, value: Any, kind: onnx.defs.OpSchema.AttrType) -> onnx
 
 def _misfit(node: Node, opset: int, reason: str) -> ModelFormatError:
     return ModelFormatError(
-        f"node {node.name or node.outputs[0]!r}: op {node.op!r} of opset {opset} {reason}. The file is malformed; export it again."
+        f"node {node.name or node.outputs[0]!r}: op {node.op!r} of opset {opset} {reason}. "
+        "The file is malformed; export it again."
     )
 
 
 def _check_against_schema(node: Node, schema: onnx.defs.OpSchema, opset: int) -> None:
-    """Raise ModelFormatError where the node has other attributes or numbers of inputs and outputs than its op allows."""
+    """Raise ModelFormatError where attributes, or numbers of inputs and outputs, are not what the op allows."""
     unknown = sorted(set(node.attributes) - set(schema.attributes))
     if unknown:
         raise _misfit(node, opset, f"has no attribute {unknown[0]!r}, expected only {sorted(schema.attributes)}")
@@ -88,8 +97,8 @@ def _refusal(node: Node, opset: int | None, reason: str) -> UnsupportedOpError:
     domain = node.domain or "ai.onnx"
     return UnsupportedOpError(
         f"node {node.name or node.outputs[0]!r}: nothing can run op {node.op!r} of domain {domain!r}, "
-        f"opset {'unstated' if opset is None else opset} ({reason}). Expected a fused op or a standard ONNX op known to "
-        f"onnx {onnx.__version__}. Export the model again without this op, or update the onnx package."
+        f"opset {'unstated' if opset is None else opset} ({reason}). Expected a fused op or a standard ONNX op known "
+        f"to onnx {onnx.__version__}. Export the model again without this op, or update the onnx package."
     )
 
 
@@ -125,7 +134,10 @@ def make_runner(node: Node, opsets: Mapping[str, int]) -> Runner:
     except onnx.defs.SchemaError:
         newest = onnx.defs.has(node.op, domain)
         raise _refusal(node, opset, "the op is not in this opset" if newest else "no such op is known") from None
-    if schema.deprecated:
+    op, versions = node.op, dict(opsets)
+    if not domain and (node.op, schema.since_version) in _SUCCESSORS:
+        op, versions[""] = _SUCCESSORS[node.op, schema.since_version]
+    if schema.deprecated and op == node.op:
         raise _refusal(node, opset, "the op was removed from the standard")
     _check_against_schema(node, schema, opset)
 
@@ -134,7 +146,7 @@ def make_runner(node: Node, opsets: Mapping[str, int]) -> Runner:
     feed_names = list(dict.fromkeys([*given, *hidden]))
     result_names = [name for name in node.outputs if name]
     try:
-        proto = helper.make_node(node.op, node.inputs, node.outputs, name=node.name, domain=domain)
+        proto = helper.make_node(op, node.inputs, node.outputs, name=node.name, domain=domain)
         attributes = sorted(node.attributes.items())
         proto.attribute.extend(_attribute(name, value, schema.attributes[name].type) for name, value in attributes)
         untyped = onnx.ValueInfoProto
@@ -144,7 +156,7 @@ def make_runner(node: Node, opsets: Mapping[str, int]) -> Runner:
             [untyped(name=name) for name in feed_names],
             [untyped(name=name) for name in result_names],
         )
-        imports = [helper.make_opsetid(name, version) for name, version in opsets.items()]
+        imports = [helper.make_opsetid(name, version) for name, version in versions.items()]
         evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=imports))
     except (NotImplementedError, RuntimeError, KeyError) as error:
         raise _refusal(node, opset, f"no reference operator: {error}") from error

@@ -111,7 +111,7 @@ class Report:
 
     @property
     def fraction_of_supported_ops(self) -> float:
-        """ONNX nodes that were folded, fused or have a kernel, as a fraction of all nodes of the file (four decimals)."""
+        """ONNX nodes that were folded, fused or have a kernel, as a fraction of all nodes of the file (4 decimals)."""
         if not self.source_node_count:
             return 0.0 if self.fallbacks else 1.0
         slow = {source for step in self.fallbacks for source in (step.sources or [step.name])}

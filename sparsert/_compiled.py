@@ -1,0 +1,164 @@
+"""Compiled models, each stored once per process however many engines use it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sparsert import cpu
+from sparsert.errors import InputShapeError
+from sparsert.graph.ir import Dim, Graph, TensorInfo
+from sparsert.utils.example_inputs import vocabularies
+from sparsert.utils.shapes import InputShapes, normalize_input_shapes
+
+__all__ = ["CompiledModel", "bind_shapes", "compile_file"]
+
+Shape = tuple[Dim, ...]
+_Axes = frozenset[tuple[int, int]]
+"""(input, axis) of dimensions of the inputs."""
+
+
+@dataclass(eq=False)
+class CompiledModel:
+    """A program and what an engine must know about its inputs and outputs; the weights live in ``program`` alone."""
+
+    program: Any
+    """Has ``run(feeds, threads) -> dict`` and ``steps``."""
+    path: str
+    isa: str
+    inputs: list[TensorInfo]
+    """As the file states them, whatever was opened."""
+    outputs: list[TensorInfo]
+    opened: _Axes
+    """Dimensions that the file fixes, and that the program takes in any size all the same."""
+    vocabularies: dict[str, int]
+    """Rows of the table that an input indexes, by input name."""
+    source_node_count: int
+
+
+_models: weakref.WeakSet[CompiledModel] = weakref.WeakSet()
+_keys: weakref.WeakKeyDictionary[CompiledModel, tuple[Any, ...]] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def compile_file(path: str, batch_size: int | None, input_shapes: InputShapes) -> CompiledModel:
+    """Load, fuse and compile an ONNX file, or return what another engine in this process has compiled from it.
+
+    A program takes any size of an open dimension, so engines of different batch sizes share one. A dimension that the
+    file fixes, and the arguments override with another number, is opened in memory first; the file is not touched.
+    """
+    isa = cpu.isa()
+    # Weights may lie beside the model; a change there makes another model too.
+    files = [Path(path), *(Path(path + suffix) for suffix in (".data", "_data"))]
+    key = (isa, *((str(file.resolve()), *_stamp(file)) for file in files))
+    with _lock:
+        for model in list(_models):
+            if _keys.get(model) == key and _overridden(model.inputs, batch_size, input_shapes) <= model.opened:
+                return model
+        model = _compile(path, isa, batch_size, input_shapes)
+        _keys[model] = key
+        _models.add(model)
+        return model
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)
+
+
+def _compile(path: str, isa: str, batch_size: int | None, input_shapes: InputShapes) -> CompiledModel:
+    # Imported here: the kernels, and Numba with them, take their time.
+    from sparsert.graph import fuse_graph, load_graph
+    from sparsert.plan import compile_graph
+
+    graph = load_graph(path)
+    inputs, outputs = list(graph.inputs), list(graph.outputs)
+    opened = _overridden(inputs, batch_size, input_shapes)
+    _open(graph, opened)
+    rows = vocabularies(graph)
+    program = compile_graph(fuse_graph(graph))
+    return CompiledModel(program, path, isa, inputs, outputs, opened, rows, graph.source_node_count)
+
+
+def _wanted(infos: Sequence[TensorInfo], batch_size: int | None, input_shapes: InputShapes) -> list[Shape]:
+    """Shapes of the inputs with the overrides applied: shapes first, then the batch size, which wins."""
+    overrides = normalize_input_shapes(input_shapes, len(infos))
+    shapes = []
+    for index, info in enumerate(infos):
+        shape: list[Dim] = list(info.shape)
+        if overrides is not None:
+            if len(overrides[index]) != len(shape):
+                raise InputShapeError(
+                    f"Input '{info.name}' shape doesn't match shape override: {shape} vs {overrides[index]}"
+                )
+            shape = list(overrides[index])
+        if batch_size is not None and shape:
+            shape[0] = batch_size
+        shapes.append(tuple(shape))
+    return shapes
+
+
+def _overridden(infos: Sequence[TensorInfo], batch_size: int | None, input_shapes: InputShapes) -> _Axes:
+    """Every dimension that the file fixes and the arguments override with another number."""
+    wanted = _wanted(infos, batch_size, input_shapes)
+    return frozenset(
+        (index, axis)
+        for index, (info, shape) in enumerate(zip(infos, wanted, strict=True))
+        for axis, (fixed, asked) in enumerate(zip(info.shape, shape, strict=True))
+        if isinstance(fixed, int) and fixed != asked
+    )
+
+
+def _open(graph: Graph, dims: _Axes) -> None:
+    """Make the given dimensions of the inputs symbolic. Dimensions of one axis and size share a symbol."""
+    symbols: dict[tuple[int, Dim], Dim] = {}
+    for index, axis in sorted(dims):
+        shape = list(graph.inputs[index].shape)
+        symbol = f"opened_{axis}_{shape[axis]}"
+        symbols[axis, shape[axis]] = symbol
+        shape[axis] = symbol
+        graph.inputs[index] = replace(graph.inputs[index], shape=tuple(shape))
+    for index, info in enumerate(graph.outputs):
+        opened = tuple(symbols.get((axis, size), size) for axis, size in enumerate(info.shape))
+        graph.outputs[index] = replace(info, shape=opened)
+
+
+def bind_shapes(
+    model: CompiledModel, batch_size: int | None, input_shapes: InputShapes
+) -> tuple[list[Shape], list[Shape]]:
+    """Shapes of inputs and outputs as an engine with these arguments sees them.
+
+    A symbol takes the number that an override gives it anywhere; those without one stay symbols. An output's fixed
+    dimension follows the input dimension of the same axis and size.
+    """
+    wanted = _wanted(model.inputs, batch_size, input_shapes)
+    sizes: dict[str, int] = {}
+    moved: dict[tuple[int, int], int] = {}
+    for info, shape in zip(model.inputs, wanted, strict=True):
+        for axis, (stated, size) in enumerate(zip(info.shape, shape, strict=True)):
+            if isinstance(stated, int) and isinstance(size, int):
+                moved[axis, stated] = size
+            elif isinstance(stated, str) and isinstance(size, int) and sizes.setdefault(stated, size) != size:
+                raise InputShapeError(
+                    f"Input '{info.name}' shape doesn't match shape override: dimension '{stated}' is {size} here and "
+                    f"{sizes[stated]} in another input; give one number for it"
+                )
+    inputs = [tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in shape) for shape in wanted]
+    outputs: list[Shape] = []
+    for info in model.outputs:
+        dims: list[Dim] = [
+            sizes.get(dim, dim) if isinstance(dim, str) else moved.get((axis, dim), dim) if dim is not None else None
+            for axis, dim in enumerate(info.shape)
+        ]
+        if batch_size is not None and dims:
+            dims[0] = batch_size
+        outputs.append(tuple(dims))
+    return inputs, outputs

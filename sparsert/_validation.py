@@ -1,0 +1,188 @@
+"""Check the arrays of a call against the inputs of a model, in a few microseconds when they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparsert.errors import InputError, InputRangeError, InputShapeError, InputTypeError
+from sparsert.graph.ir import Dim, TensorInfo
+
+__all__ = ["InputValidator"]
+
+_FIX = "Please fix either the inputs or the model."
+
+# ONNX names of dtypes, where they differ from NumPy's.
+_ONNX_NAMES = {"float64": "double", "float32": "float", "object": "string", "str": "string"}
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """One input: its shape also by parts, and ``rows``, which bounds its values if it indexes a table."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[Dim, ...]
+    fixed: tuple[tuple[int, int], ...]
+    """(axis, size)"""
+    symbols: tuple[tuple[int, str], ...]
+    """(axis, symbol)"""
+    rows: int | None
+    unsigned: np.dtype | None
+
+
+class InputValidator:
+    """Knows what a model expects of its inputs.
+
+    Parameters
+    ----------
+    infos
+        The model's inputs.
+    shapes
+        Their shapes as the engine fixes them: a number, a symbol (one size for all dimensions of that name) or None.
+    batch_size
+        The engine's batch size, or None.
+    rows
+        For inputs that index a table: its number of rows.
+    """
+
+    def __init__(
+        self,
+        infos: Sequence[TensorInfo],
+        shapes: Sequence[tuple[Dim, ...]],
+        batch_size: int | None,
+        rows: Mapping[str, int],
+    ) -> None:
+        self._batch_size = batch_size
+        self._expected = []
+        for info, shape in zip(infos, shapes, strict=True):
+            is_index = info.name in rows and info.dtype.kind in "iu"
+            self._expected.append(
+                _Expected(
+                    name=info.name,
+                    dtype=info.dtype,
+                    shape=shape,
+                    fixed=tuple((axis, dim) for axis, dim in enumerate(shape) if isinstance(dim, int)),
+                    symbols=tuple((axis, dim) for axis, dim in enumerate(shape) if isinstance(dim, str)),
+                    rows=rows[info.name] if is_index else None,
+                    unsigned=np.dtype(f"u{info.dtype.itemsize}") if is_index else None,
+                )
+            )
+
+    def validate(self, arrays: Any, strict: bool) -> list[np.ndarray]:
+        """Return the arrays, C-contiguous, or raise an InputError that says what does not fit.
+
+        ``strict`` demands a list, the engine's batch size and C-contiguous arrays, with DeepSparse's messages.
+        """
+        if strict and type(arrays) is not list and not isinstance(arrays, list):
+            raise InputTypeError(f"inp must be a list, given {type(arrays)}")
+        if not self._fits(arrays):
+            arrays = list(arrays)
+            if strict:
+                self._check_layout(arrays)
+            self._check_types_and_shapes(arrays)
+            arrays = [np.ascontiguousarray(array) if array.ndim else array for array in arrays]
+        for array, expected in zip(arrays, self._expected, strict=True):
+            if expected.rows is not None:
+                _check_range(array, expected)
+        return list(arrays)
+
+    def _fits(self, arrays: Any) -> bool:
+        """Whether everything is as expected: the quick check, which does not say what is wrong."""
+        if len(arrays) != len(self._expected):
+            return False
+        sizes: dict[str, int] = {}
+        for array, expected in zip(arrays, self._expected, strict=True):
+            if type(array) is not np.ndarray or array.dtype != expected.dtype or not array.flags.c_contiguous:
+                return False
+            shape = array.shape
+            if len(shape) != len(expected.shape):
+                return False
+            for axis, size in expected.fixed:
+                if shape[axis] != size:
+                    return False
+            for axis, symbol in expected.symbols:
+                if sizes.setdefault(symbol, shape[axis]) != shape[axis]:
+                    return False
+        return True
+
+    def _check_layout(self, arrays: Sequence[Any]) -> None:
+        for index, array in enumerate(arrays):
+            _require_array(array, index)
+            if self._batch_size is not None and array.ndim and array.shape[0] != self._batch_size:
+                raise InputShapeError(
+                    f"array batch size of {array.shape[0]} must match the batch size the model was instantiated "
+                    f"with {self._batch_size}"
+                )
+            if not array.flags.c_contiguous:
+                raise InputError("array must be passed in as C contiguous, call numpy.ascontiguousarray(array)")
+
+    def _check_types_and_shapes(self, arrays: Sequence[Any]) -> None:
+        if len(arrays) != len(self._expected):
+            raise InputShapeError(f"NM: error: Expected {len(self._expected)} inputs, received {len(arrays)}")
+        sizes: dict[str, tuple[int, str]] = {}
+        for index, (array, expected) in enumerate(zip(arrays, self._expected, strict=True)):
+            _require_array(array, index)
+            if not array.dtype.isnative:
+                raise InputTypeError(
+                    f"NM: error: input[{index}]: '{expected.name}' has unsupported type '{array.dtype.str}'"
+                )
+            if array.dtype != expected.dtype:
+                raise InputTypeError(
+                    f"NM: error: Unexpected input data type. Actual: (tensor({_onnx_name(array.dtype)})) , "
+                    f"expected: (tensor({_onnx_name(expected.dtype)}))"
+                )
+            if array.ndim != len(expected.shape):
+                raise InputShapeError(
+                    f"NM: error: Invalid rank for input: {expected.name} Got: {array.ndim} "
+                    f"Expected: {len(expected.shape)} {_FIX}"
+                )
+            wrong = [
+                f" index: {axis} Got: {size} Expected: {wanted}"
+                for axis, (size, wanted) in enumerate(zip(array.shape, expected.shape, strict=True))
+                if isinstance(wanted, int) and size != wanted
+            ]
+            for axis, (size, symbol) in enumerate(zip(array.shape, expected.shape, strict=True)):
+                if isinstance(symbol, str):
+                    first, where = sizes.setdefault(symbol, (size, expected.name))
+                    if first != size:
+                        wrong.append(
+                            f" index: {axis} Got: {size} Expected: {first} (dimension '{symbol}', as in '{where}')"
+                        )
+            if wrong:
+                raise InputShapeError(
+                    f"NM: error: Got invalid dimensions for input: {expected.name} for the following indices\n"
+                    + "\n".join(wrong)
+                    + f"\n {_FIX}"
+                )
+
+
+def _require_array(array: Any, index: int) -> None:
+    if not isinstance(array, np.ndarray):
+        raise InputTypeError(
+            f"input[{index}] must be a numpy.ndarray, given {type(array)}. Convert it with numpy.asarray(value, dtype)"
+        )
+
+
+def _onnx_name(dtype: np.dtype) -> str:
+    return _ONNX_NAMES.get(dtype.name, "string" if dtype.kind in "US" else dtype.name)
+
+
+def _check_range(array: np.ndarray, expected: _Expected) -> None:
+    """Refuse row numbers outside [-rows, rows); a negative one counts from the end, as in ONNX Gather."""
+    rows = expected.rows
+    assert rows is not None and expected.unsigned is not None
+    # Seen as unsigned, a negative value is a huge one: a single pass decides the usual case.
+    if not array.size or np.maximum.reduce(array.view(expected.unsigned), axis=None) < rows:
+        return
+    bad = (array < -rows) | (array >= rows) if expected.dtype.kind == "i" else array >= rows
+    if bad.any():
+        index = tuple(int(axis) for axis in np.argwhere(bad)[0])
+        raise InputRangeError(
+            f"input '{expected.name}': value {array[index]} at index {index} is outside the vocabulary (embedding "
+            f"table) of {rows} entries; expected {-rows if expected.dtype.kind == 'i' else 0} to {rows - 1}. "
+            "Tokenize with the tokenizer that belongs to the model"
+        )
