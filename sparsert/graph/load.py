@@ -30,16 +30,16 @@ _OLDEST_IR_VERSION = 3
 # No tensor of a graph interface can have more elements on any machine that exists.
 _MAX_ELEMENTS = 1 << 47
 
-# Per attribute of Constant: the Python type that it is read as, and the dtype of the array that it becomes.
+# Per attribute of Constant: the Python type of its value (of its values, in the plural forms), and the array's dtype.
 _CONSTANT_FORMS: dict[str, tuple[type, Any]] = {
     "value": (np.ndarray, None),
     "sparse_value": (np.ndarray, None),
     "value_float": (float, np.float32),
-    "value_floats": (list, np.float32),
+    "value_floats": (float, np.float32),
     "value_int": (int, np.int64),
-    "value_ints": (list, np.int64),
+    "value_ints": (int, np.int64),
     "value_string": (str, object),
-    "value_strings": (list, object),
+    "value_strings": (str, object),
 }
 
 
@@ -96,7 +96,7 @@ def _open(name: str) -> BufferedReader:
         raise ModelNotFoundError(
             f"{name}: expected an ONNX file, came a {'directory' if stat.S_ISDIR(mode) else 'device'}"
         )
-    return open(name, "rb", buffering=1 << 16)
+    return open(name, "rb")
 
 
 class _GraphLoader:
@@ -246,13 +246,12 @@ class _GraphLoader:
                 raise self._error(f"{where}: expected one of {list(_CONSTANT_FORMS)}, came {list(node.attributes)}")
             kind, dtype = _CONSTANT_FORMS[forms[0]]
             value = node.attributes[forms[0]]
-            if not isinstance(value, kind):
-                raise self._error(f"{where}: expected {forms[0]} of type {kind.__name__}, came {type(value).__name__}")
+            plural = forms[0].endswith("s")
+            items = value if plural and isinstance(value, list) else [value]
+            if not all(isinstance(item, kind) for item in items):
+                raise self._error(f"{where}: expected {kind.__name__} in {forms[0]}, came {value!r:.100}")
             if kind is not np.ndarray:
-                try:
-                    value = np.array(value, dtype=dtype)
-                except (TypeError, ValueError) as error:
-                    raise self._error(f"{where}: attribute {forms[0]!r} has the wrong type: {error}") from error
+                value = np.array(items if plural else value, dtype=dtype)
             self._constants[node.outputs[0]] = value
             return True
         if len(node.inputs) != 1:

@@ -150,7 +150,7 @@ class TensorReader:
         if count * max(values.itemsize, 1) > _MAX_DENSE_FROM_SPARSE:
             raise self._error(
                 where,
-                f"expected at most {_MAX_DENSE_FROM_SPARSE} bytes when made dense, came shape {shape} of {values.dtype}; "
+                f"expected at most {_MAX_DENSE_FROM_SPARSE} bytes when dense, came shape {shape} of {values.dtype}; "
                 "store it as a dense initializer",
             )
         if values.dtype == object:
@@ -242,7 +242,7 @@ class TensorReader:
         is_value = element.dtype.kind in "iu" and element.bits >= 8 and element.dtype.isbuiltin == 1
         stored_type = element.dtype if is_value else np.dtype(f"uint{max(element.bits, 8)}")
         if element.bits == 6:
-            wide = wide & 0x3F
+            wide = np.bitwise_and(wide, 0x3F)
         narrow = wide.astype(stored_type)
         if not np.array_equal(narrow, wide):
             wrong = wide[narrow != wide][0]

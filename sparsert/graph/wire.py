@@ -1,7 +1,7 @@
 """Parse an ONNX protobuf without ever holding its large tensors twice.
 
-``ModelProto.ParseFromString`` needs the whole file as bytes and copies all of it; reading tensors out of the message copies
-a third time. Here the wire format is walked on the file instead: every large ``raw_data`` is replaced by a short
+``ModelProto.ParseFromString`` needs the whole file as bytes and copies all of it; reading tensors out of the message
+copies again. Here the wire format is walked on the file instead: every large ``raw_data`` is replaced by a short
 token, the remaining skeleton (a few hundred kilobytes for BERT) is parsed by protobuf, and the tensor bytes are read
 later from the file straight into their arrays. The same walk refuses lengths that reach beyond the file.
 """
