@@ -12,8 +12,8 @@ a directory             its ``model.onnx``, ``deployment/model.onnx`` or ``onnx/
 a file                  that ONNX file
 ======================  ===============================================================================================
 
-The public SparseZoo is closed, and its weights cannot be had any more. What a known stub is good for depends on the use,
-so the stand-in does too:
+The public SparseZoo is closed, and its weights cannot be had any more. What a known stub is good for depends on the
+use, so the stand-in does too:
 
 - ``purpose="pipeline"``: someone wants answers, so the default question-answering model stands in: it answers, whatever
   its architecture.
@@ -122,8 +122,8 @@ def resolve(reference: Reference = None, purpose: str = "engine") -> ResolvedMod
         reference = "default"
     if not isinstance(reference, str | os.PathLike) or isinstance(os.fspath(reference), bytes):
         raise InputTypeError(
-            f"unsupported type for model: {type(reference)}; expected a path, a zoo:, hf: or synthetic: string, or None "
-            "for the default model"
+            f"unsupported type for model: {type(reference)}; expected a path, a zoo:, hf: or synthetic: string, or "
+            "None for the default model"
         )
     text = os.fspath(reference)
     if not text.strip() or "\0" in text:
@@ -190,8 +190,8 @@ def _resolve_stub(text: str, purpose: str) -> ResolvedModel:
     stand_in = _stubs().get(f"zoo:{stub}")
     if stand_in is None:
         raise ModelNotFoundError(
-            f"no model for {text!r}: the public zoo is closed, and no local cache has it. Looked for <cache>/{stub} and "
-            f"<cache>/<namespace>/<name>, each with deployment/{MODEL_FILE} or {MODEL_FILE}, in {', '.join(searched)} "
+            f"no model for {text!r}: the public zoo is closed, and no local cache has it. Looked for <cache>/{stub} "
+            f"and <cache>/<namespace>/<name>, each with deployment/{MODEL_FILE} or {MODEL_FILE}, in {', '.join(searched)} "
             "(SPARSERT_MODELS_PATH and SPARSEZOO_MODELS_PATH add folders). Known without a cache: "
             f"{', '.join(['default', *_stubs(), 'synthetic:ARCHITECTURE-FORM'])}. Or give a directory or an .onnx file."
         )
@@ -228,8 +228,8 @@ def _resolve_hugging_face(text: str) -> ResolvedModel:
         raise ModelNotFoundError(f"{text!r} needs huggingface_hub: pip install huggingface_hub") from error
     except Exception as error:  # the hub's client raises its own, its HTTP library's and plain OS errors
         raise ModelNotFoundError(
-            f"cannot get {text!r} from Hugging Face: {type(error).__name__}: {error}. Check the name and the connection, "
-            "or give the path of a local copy"
+            f"cannot get {text!r} from Hugging Face: {type(error).__name__}: {error}. Check the name and the "
+            "connection, or give the path of a local copy"
         ) from error
     return _describe(text, Path(path), "huggingface")
 

@@ -1,4 +1,4 @@
-"""How each exporter spells a Linear, a product of activations and an embedding: float, SparseML, ORT dynamic, ORT QDQ."""
+"""How each exporter spells a Linear, a product of activations and an embedding."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ __all__ = ["FORMS", "DynamicForm", "FloatForm", "QdqForm", "SparseMLForm"]
 INT32_LIMITS = (-(2**31), 2**31 - 1)
 
 
-def asymmetric_uint8(low: float, high: float) -> tuple[np.float32, int]:
+def _a_symmetric_uint8(low: float, high: float) -> tuple[np.float32, int]:
     """Scale and zero point of a uint8 range that includes zero (torch's MinMaxObserver, per_tensor_affine)."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = np.float32(max((high - low) / 255.0, 1e-8))
     return scale, int(np.clip(round(-low / float(scale)), 0, 255))
 
 
-def symmetric_uint8(low: float, high: float) -> tuple[np.float32, int]:
+def _symmetric_uint8(low: float, high: float) -> tuple[np.float32, int]:
     """Scale of a uint8 range around zero point 128 (torch's MinMaxObserver, quint8 per_tensor_symmetric)."""
     return np.float32(max(abs(low), abs(high), 1e-6) / 127.5), 128
 
 
-def sparseml_int8(weight: np.ndarray) -> tuple[np.ndarray, np.float32]:
+def _sparseml_int8(weight: np.ndarray) -> tuple[np.ndarray, np.float32]:
     """Weight as uint8 with zero point 128, and its scale: int8 symmetric -128..127, then moved by 128."""
     scale = np.float32(max(float(np.abs(weight).max()), 1e-8) / 127.5)
     stored = np.clip(np.rint(weight / scale), -128, 127)
     return (stored + 128).astype(np.uint8), scale
 
 
-def ort_int8(weight: np.ndarray) -> tuple[np.ndarray, np.float32]:
+def _ort_int8(weight: np.ndarray) -> tuple[np.ndarray, np.float32]:
     """Weight as int8 symmetric -127..127, and its scale, per tensor."""
     scale = np.float32(max(float(np.abs(weight).max()), 1e-8) / 127.0)
     return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
@@ -98,16 +98,16 @@ class SparseMLForm(FloatForm):
         return self.quantized[x]
 
     def embedding(self, name: str, ids: str) -> str:
-        stored, scale = sparseml_int8(self.weights[f"{name}.weight"])
+        stored, scale = _sparseml_int8(self.weights[f"{name}.weight"])
         rows = self.writer.op("Gather", [self.writer.initializer(f"{name}.weight_quant", stored), ids])
         scale_name = self.scalar(f"{name}.weight_fake_quant.scale", scale, np.float32)
         return self.writer.op("DequantizeLinear", [rows, scale_name, self.zero_point(128)])
 
     def linear(self, x: str, name: str, point: str, output: str = "") -> str:
         writer = self.writer
-        x_scale, x_zero = asymmetric_uint8(*self.ranges[point])
+        x_scale, x_zero = _a_symmetric_uint8(*self.ranges[point])
         values, _, zero = self.quantize(x, f"{name}.quant", x_scale, x_zero)
-        stored, scale = sparseml_int8(self.weights[f"{name}.weight"])
+        stored, scale = _sparseml_int8(self.weights[f"{name}.weight"])
         product_scale = np.float32(x_scale * scale)
         bias = np.rint(self.weights[f"{name}.bias"].astype(np.float64) / float(product_scale))
         matmul, add = f"MatMul_{writer.number()}", f"Add_{writer.number()}"
@@ -123,9 +123,9 @@ class SparseMLForm(FloatForm):
         return writer.op("Mul", [y, scale_name], output, f"{stem}_rescale_mul")
 
     def product(self, a: str, b: str, points: tuple[str, str, str], owner: str) -> str:
-        a_names = self.quantize(a, f"{owner}.input_quant_stubs.0", *asymmetric_uint8(*self.ranges[points[0]]))
-        b_names = self.quantize(b, f"{owner}.input_quant_stubs.1", *symmetric_uint8(*self.ranges[points[1]]))
-        scale, zero = asymmetric_uint8(*self.ranges[points[2]])
+        a_names = self.quantize(a, f"{owner}.input_quant_stubs.0", *_a_symmetric_uint8(*self.ranges[points[0]]))
+        b_names = self.quantize(b, f"{owner}.input_quant_stubs.1", *_symmetric_uint8(*self.ranges[points[1]]))
+        scale, zero = _a_symmetric_uint8(*self.ranges[points[2]])
         scale_name = self.scalar(f"{owner}.output_quant_stubs.0.activation_post_process.scale", scale, np.float32)
         out_names = [scale_name, self.zero_point(zero)]
         node = f"MatMul_{self.writer.number()}_quant"
@@ -145,7 +145,7 @@ class DynamicForm(FloatForm):
 
     def embedding(self, name: str, ids: str) -> str:
         table = self.weights[f"{name}.weight"]
-        scale, zero = asymmetric_uint8(float(table.min()), float(table.max()))
+        scale, zero = _a_symmetric_uint8(float(table.min()), float(table.max()))
         stored = np.clip(np.rint(table / scale) + zero, 0, 255).astype(np.uint8)
         rows = self.writer.op("Gather", [self.writer.initializer(f"{name}.weight_quantized", stored), ids])
         scale_name = self.scalar(f"{name}.weight_scale", scale, np.float32)
@@ -155,7 +155,7 @@ class DynamicForm(FloatForm):
     def weight_product(self, x: str, name: str, point: str) -> str:
         node = f"MatMul_{self.writer.number()}"
         quantized = self.quantize(x)
-        stored, scale = ort_int8(self.weights[f"{name}.weight"])
+        stored, scale = _ort_int8(self.weights[f"{name}.weight"])
         weight = [
             self.writer.initializer(f"onnx::{node}_weight_quantized", stored.T),
             self.scalar(f"onnx::{node}_weight_scale", scale, np.float32),
@@ -183,7 +183,7 @@ class QdqForm(FloatForm):
     def pair(self, x: str, point: str) -> str:
         """QuantizeLinear then DequantizeLinear; every consumer of ``x`` reads the latter."""
         if x not in self.quantized:
-            scale, zero = asymmetric_uint8(*self.ranges[point])
+            scale, zero = _a_symmetric_uint8(*self.ranges[point])
             names = [
                 self.scalar(f"{x}_scale", scale, np.float32),
                 self.scalar(f"{x}_zero_point", zero, np.uint8),
@@ -196,7 +196,7 @@ class QdqForm(FloatForm):
     def weight_product(self, x: str, name: str, point: str) -> str:
         node = f"MatMul_{self.writer.number()}"
         x = self.pair(x, point)
-        stored, scale = ort_int8(self.weights[f"{name}.weight"])
+        stored, scale = _ort_int8(self.weights[f"{name}.weight"])
         stem = f"onnx::{node}_weight"
         names = [
             self.writer.initializer(f"{stem}_quantized", stored.T),

@@ -50,7 +50,7 @@ class Recipe:
     block4: bool
     """Zeros come in aligned groups of four along the input features (the zoo's ``-vnni`` models)."""
     quantization: str
-    """``none`` (float), ``quant`` (SparseML int8), ``qdq`` (ONNX Runtime static) or ``dynamic`` (ONNX Runtime dynamic)."""
+    """``none`` (float), or int8 as of ``quant`` (SparseML), ``qdq`` or ``dynamic`` (ONNX Runtime static or dynamic)."""
     seed: int = 0
 
 
