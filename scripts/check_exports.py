@@ -1,7 +1,7 @@
 """Check that exports and documentation agree with the code.
 
 - Every public module (no part of its name starts with an underscore) has ``__all__``, and every public function and
-  class that it defines is in it. Of a package behind the public API (INTERNAL) that is asked of the package itself alone.
+  class that it defines is in it. Of a package behind the public API (INTERNAL) that is asked of the package alone.
 - Every name in an ``__all__`` exists, once.
 - Every name that README.md and docs/ import from sparsert, or mention as ``sparsert.something``, exists.
 """

@@ -55,8 +55,8 @@ def generate_model(name: str) -> onnx.ModelProto:
 def generate(name: str, out: str | os.PathLike[str] | None = None) -> Path:
     """Return the directory of a synthetic model, writing it first unless it is there already.
 
-    The directory holds ``model.onnx``, ``config.json`` and the default model's tokenizer. ``model.onnx`` is put in
-    place last and every file in one step, so a directory that has it is complete, however many processes generate at once.
+    The directory holds ``model.onnx``, ``config.json`` and the default model's tokenizer. Every file is put in place in
+    one step and ``model.onnx`` last, so a directory that has it is complete, however many processes generate at once.
 
     Parameters
     ----------
