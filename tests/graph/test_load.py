@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.reference
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
