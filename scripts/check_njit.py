@@ -42,6 +42,17 @@ def literal_dicts(tree: ast.Module) -> dict[str, dict[str, object]]:
     return found
 
 
+def imported_wrappers(tree: ast.Module, wrappers: dict[str, str]) -> set[str]:
+    """Local names of the project's own decorators that state the flags for all who use them."""
+    return {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if f"{node.module}.{alias.name}" in wrappers
+    }
+
+
 def flags_of(decorator: ast.expr, dicts: dict[str, dict[str, object]]) -> dict[str, object]:
     """Keyword flags of a decorator, with unpacked dictionaries; a value that is no literal counts as stated."""
     flags: dict[str, object] = {}
@@ -59,6 +70,7 @@ def check_file(path: Path, rules: dict) -> list[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"), name)
     dicts = literal_dicts(tree)
     exempt = rules["exempt"].get(name, {})
+    checked = DECORATORS - imported_wrappers(tree, rules["wrappers"])
     complaints = []
     for node in ast.walk(tree):
         # Compiled functions are decorated, or made by a call: njit(cache=True, nogil=True)(body).
@@ -68,7 +80,7 @@ def check_file(path: Path, rules: dict) -> list[str]:
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Call):
             candidates = [("a function made by a call", node.func)]
         for function, decorator in candidates:
-            if decorator_name(decorator) not in DECORATORS:
+            if decorator_name(decorator) not in checked:
                 continue
             flags = flags_of(decorator, dicts)
             missing = [flag for flag in rules["required"] if flag not in flags and flag not in exempt]

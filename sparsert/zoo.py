@@ -192,7 +192,7 @@ def _resolve_stub(text: str, purpose: str) -> ResolvedModel:
         raise ModelNotFoundError(
             f"no model for {text!r}: the public zoo is closed, and no local cache has it. Looked for <cache>/{stub} "
             f"and <cache>/<namespace>/<name>, each with deployment/{MODEL_FILE} or {MODEL_FILE}, in "
-            f"{', '.join(searched)} (SPARSERT_MODELS_PATH and SPARSEZOO_MODELS_PATH add folders). Known without a cache: "
+            f"{', '.join(searched)} (SPARSERT_MODELS_PATH and SPARSEZOO_MODELS_PATH add folders). Known without: "
             f"{', '.join(['default', *_stubs(), 'synthetic:ARCHITECTURE-FORM'])}. Or give a directory or an .onnx file."
         )
     if purpose == "pipeline":

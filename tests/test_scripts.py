@@ -1,0 +1,60 @@
+"""The project's own checks find what they are for."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch, root: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "ROOT", root)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("@njit\ndef f(): ...", "does not state cache, nogil"),
+        ("@numba.njit(cache=True)\ndef f(): ...", "does not state nogil"),
+        ("g = njit(cache=True)(f)", "does not state nogil"),
+        ("@njit(cache=True, nogil=True, fastmath=True)\ndef f(): ...", "fastmath=True"),
+        ("F = dict(cache=True)\n@njit(**F)\ndef f(): ...", "does not state nogil"),
+        ("@njit(cache=True, nogil=True)\ndef f(): ...", None),
+        ("F = {'cache': True}\n@njit(nogil=True, **F)\ndef f(): ...", None),
+        ("from sparsert.kernels.jit import jit\n@jit()\ndef f(): ...", None),
+        ("from numba import jit\n@jit()\ndef f(): ...", "does not state cache, nogil"),
+        ("@intrinsic\ndef f(): ...", None),
+    ],
+)
+def test_njit_flags(source: str, complaint: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = load("check_njit", monkeypatch, tmp_path)
+    rules = json.loads((ROOT / "scripts" / "njit_flags.json").read_text())
+    (tmp_path / "kernel.py").write_text(source)
+    complaints = check.check_file(tmp_path / "kernel.py", rules)
+    assert len(complaints) == (complaint is not None)
+    assert all(str(complaint) in text for text in complaints)
+
+
+def test_exports_of_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = load("check_exports", monkeypatch, ROOT)
+    document = tmp_path / "page.md"
+    document.write_text("`sparsert.zoo.resolve(x)`\n```python\nfrom sparsert.errors import ModelError\n```\n")
+    assert check.check_document(document) == []
+    document.write_text("`sparsert.zoo.nothing`\n```python\nfrom sparsert.errors import Mistake\n```\n")
+    assert check.check_document(document) == [
+        "page.md: sparsert.errors.Mistake does not exist",
+        "page.md: sparsert.zoo.nothing does not exist",
+    ]
+    document.write_text("```python\nprint(\n```\n")
+    assert "does not parse" in check.check_document(document)[0]
