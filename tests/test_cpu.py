@@ -1,0 +1,175 @@
+"""Tests of sparsert.cpu, on copies of /proc and /sys and on lists of features."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from sparsert import cpu
+from sparsert.errors import EngineError
+
+HASWELL = {"avx2", "fma", "sse4.2"}
+VNNI = HASWELL | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"}
+
+
+@pytest.mark.parametrize(
+    ("host", "environ", "tier"),
+    [
+        (VNNI, {}, "avx512_vnni"),
+        (VNNI - {"avx512vnni"}, {}, "avx2"),
+        (VNNI - {"avx512bw"}, {}, "avx2"),
+        (HASWELL, {}, "avx2"),
+        (HASWELL - {"fma"}, {}, "generic"),
+        (set(), {}, "generic"),
+        (VNNI, {"NUMBA_CPU_NAME": "haswell"}, "avx2"),
+        (VNNI, {"NUMBA_CPU_NAME": "x86-64"}, "generic"),
+        (VNNI, {"NUMBA_CPU_NAME": "generic"}, "generic"),
+        (VNNI, {"NUMBA_CPU_NAME": "skylake-avx512"}, "avx2"),
+        (VNNI, {"NUMBA_CPU_NAME": "znver4"}, "avx512_vnni"),
+        (HASWELL, {"NUMBA_CPU_NAME": "znver4"}, "avx2"),
+        (set(), {"NUMBA_CPU_NAME": "znver4"}, "generic"),
+        (VNNI, {"NUMBA_CPU_FEATURES": "-avx512vnni"}, "avx2"),
+        (VNNI, {"NUMBA_CPU_FEATURES": "-avx2"}, "generic"),
+        (HASWELL, {"NUMBA_CPU_FEATURES": "+avx512f,+avx512vnni"}, "avx2"),
+        (VNNI, {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+avx2, +fma"}, "avx2"),
+        (VNNI, {"SPARSERT_ISA": "avx2"}, "avx2"),
+        (VNNI, {"SPARSERT_ISA": " Generic "}, "generic"),
+        (HASWELL, {"SPARSERT_ISA": "avx2"}, "avx2"),
+        (HASWELL, {"SPARSERT_ISA": ""}, "avx2"),
+    ],
+)
+def test_isa(host: set[str], environ: dict[str, str], tier: str) -> None:
+    assert cpu.isa(host, environ) == tier
+
+
+@pytest.mark.parametrize(
+    ("host", "environ", "words"),
+    [
+        (
+            HASWELL,
+            {"SPARSERT_ISA": "avx512_vnni"},
+            "asks for more than this CPU offers to the process, which is 'avx2'",
+        ),
+        (VNNI, {"SPARSERT_ISA": "avx512_vnni", "NUMBA_CPU_NAME": "haswell"}, "which is 'avx2'"),
+        (VNNI, {"SPARSERT_ISA": "avx1024"}, "is no tier"),
+    ],
+)
+def test_isa_can_only_be_forced_down(host: set[str], environ: dict[str, str], words: str) -> None:
+    with pytest.raises(EngineError, match=words):
+        cpu.isa(host, environ)
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return root
+
+
+def machine(root: Path, cores: list[tuple[int, int]]) -> Path:
+    """A /sys in which logical CPU i is (package, core) = cores[i]."""
+    for index, (package, core) in enumerate(cores):
+        base = f"sys/devices/system/cpu/cpu{index}/topology"
+        write(root, {f"{base}/physical_package_id": str(package), f"{base}/core_id": str(core)})
+    return root
+
+
+def test_one_hyperthread_per_core(tmp_path: Path) -> None:
+    machine(tmp_path, [(0, 0), (0, 1), (0, 0), (0, 1)])
+    assert cpu.core_list(range(4), tmp_path) == [0, 1]
+    assert cpu.thread_list(range(4), tmp_path) == [0, 1, 2, 3]
+    assert cpu.core_list([1, 2, 3], tmp_path) == [2, 1]
+    assert cpu.available_cores([1, 3], tmp_path) == 1
+
+
+def test_cores_are_listed_socket_by_socket(tmp_path: Path) -> None:
+    machine(tmp_path, [(0, 0), (1, 0), (0, 1), (1, 1)])
+    assert cpu.core_list(range(4), tmp_path) == [0, 2, 1, 3]
+
+
+def test_unknown_topology_counts_every_cpu(tmp_path: Path) -> None:
+    assert cpu.core_list([3, 5], tmp_path) == [3, 5]
+    assert cpu.available_cores([3, 5], tmp_path) == 2
+
+
+def test_l3_groups(tmp_path: Path) -> None:
+    for index, shared in enumerate(["0-1", "0-1", "2-3", "2-3"]):
+        write(tmp_path, {f"sys/devices/system/cpu/cpu{index}/cache/index3/shared_cpu_list": shared})
+    assert cpu.l3_groups(range(4), tmp_path) == [[0, 1], [2, 3]]
+    assert cpu.l3_groups([7, 8], tmp_path) == [[7, 8]]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8),
+        ({"proc/self/cgroup": "0::/app", "sys/fs/cgroup/app/cpu.max": "max 100000"}, 8),
+        ({"proc/self/cgroup": "0::/app", "sys/fs/cgroup/app/cpu.max": "200000 100000"}, 2),
+        ({"proc/self/cgroup": "0::/app", "sys/fs/cgroup/app/cpu.max": "150000 100000"}, 2),
+        ({"proc/self/cgroup": "0::/app", "sys/fs/cgroup/app/cpu.max": "10000 100000"}, 1),
+        ({"proc/self/cgroup": "0::/app", "sys/fs/cgroup/app/cpu.max": "garbage"}, 8),
+        # A parent's limit holds for its children, and a container sees its own group as the root.
+        ({"proc/self/cgroup": "0::/pod/app", "sys/fs/cgroup/pod/cpu.max": "300000 100000"}, 3),
+        ({"proc/self/cgroup": "0::/hidden", "sys/fs/cgroup/cpu.max": "400000 100000"}, 4),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/a\n3:cpu,cpuacct:/a",
+                "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us": "250000",
+                "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us": "100000",
+            },
+            3,
+        ),
+        (
+            {
+                "proc/self/cgroup": "1:cpu:/",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+            },
+            8,
+        ),
+    ],
+)
+def test_cgroup_quota(tmp_path: Path, files: dict[str, str], expected: int) -> None:
+    machine(tmp_path, [(0, core) for core in range(8)])
+    assert cpu.available_cores(range(8), write(tmp_path, files)) == expected
+
+
+def test_cache_sizes(tmp_path: Path) -> None:
+    first = sorted(os.sched_getaffinity(0))[0] if hasattr(os, "sched_getaffinity") else 0
+    base = f"sys/devices/system/cpu/cpu{first}/cache"
+    for index, (level, kind, size) in enumerate(
+        [("1", "Data", "48K"), ("1", "Instruction", "32K"), ("2", "Unified", "1M"), ("3", "Unified", "32768K")]
+    ):
+        write(
+            tmp_path,
+            {f"{base}/index{index}/level": level, f"{base}/index{index}/type": kind, f"{base}/index{index}/size": size},
+        )
+    expected = {"L1_data": 48 * 2**10, "L1_instruction": 32 * 2**10, "L2": 2**20, "L3": 32 * 2**20}
+    assert cpu.cache_sizes(tmp_path) == expected
+    assert set(cpu.cache_sizes(tmp_path / "nowhere").values()) == {0}
+
+
+def test_this_machine() -> None:
+    architecture = cpu.cpu_architecture()
+    assert architecture.num_available_physical_cores == cpu.available_cores() >= 1
+    assert architecture["num_threads"] >= len(cpu.core_list())
+    assert set(cpu.core_list()) <= set(cpu.thread_list())
+    assert cpu.cpu_details() == (cpu.available_cores(), architecture.isa, architecture.vnni)
+    assert cpu.cpu_vnni_compatible() == architecture.vnni
+    if cpu.cpu_avx512_compatible():
+        assert cpu.cpu_avx2_compatible()
+
+
+def test_architecture_is_read_only() -> None:
+    architecture = cpu.cpu_architecture()
+    with pytest.raises(AttributeError):
+        architecture.isa = "avx9"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = architecture.nothing
+    assert copy.deepcopy(dict(architecture)) == dict(architecture)
+    assert pickle.loads(pickle.dumps(dict(architecture))) == dict(architecture)
