@@ -33,8 +33,8 @@ class Pipeline(ABC):
     Parameters
     ----------
     model_path : str or Path, optional
-        A model reference: a directory with ``model.onnx``, an ``.onnx`` file, or a stub. None or ``"default"`` is the task's
-        default model.
+        A model reference, see :mod:`sparsert.zoo`: a directory with ``model.onnx``, an ``.onnx`` file, or a stub. None
+        or ``"default"`` is the task's default model.
     engine_type : {"sparsert", "onnxruntime"}
         What runs the model. ``"deepsparse"`` is taken for ``"sparsert"``.
     batch_size : int, optional
@@ -204,7 +204,9 @@ class Pipeline(ABC):
             model_path = model
         cls = _registry.get(_normalised(task))
         if cls is None:
-            raise InputError(f"Unknown Pipeline task {task}. Currently supported tasks are {Pipeline.supported_tasks()}")
+            raise InputError(
+                f"Unknown Pipeline task {task}. Currently supported tasks are {Pipeline.supported_tasks()}"
+            )
         return cls(model_path, **kwargs)
 
     @staticmethod

@@ -30,6 +30,9 @@ class SequenceEngine:
     ----------
     engine : Engine or OrtEngine
         Called with a list of arrays in graph order; has ``input_names``, ``output_names`` and ``input_types``.
+    rows : int, optional
+        Rows of every call, where the engine is compiled for a fixed number of them and a fixed length; by default it
+        takes any shape.
 
     Raises
     ------
@@ -37,38 +40,48 @@ class SequenceEngine:
         Inputs or outputs are not those of a question-answering model.
     """
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, rows: int | None = None) -> None:
         self.engine = engine
+        self.any_length = rows is None
+        self._rows = rows
         self._inputs = list(zip(engine.input_names, engine.input_types, strict=True))
-        unknown = [name for name in engine.input_names if name not in SEQUENCE_INPUTS]
-        if unknown or "input_ids" not in engine.input_names:
-            raise ModelFormatError(
-                f"the model's inputs are {list(engine.input_names)}; expected input_ids, and besides it only "
-                f"{' and '.join(SEQUENCE_INPUTS[1:])}; export the model with these inputs"
-            )
+        _check_inputs(engine.input_names)
         self._start, self._end = _start_and_end(engine.output_names)
 
     def logits(self, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Start and end logits, shape (W, S), for arrays of that shape; those that the model does not take are left out."""
-        feeds = [np.ascontiguousarray(arrays[name], dtype=dtype) for name, dtype in self._inputs]
+        """Start and end logits, shape (W, S), for arrays of that shape; those the model does not take are left out."""
+        total = len(arrays["input_ids"])
+        rows = self._rows or total
+        parts = [self._run(arrays, slice(begin, begin + rows), rows) for begin in range(0, total, rows)]
+        start, end = (np.concatenate(logits)[:total] for logits in zip(*parts, strict=True))
+        return start, end
+
+    def _run(self, arrays: Mapping[str, np.ndarray], chosen: slice, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Run some of the rows; if they are too few, the last one is repeated."""
+        feeds = []
+        for name, dtype in self._inputs:
+            array = np.asarray(arrays[name][chosen], dtype=dtype)
+            feeds.append(np.pad(array, ((0, rows - len(array)), (0, 0)), mode="edge"))
         outputs = self.engine(feeds)
         start, end = outputs[self._start], outputs[self._end]
         for name, logits in (("start", start), ("end", end)):
             if logits.shape != feeds[0].shape:
                 raise EngineError(
-                    f"the model's {name} logits have shape {logits.shape}, expected one for each token, {feeds[0].shape}"
+                    f"the model's {name} logits have shape {logits.shape}, "
+                    f"expected one for each token, {feeds[0].shape}"
                 )
         return start, end
 
 
 def load_engines(model: ResolvedModel, options: Pipeline, lengths: Sequence[int]) -> dict[int, SequenceEngine]:
-    """One engine for each sequence length, all sharing one context where there are several.
+    """The engine of each sequence length: one for all of them, unless the file fixes the shapes of its inputs.
 
     Parameters
     ----------
     model : ResolvedModel
+        The files.
     options : Pipeline
-        Its ``engine_type``, ``num_cores``, ``num_streams``, ``scheduler`` and ``context`` are used.
+        Its ``engine_type``, ``batch_size``, ``num_cores``, ``num_streams``, ``scheduler`` and ``context`` are used.
     lengths : sequence of int
         Sequence lengths.
     """
@@ -77,13 +90,41 @@ def load_engines(model: ResolvedModel, options: Pipeline, lengths: Sequence[int]
         from sparsert.pipelines.ort_engine import OrtEngine
 
         cores = options.num_cores if options.context is None else options.context.num_cores
-        # One session takes every length.
         return dict.fromkeys(lengths, SequenceEngine(OrtEngine(model.onnx, cores)))
 
-    from sparsert.context import Context
-    from sparsert.engine import Engine
+    engine = _engine(model, options, options.context, None, None)
+    if all(dim is None for shape in engine.input_shapes for dim in shape):
+        return dict.fromkeys(lengths, SequenceEngine(engine))
 
-    raise EngineError(f"{Engine} {Context} {os}")
+    from sparsert.context import Context
+
+    context = options.context
+    if context is None and len(lengths) > 1:
+        context = Context(options.num_cores, options.num_streams)
+    rows = options.batch_size or 1
+    return {
+        length: SequenceEngine(_engine(model, options, context, rows, [[rows, length]]), rows) for length in lengths
+    }
+
+
+def _engine(
+    model: ResolvedModel, options: Pipeline, context: Any, batch_size: int | None, shapes: list[list[int]] | None
+) -> Any:
+    # Imported here: a pipeline on ONNX Runtime needs neither the kernels nor Numba.
+    from sparsert.engine import Engine, MultiModelEngine
+
+    if context is not None:
+        return MultiModelEngine(model.onnx, batch_size, context, shapes)
+    return Engine(model.onnx, batch_size, options.num_cores, options.num_streams, options.scheduler, shapes)
+
+
+def _check_inputs(names: Sequence[str]) -> None:
+    """Refuse a model that wants something other than token sequences."""
+    if "input_ids" not in names or any(name not in SEQUENCE_INPUTS for name in names):
+        raise ModelFormatError(
+            f"the model's inputs are {list(names)}; expected input_ids, and besides it only "
+            f"{' and '.join(SEQUENCE_INPUTS[1:])}; export the model with these inputs"
+        )
 
 
 def _check_positions(directory: Path, length: int) -> None:

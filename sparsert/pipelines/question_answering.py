@@ -23,7 +23,8 @@ __all__ = ["PreparedQuestion", "QuestionAnsweringPipeline", "WindowLogits"]
 
 _log = logging.getLogger(__name__)
 
-# Rows per engine call unless batch_size says otherwise: enough to fill every tile of tokens, few enough that a context of any length takes bounded memory.
+# Rows per engine call unless batch_size says otherwise: enough to fill every tile of tokens, few enough that a context
+# of any length takes bounded memory.
 MAX_ROWS = 64
 
 
@@ -87,11 +88,12 @@ class QuestionAnsweringPipeline(Pipeline):
     n_best_size : int, default 20
         Number of best starts and ends that are considered in each window.
     version_2_with_negative : bool, default False
-        Whether "no answer" may win (SQuAD 2.0): the answer is then empty, and its score the least null score of all windows.
+        Whether "no answer" may win (SQuAD 2.0): the answer is then empty, and its score the least null score of all
+        windows.
     num_spans : int, optional
         Read no more than the first ``num_spans`` windows.
     pad_to_max_length : bool, default True
-        Pad rows to ``sequence_length``; otherwise only to the longest window.
+        Pad rows to ``sequence_length``; otherwise only to the longest window, where the model takes any length.
     """
 
     input_schema = QuestionAnsweringInput
@@ -155,21 +157,21 @@ class QuestionAnsweringPipeline(Pipeline):
         budget = context_budget(bucket, len(question), template)
         if budget < min(1, len(context)):
             raise InputRangeError(
-                f"the question leaves no room for the context: its {len(question)} tokens and {template.special_tokens} "
-                f"special tokens against a sequence_length of {bucket}; shorten the question, lower max_question_length "
-                f"(now {limit}), or raise sequence_length"
+                f"the question leaves no room for the context: its {len(question)} tokens and "
+                f"{template.special_tokens} special tokens against a sequence_length of {bucket}; "
+                f"shorten the question, lower max_question_length (now {limit}), or raise sequence_length"
             )
         overlap = window_overlap(self.doc_stride, budget)
         if len(context) > budget and overlap != self.doc_stride:
             _log.warning(
-                "doc_stride %d leaves windows of %d context tokens no room to advance; they overlap by %d tokens instead",
+                "doc_stride %d leaves windows of %d context tokens no room to advance; they overlap by %d instead",
                 self.doc_stride,
                 budget,
                 overlap,
             )
         ranges = window_ranges(len(context), budget, overlap)[: self.num_spans]
         row_length = bucket
-        if not self.pad_to_max_length:
+        if not self.pad_to_max_length and self._engines[bucket].any_length:
             row_length = template.special_tokens + len(question) + int((ranges[:, 1] - ranges[:, 0]).max())
         return PreparedQuestion(inputs.context, question, context, ranges, bucket, row_length)
 

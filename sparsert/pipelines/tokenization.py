@@ -55,8 +55,9 @@ class TokenizedText:
 class PairTemplate:
     """Where a pair of texts stands among the special tokens: prefix, first text, middle, second text, suffix.
 
-    ``*_ids`` are token ids, ``*_types`` token type ids, all int64. BERT's is ``[CLS] first [SEP] second [SEP]`` with type 0
-    up to the first ``[SEP]`` and 1 after it; RoBERTa's ``<s> first </s></s> second </s>`` with type 0 throughout.
+    ``*_ids`` are token ids, ``*_types`` token type ids, all int64. BERT's is ``[CLS] first [SEP] second [SEP]`` with
+    type 0 up to the first ``[SEP]`` and 1 after it; RoBERTa's ``<s> first </s></s> second </s>`` with type 0
+    throughout.
     """
 
     prefix_ids: np.ndarray
@@ -104,8 +105,8 @@ class TextTokenizer:
             encoding = self.backend.encode(text, add_special_tokens=False)
         except TypeError as error:
             raise InputError(
-                "the text must be a str without lone surrogates, which are no characters; replace them, for instance with "
-                "text.encode('utf-8', 'replace').decode()"
+                "the text must be a str without lone surrogates, which are no characters; replace them, for instance "
+                "with text.encode('utf-8', 'replace').decode()"
             ) from error
         ids = np.array(encoding.ids, dtype=np.int64)
         offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
@@ -115,8 +116,8 @@ class TextTokenizer:
 def load_tokenizer(directory: str | Path) -> TextTokenizer:
     """Load the tokenizer of a model directory.
 
-    ``do_lower_case``, ``strip_accents``, ``tokenize_chinese_chars`` and ``add_prefix_space`` in ``tokenizer_config.json`` override
-    ``tokenizer.json``, as in transformers.
+    ``do_lower_case``, ``strip_accents``, ``tokenize_chinese_chars`` and ``add_prefix_space`` in
+    ``tokenizer_config.json`` override ``tokenizer.json``, as in transformers.
 
     Raises
     ------
@@ -191,7 +192,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _pair_template(backend: Tokenizer) -> PairTemplate:
-    """Read the layout off an encoded pair; post-processors are of several kinds, but all of them are such a template."""
+    """Read the layout off an encoded pair: post-processors are of several kinds, but each is such a template."""
     encoding = backend.encode("question", "context")
     places = np.array([-1 if place is None else place for place in encoding.sequence_ids])
     first, second = np.flatnonzero(places == 0), np.flatnonzero(places == 1)

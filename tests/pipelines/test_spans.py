@@ -52,7 +52,7 @@ def windows(draw: st.DrawFn) -> list[tuple]:
     return result
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(windows(), st.integers(1, 8), st.integers(1, 8))
 def test_equal_to_brute_force(windows: list[tuple], n_best_size: int, max_answer_length: int) -> None:
     candidates = [span for window in windows for span in window_spans(*window, n_best_size, max_answer_length)]

@@ -14,14 +14,15 @@ from sparsert.pipelines.windows import context_budget, layout_windows, window_ov
 
 
 def reference_rows(tokenizer: Tokenizer, first: str, second: str, length: int, stride: int, left: bool) -> list:
-    """Encodings of all windows, made by the tokenizers library."""
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    """Encodings of all windows, made by the tokenizers library; the tokenizer's settings are put back afterwards."""
     pad = tokenizer.token_to_id("[PAD]")
     tokenizer.enable_truncation(length, stride=stride, strategy="only_first" if left else "only_second")
     tokenizer.enable_padding(
         direction="left" if left else "right", pad_id=1 if pad is None else pad, length=length, pad_token="pad"
     )
     encoding = tokenizer.encode(first, second)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return [encoding, *encoding.overflowing]
 
 
@@ -57,11 +58,11 @@ def test_equal_to_tokenizers_on_real_text(
 ) -> None:
     backend = request.getfixturevalue(kind)
     rows = 0
-    for index, paragraph in enumerate(dev_set[::5]):
+    for index, paragraph in enumerate(dev_set[::8]):
         length, stride = [(384, 128), (128, 32), (96, 0), (100, 17)][index % 4]
         for question in [entry["question"] for entry in paragraph["qas"]][:2]:
             rows += assert_same_windows(backend, question, paragraph["context"], length, stride, left)
-    assert rows > 2 * len(dev_set[::5])  # most contexts really took several windows
+    assert rows > 2 * len(dev_set[::8])  # most contexts really took several windows
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,9 @@ def test_equal_to_tokenizers_on_real_text(
     [
         processors.BertProcessing(("</s>", 2), ("<s>", 0)),
         processors.TemplateProcessing(
-            single="<s> $A", pair="<s> $A </s> <unk> </s> $B:1 </s>:1", special_tokens=[("<s>", 0), ("</s>", 2), ("<unk>", 3)]
+            single="<s> $A",
+            pair="<s> $A </s> <unk> </s> $B:1 </s>:1",
+            special_tokens=[("<s>", 0), ("</s>", 2), ("<unk>", 3)],
         ),
         processors.TemplateProcessing(single="$A", pair="$A:0 $B:1", special_tokens=[]),
         processors.ByteLevel(add_prefix_space=False, trim_offsets=True),
@@ -87,7 +90,7 @@ def test_equal_to_tokenizers_for_every_layout(post_processor: object, roberta: T
 @pytest.mark.parametrize("stride", [0, 1, 7])
 def test_equal_to_tokenizers_where_a_context_just_fits(wordpiece: Tokenizer, stride: int) -> None:
     # 3 special tokens, 2 of the question, n of the context
-    for tokens in range(5, 40):
+    for tokens in range(8, 33):
         assert_same_windows(wordpiece, "who wins", "fish " * tokens, 15, stride)
 
 
