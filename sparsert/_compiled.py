@@ -39,6 +39,8 @@ class CompiledModel:
     vocabularies: dict[str, int]
     """Rows of the table that an input indexes, by input name."""
     source_node_count: int
+    constant_outputs: frozenset[str]
+    """Outputs that do not depend on the inputs; the program gives its own array for them, which nobody may change."""
 
 
 _models: weakref.WeakSet[CompiledModel] = weakref.WeakSet()
@@ -84,8 +86,10 @@ def _compile(path: str, isa: str, batch_size: int | None, input_shapes: InputSha
     opened = _overridden(inputs, batch_size, input_shapes)
     _open(graph, opened)
     rows = vocabularies(graph)
-    program = compile_graph(fuse_graph(graph))
-    return CompiledModel(program, path, isa, inputs, outputs, opened, rows, graph.source_node_count)
+    fused = fuse_graph(graph)
+    constants = frozenset(info.name for info in outputs if info.name in fused.constants)
+    program = compile_graph(fused)
+    return CompiledModel(program, path, isa, inputs, outputs, opened, rows, graph.source_node_count, constants)
 
 
 def _wanted(infos: Sequence[TensorInfo], batch_size: int | None, input_shapes: InputShapes) -> list[Shape]:
@@ -137,7 +141,7 @@ def bind_shapes(
     """Shapes of inputs and outputs as an engine with these arguments sees them.
 
     A symbol takes the number that an override gives it anywhere; those without one stay symbols. An output's fixed
-    dimension follows the input dimension of the same axis and size.
+    dimension follows the input dimension of the same axis and size, and stays where there is none.
     """
     wanted = _wanted(model.inputs, batch_size, input_shapes)
     sizes: dict[str, int] = {}
@@ -158,7 +162,7 @@ def bind_shapes(
             sizes.get(dim, dim) if isinstance(dim, str) else moved.get((axis, dim), dim) if dim is not None else None
             for axis, dim in enumerate(info.shape)
         ]
-        if batch_size is not None and dims:
+        if batch_size is not None and dims and not isinstance(dims[0], int):
             dims[0] = batch_size
         outputs.append(tuple(dims))
     return inputs, outputs

@@ -91,7 +91,7 @@ def _sched_setaffinity(typingctx, address, size, mask):  # type: ignore[no-untyp
 def _pin_team(address, masks, status):  # type: ignore[no-untyped-def]
     for item in prange(masks.shape[0]):
         thread = numba.get_thread_id()
-        # Written once by each thread of the team: OpenMP deals one item to each.
+        # OpenMP deals one item to each thread of the team, thread t the item t; anything else must show as a failure.
         status[item] = _sched_setaffinity(address, masks.shape[1], masks[thread].ctypes.data) + thread - item
 
 
@@ -103,7 +103,7 @@ def _libc_sched_setaffinity() -> int:
 
 def _pin(cores: Sequence[int]) -> None:
     os.sched_setaffinity(0, {cores[0]})
-    if len(cores) == 1 or _layer() != "omp":
+    if len(cores) == 1 or _layer() != "omp" or numba.config.DISABLE_JIT:
         return
     masks = np.zeros((len(cores), 8 * (max(cores) // 64 + 1)), np.uint8)
     for thread, core in enumerate(cores):

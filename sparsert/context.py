@@ -22,7 +22,7 @@ from typing import Any
 from sparsert import cpu
 from sparsert.errors import EngineError, InputError, InputTypeError
 
-__all__ = ["Context", "Scheduler", "StreamPool"]
+__all__ = ["Context", "Scheduler", "StreamPool", "parse_num_cores", "parse_num_streams", "parse_scheduler"]
 
 _log = logging.getLogger(__name__)
 
@@ -333,6 +333,13 @@ class Context:
         ``NUMBA_NUM_THREADS`` are not started, but the number is reported as asked.
     num_streams : int, optional
         Requests to run side by side; by default one for every last-level cache.
+
+    Notes
+    -----
+    On Linux the threads are pinned, each to a core that the fewest other pools of this process use; the caller's thread
+    never is. Processes do not know of each other: where several share a machine, give each an affinity mask of its own
+    (``taskset``), or switch pinning off with ``SPARSERT_PIN=0`` (or ``NM_BIND_THREADS_TO_CORES=0``). It is off as well
+    where a CPU quota allows less than the affinity mask, unless one of these variables is 1.
     """
 
     def __init__(self, num_cores: int | None = None, num_streams: int | None = None) -> None:

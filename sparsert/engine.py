@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sparsert import cpu
-from sparsert._compiled import bind_shapes, compile_file
+from sparsert._compiled import CompiledModel, bind_shapes, compile_file
 from sparsert._validation import InputValidator
 from sparsert.benchmarking import BenchmarkResults
 from sparsert.context import (
@@ -131,9 +131,7 @@ class Engine:
             An array does not fit; the subclass says in what way.
         """
         arrays = self._validator.validate(inp, val_inp)
-        results: list[np.ndarray] = self._pool.run(
-            _execute, self._model.program, self._input_names, arrays, self._output_names
-        )
+        results: list[np.ndarray] = self._pool.run(_execute, self._model, self._input_names, arrays, self._output_names)
         return results
 
     __call__ = run
@@ -324,7 +322,6 @@ class MultiModelEngine(Engine):
         if not isinstance(context, Context):
             raise InputTypeError(f"context must be a sparsert.Context, given {type(context)}")
         path = model_to_path(model)
-        self._context = context
         self._setup(path, batch_size, input_shapes, cached_outputs, context.scheduler, context.value)
 
 
@@ -361,20 +358,22 @@ def benchmark_model(
 
 
 def _execute(
-    threads: int, program: Any, names: list[str], arrays: list[np.ndarray], outputs: list[str]
+    threads: int, model: CompiledModel, names: list[str], arrays: list[np.ndarray], outputs: list[str]
 ) -> list[np.ndarray]:
     """Run a program in a stream, and copy what does not belong to the caller alone.
 
     A view may point into the stream's arena, which the next request overwrites, so it is copied here and not later.
     """
-    results = program.run(dict(zip(names, arrays, strict=True)), threads)
-    return [_own(results[name], arrays) for name in outputs]
-
-
-def _own(result: np.ndarray, arrays: list[np.ndarray]) -> np.ndarray:
-    if result.flags.owndata and result.flags.writeable and not any(result is array for array in arrays):
-        return result
-    return result.copy()
+    results = model.program.run(dict(zip(names, arrays, strict=True)), threads)
+    taken = {id(array) for array in arrays}
+    owned = []
+    for name in outputs:
+        result = results[name]
+        if not result.flags.owndata or id(result) in taken or name in model.constant_outputs:
+            result = result.copy()
+        taken.add(id(result))
+        owned.append(result)
+    return owned
 
 
 def _parse_batch_size(batch_size: int | None) -> int | None:

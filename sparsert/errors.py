@@ -2,7 +2,7 @@
 
     SparsertError
     ├── ModelError                 the model file or directory is at fault
-    │   ├── ModelNotFoundError     (also FileNotFoundError) a model reference leads to no file
+    │   ├── ModelNotFoundError     (also FileNotFoundError, ValueError) a model reference leads to no file
     │   ├── ModelFormatError       (also ValueError) bytes, graph or tensors of the file are malformed
     │   │   └── ShapeError         shapes of the model contradict each other or cannot be resolved
     │   └── UnsupportedOpError     (also NotImplementedError) a node that nothing can run
@@ -40,8 +40,8 @@ class ModelError(SparsertError):
     """The model file or directory is at fault."""
 
 
-class ModelNotFoundError(ModelError, FileNotFoundError):
-    """A model reference leads to no file."""
+class ModelNotFoundError(ModelError, FileNotFoundError, ValueError):
+    """A model reference leads to no file (also ValueError, as DeepSparse's callers expect)."""
 
 
 class ModelFormatError(ModelError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -18,7 +19,7 @@ import small_models
 
 import sparsert
 import sparsert.utils
-from sparsert import Context, Engine, MultiModelEngine, Scheduler, compile_model, errors
+from sparsert import Context, Engine, MultiModelEngine, Scheduler, compile_model, errors, report
 from sparsert.benchmarking import BatchBenchmarkResult, BenchmarkResults
 from sparsert.engine import benchmark_model
 
@@ -72,7 +73,7 @@ def test_model_of_wrong_type() -> None:
 def test_missing_model(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="^model path must exist: given nowhere.onnx") as caught:
         Engine("nowhere.onnx")
-    assert isinstance(caught.value, errors.ModelNotFoundError)
+    assert isinstance(caught.value, errors.ModelNotFoundError) and isinstance(caught.value, ValueError)
     with pytest.raises(OSError, match="model.onnx"):
         Engine(tmp_path)
 
@@ -207,6 +208,35 @@ def test_outputs_are_new_arrays(folder: Path, arithmetic: Path) -> None:
     engine([x * 2, x])
     np.testing.assert_array_equal(first, kept)
     assert first.flags.writeable
+
+
+def test_outputs_do_not_alias_each_other_or_constants(folder: Path) -> None:
+    from onnx import helper
+
+    shape = ("batch", 8)
+    path = small_models.save(
+        folder / "aliases.onnx",
+        [
+            helper.make_node("Relu", ["x"], ["first"], "relu"),
+            helper.make_node("Identity", ["first"], ["second"], "identity"),
+        ],
+        [("x", small_models.FLOAT, shape)],
+        [
+            ("first", small_models.FLOAT, shape),
+            ("second", small_models.FLOAT, shape),
+            ("constant", small_models.FLOAT, (2,)),
+        ],
+        {"constant": np.array([1, 2], np.float32)},
+    )
+    engine = Engine(path, batch_size=None)
+    x = np.abs(floats(1, 8))
+    for _ in range(2):
+        first, second, constant = engine([x])
+        first[:] = -1
+        np.testing.assert_array_equal(second, x)
+        np.testing.assert_array_equal(constant, [1, 2])
+        constant[:] = 0
+    assert Engine(path, batch_size=5).output_shapes == [(5, 8), (5, 8), (2,)]
 
 
 def test_nan_propagates(relu: Path) -> None:
@@ -360,10 +390,10 @@ def test_str(arithmetic: Path) -> None:
 
 
 def test_report_covers_every_source_node(arithmetic: Path) -> None:
-    report = Engine(arithmetic).report()
-    assert report.source_node_count == 2
-    assert {source for step in report for source in step.sources} == {"add", "mul"}
-    assert report.isa and report.model_path == str(arithmetic)
+    steps = Engine(arithmetic).report()
+    assert steps.source_node_count == 2
+    assert {source for step in steps for source in step.sources} == {"add", "mul"}
+    assert steps.isa and steps.model_path == str(arithmetic)
 
 
 def test_report_command(relu: Path) -> None:
@@ -381,6 +411,13 @@ def test_report_command(relu: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("ModelNotFoundError: model path must exist: given nowhere.onnx")
+
+
+def test_report_as_json(relu: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main([str(relu), "--json", "-b", "4", "-i", "[4,8]"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["source_node_count"] == 1 and data["steps"][0]["sources"] == ["relu"]
+    assert data["model_path"] == str(relu)
 
 
 # Sharing, threads
