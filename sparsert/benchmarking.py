@@ -20,6 +20,8 @@ class BatchBenchmarkResult:
     batch_size: int
     inputs: Sequence[np.ndarray] | None = None
     outputs: Sequence[np.ndarray] | None = None
+    extras: Any = None
+    """Anything that the caller wants to keep with the batch."""
 
     @property
     def time_elapsed(self) -> float:
@@ -47,15 +49,12 @@ class BatchBenchmarkResult:
         return self.ms_per_batch / self.batch_size
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._summary()})"
+        rates = ("batches_per_second", "items_per_second", "ms_per_batch", "ms_per_item")
+        values = {"time_start": self.time_start, "time_end": self.time_end, "size": self.batch_size}
+        return f"{type(self).__name__}({values | {name: getattr(self, name) for name in rates}})"
 
     def __str__(self) -> str:
-        lines = [f"\t{key}: {value}" for key, value in self._summary().items()]
-        return "\n".join([f"{type(self).__name__}:", *lines])
-
-    def _summary(self) -> dict[str, Any]:
-        names = ("time_start", "time_end", "time_elapsed", "batch_size", "items_per_second", "ms_per_batch")
-        return {name: getattr(self, name) for name in names}
+        return f"{type(self).__name__}(ms_per_batch={self.ms_per_batch}, items_per_second={self.items_per_second})"
 
 
 class BenchmarkResults:
@@ -80,9 +79,10 @@ class BenchmarkResults:
         batch_size: int,
         inputs: Sequence[np.ndarray] | None = None,
         outputs: Sequence[np.ndarray] | None = None,
+        extras: Any = None,
     ) -> None:
         """Add one timed batch."""
-        self._results.append(BatchBenchmarkResult(time_start, time_end, batch_size, inputs, outputs))
+        self._results.append(BatchBenchmarkResult(time_start, time_end, batch_size, inputs, outputs, extras))
 
     @property
     def results(self) -> list[BatchBenchmarkResult]:

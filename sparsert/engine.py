@@ -151,9 +151,7 @@ class Engine:
         if self._batch_size is None:
             return self.run(inp)
         if self._batch_size == 1:
-            _log.warning(
-                "batched_run with batch_size 1 runs items one by one; build the engine with a larger batch_size"
-            )
+            _log.warning("Using batched_run with an Engine of batch_size=1 isn't recommended for optimal performance.")
         batches, total = split_engine_inputs(inp, self._batch_size)
         if not batches:
             raise InputError("batched_run: expected at least one item, given arrays of length 0")
@@ -185,8 +183,8 @@ class Engine:
         """Time runs over the batches of ``loader``, which is iterated again until there are enough."""
         if num_iterations < 1 or num_warmup_iterations < 0:
             raise InputError(
-                "num_iterations and num_warmup_iterations must be greater than 0, "
-                f"given {num_iterations} and {num_warmup_iterations}"
+                "num_iterations and num_warmup_iterations must be non negative for benchmarking. "
+                f"Given {num_iterations} and {num_warmup_iterations}; expected at least 1 and 0"
             )
         results = BenchmarkResults()
         batches = _repeat(loader)

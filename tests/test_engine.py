@@ -550,7 +550,7 @@ def test_benchmark_loader_is_iterated_again(arithmetic: Path) -> None:
     with pytest.raises(errors.InputError, match="loader gave no more batches"):
         engine.benchmark_loader([])
     for arguments in ((0, 5), (5, -1)):
-        with pytest.raises(errors.InputError, match="must be greater than 0"):
+        with pytest.raises(errors.InputError, match="must be non negative for benchmarking"):
             engine.benchmark([X, X], *arguments)
 
 
@@ -562,6 +562,7 @@ def test_batch_result() -> None:
     result = BatchBenchmarkResult(1.0, 1.5, 4)
     assert (result.time_elapsed, result.ms_per_batch, result.ms_per_item) == (0.5, 500.0, 125.0)
     assert (result.items_per_second, result.batches_per_second) == (8.0, 2.0)
+    assert str(result) == "BatchBenchmarkResult(ms_per_batch=500.0, items_per_second=8.0)"
 
 
 def test_random_inputs(embedding: Path, caplog: pytest.LogCaptureFixture) -> None:
