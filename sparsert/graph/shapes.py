@@ -132,7 +132,10 @@ class Facts:
         handler = _ELEMENTS.get(node.op)
         if handler is None:
             raise Unknown
-        return handler(self, node, index)
+        try:
+            return handler(self, node, index)
+        except (IndexError, KeyError, TypeError, ValueError) as error:  # a malformed node, which fails when it runs
+            raise Unknown from error
 
     def _broadcast_element(self, value: str, index: Shape) -> Expr:
         shape = self.shape(value)
@@ -349,6 +352,18 @@ def _shape_of_gathernd(facts: Facts, node: Node) -> list[Shape]:
     return [(*indices[:-1], *data[indices[-1] :])]
 
 
+def _shape_of_flatten(facts: Facts, node: Node) -> list[Shape]:
+    dims, axis = facts.need(node.inputs[0]), attribute(node, "axis", 1)
+    axis += len(dims) if axis < 0 else 0
+    parts = []
+    for part in (dims[:axis], dims[axis:]):
+        total: symbolic.Factors = (1, ())
+        for dim in part:
+            total = multiply(total, factors(dim, {}))
+        parts.append(product_of(total))
+    return [tuple(parts)]
+
+
 def _shape_of_unsqueeze(facts: Facts, node: Node) -> list[Shape]:
     dims, axes = list(facts.need(node.inputs[0])), facts.axes(node)
     if axes is None:
@@ -507,6 +522,8 @@ _SHAPES: dict[str, Callable[[Facts, Node], Sequence[Shape | None]]] = {
     "Shape": _shape_of_shape,
     "Gather": _shape_of_gather,
     "GatherND": _shape_of_gathernd,
+    "GatherElements": lambda facts, node: [facts.need(node.inputs[1])],
+    "Flatten": _shape_of_flatten,
     "Unsqueeze": _shape_of_unsqueeze,
     "Squeeze": _shape_of_squeeze,
     "Transpose": _shape_of_transpose,
@@ -556,6 +573,16 @@ def _element_of_gathernd(facts: Facts, node: Node, index: Shape) -> Expr:
     return facts.element(node.inputs[0], (*chosen, *index[outer:]))
 
 
+def _element_of_gather_elements(facts: Facts, node: Node, index: Shape) -> Expr:
+    axis = attribute(node, "axis", 0) % len(index)
+    try:
+        chosen = facts.element(node.inputs[1], index)
+    except Unknown:
+        # Whatever is chosen, a uniform table gives the same: the zeros that stand for absent token types.
+        chosen = ("index", "any", facts.fresh_dim())
+    return facts.element(node.inputs[0], (*index[:axis], chosen, *index[axis + 1 :]))
+
+
 def _element_of_unsqueeze(facts: Facts, node: Node, index: Shape) -> Expr:
     axes = facts.axes(node)
     if axes is None:
@@ -580,14 +607,51 @@ def _element_of_transpose(facts: Facts, node: Node, index: Shape) -> Expr:
 
 
 def _element_of_reshape(facts: Facts, node: Node, index: Shape) -> Expr:
-    """Only insertion and removal of dimensions of 1, and flat numbers."""
+    """Through the number of the element in row-major order."""
     before, after = facts.need(node.inputs[0]), facts.need(node.outputs[0])
-    kept = [(dim, i) for dim, i in zip(after, index, strict=True) if dim != 1]
-    wanted = [dim for dim in before if dim != 1]
-    if len(kept) != len(wanted) or not all(facts.same(a, b) for (a, _), b in zip(kept, wanted, strict=True)):
+    flat: Expr = 0
+    for dim, i in zip(after, index, strict=True):
+        flat = apply("Add", apply("Mul", flat, dim), i)
+    return facts.element(node.inputs[0], _unflatten(facts, flat, before))
+
+
+def _terms(expr: Expr) -> list[Expr]:
+    """Split a sum, and products of sums, into terms without sums."""
+    if isinstance(expr, tuple) and expr[0] == "Add":
+        return _terms(expr[1]) + _terms(expr[2])
+    if isinstance(expr, tuple) and expr[0] == "Mul":
+        left, right = _terms(expr[1]), _terms(expr[2])
+        if len(left) + len(right) > 2:
+            return [apply("Mul", a, b) for a in left for b in right]
+    return [expr]
+
+
+def _unflatten(facts: Facts, flat: Expr, shape: Shape) -> Shape:
+    """Turn a row-major element number into indices, each of them provably within its dimension."""
+    rest = [factors(term, facts.sizes) for term in _terms(flat)]
+    index: list[Expr] = []
+    for axis, dim in enumerate(shape):
+        stride: symbolic.Factors = (1, ())
+        for inner in shape[axis + 1 :]:
+            stride = multiply(stride, factors(inner, facts.sizes))
+        whole: Expr = 0
+        left = []
+        for term in rest:
+            multiple = quotient(term, stride)
+            if dim == 1 or multiple is None:
+                left.append(term)
+            else:
+                whole = apply("Add", whole, product_of(multiple))
+        index.append(whole)
+        rest = left
+        # The first index needs no proof: the number of an existing element lies within the whole.
+        inside = isinstance(whole, tuple) and whole[0] == "index" and facts.same(whole[2], dim)
+        inside = inside or (isinstance(whole, int) and isinstance(dim, int) and 0 <= whole < dim) or whole == 0
+        if not inside and any(outer != 1 for outer in shape[:axis]):
+            raise Unknown
+    if any(term[0] for term in rest):
         raise Unknown
-    rest = iter(i for _, i in kept)
-    return facts.element(node.inputs[0], tuple(0 if dim == 1 else next(rest) for dim in before))
+    return tuple(index)
 
 
 def _element_of_concat(facts: Facts, node: Node, index: Shape) -> Expr:
@@ -610,7 +674,9 @@ def _element_of_slice(facts: Facts, node: Node, index: Shape) -> Expr:
     for axis, (start, _, step) in _slices(facts, node).items():
         if isinstance(start, tuple) or step < 1:
             raise Unknown
-        source[axis] = apply("Add", apply("Mul", index[axis], step), _from_end(start, dims[axis]))
+        dim = dims[axis]
+        first = slice(start, None, step).indices(dim)[0] if isinstance(dim, int) else _from_end(start, dim)  # type: ignore[misc]
+        source[axis] = apply("Add", apply("Mul", index[axis], step), first)
     return facts.element(node.inputs[0], tuple(source))
 
 
@@ -639,7 +705,9 @@ _ELEMENTS: dict[str, Callable[[Facts, Node, Shape], Expr]] = {
     "Unsqueeze": _element_of_unsqueeze,
     "Squeeze": _element_of_squeeze,
     "Transpose": _element_of_transpose,
+    "GatherElements": _element_of_gather_elements,
     "Reshape": _element_of_reshape,
+    "Flatten": _element_of_reshape,
     "Concat": _element_of_concat,
     "Slice": _element_of_slice,
     "Range": _element_of_range,

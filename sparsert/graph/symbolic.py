@@ -129,6 +129,8 @@ def _simplify(operator: str, args: tuple[Expr, ...]) -> Expr | None:
             return a
         if operator in ("Add", "Mul") and is_number(a) and a == neutral:
             return b
+        if operator == "Mul" and any(isinstance(item, int) and item == 0 for item in args):
+            return 0
         if operator == "Sub" and a == b:
             return 0
         if operator in ("Mul", "Div") and isinstance(a, tuple) and a[0] == "Mul" and is_number(a[1]) and is_number(b):

@@ -226,25 +226,21 @@ def _scores(editor: Editor, softmax: Node) -> _Scores | None:
                 return None
             value, mask = found
             continue
+        inner = _integer_product(editor, node)
+        if inner is not None:
+            nodes.pop()
+            product = _product(editor, inner)
+            if product is None or product.output != value:
+                return None
+            break
         factor = _constant_factor(editor, node)
-        if factor is not None:
-            value = factor[0]
-            if quantization is None:
-                scale *= factor[1]
-            else:
-                before *= factor[1]
-            continue
-        cast = (
-            editor.producer(node.inputs[0], "Cast") or editor.producer(node.inputs[1], "Cast")
-            if node.op == "Mul"
-            else None
-        )
-        inner = editor.producer(cast.inputs[0], "MatMulInteger") if cast else None
-        product = _product(editor, inner) if inner else None
-        if product is None or product.output != value:
+        if factor is None:
             return None
-        nodes.pop()
-        break
+        value = factor[0]
+        if quantization is None:
+            scale *= factor[1]
+        else:
+            before *= factor[1]
     if product is None:
         return None
     if product.result is not None and not same_quantization(product.result, quantization):
@@ -254,6 +250,17 @@ def _scores(editor: Editor, softmax: Node) -> _Scores | None:
         quantization = replace(quantization, scale=np.float32(quantization.scale / before))
         scale *= before
     return _Scores(product, scale, quantization, mask, nodes)
+
+
+def _integer_product(editor: Editor, node: Node) -> Node | None:
+    """Return the MatMulInteger whose rescaling ends in this Mul."""
+    if node.op != "Mul":
+        return None
+    for name in node.inputs:
+        cast = editor.producer(name, "Cast")
+        if cast is not None and (found := editor.producer(cast.inputs[0], "MatMulInteger")) is not None:
+            return found
+    return None
 
 
 def _masked(editor: Editor, node: Node, shape: tuple) -> tuple[str, tuple[str, KeyMask, str]] | None:  # type: ignore[type-arg]

@@ -59,7 +59,9 @@ def _function_of_key(editor: Editor, value: str, scores: Shape) -> tuple[str, tu
     if len(leaves) != 1:
         return None
     leaf = leaves.pop()
-    if leaf[0] != "input" or leaf[2:] != (index[0], index[3]) or editor.facts.rank(leaf[1]) != 2:
+    if leaf[0] != "input" or editor.facts.rank(leaf[1]) != 2 or leaf[3] != index[3]:
+        return None
+    if leaf[2] != index[0] and not (leaf[2] == 0 and editor.facts.same(scores[0], 1)):
         return None
     if not all(
         editor.facts.same(a, b) for a, b in zip(editor.facts.need(leaf[1]), (scores[0], scores[3]), strict=True)
