@@ -145,7 +145,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--timeout",
         type=float,
         default=DEFAULT_TIMEOUT,
-        help=f"seconds that loading or a batch may take; after that an engine has failed (default: {DEFAULT_TIMEOUT:g})",
+        help=f"seconds that loading or a batch may take before it counts as failed (default: {DEFAULT_TIMEOUT:g})",
     )
     return parser
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 __all__ = ["ENGINES", "EngineJob", "LoadedEngine", "load_engine"]
 
@@ -79,7 +80,11 @@ class LoadedEngine:
     fraction_of_supported_ops: float | None
 
 
-SCHEDULERS = {"sync": "single_stream", "async": "multi_stream", "elastic": "elastic"}
+_SCHEDULERS = {"sync": "single_stream", "async": "multi_stream", "elastic": "elastic"}
+
+
+def _named(job: EngineJob, values: list[Any]) -> Iterable[tuple[str, Any]]:
+    return zip(job.input_names, values)  # noqa: B905 - `strict` needs Python 3.10, DeepSparse also runs on 3.8
 
 
 def _load_sparsert(job: EngineJob) -> LoadedEngine:
@@ -91,7 +96,7 @@ def _load_sparsert(job: EngineJob) -> LoadedEngine:
         batch_size=job.batch_size,
         num_cores=job.num_cores,
         num_streams=job.num_streams,
-        scheduler=SCHEDULERS[job.scenario],
+        scheduler=_SCHEDULERS[job.scenario],
         input_shapes=job.input_shapes,
     )
     return LoadedEngine(
@@ -117,7 +122,7 @@ def _load_onnxruntime(job: EngineJob) -> LoadedEngine:
         options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
     session = onnxruntime.InferenceSession(job.model, options, providers=["CPUExecutionProvider"])
     return LoadedEngine(
-        run=lambda arrays: session.run(None, dict(zip(job.input_names, arrays))),
+        run=lambda arrays: session.run(None, dict(_named(job, arrays))),
         version=onnxruntime.__version__,
         scheduler="None",
         fraction_of_supported_ops=None,
@@ -135,7 +140,7 @@ def _load_deepsparse(job: EngineJob) -> LoadedEngine:
         batch_size=job.batch_size,
         num_cores=job.num_cores,
         num_streams=job.num_streams,
-        scheduler=SCHEDULERS[job.scenario],
+        scheduler=_SCHEDULERS[job.scenario],
         input_shapes=[list(shape) for shape in job.input_shapes],
     )
     return LoadedEngine(
@@ -151,7 +156,7 @@ def _load_openvino(job: EngineJob) -> LoadedEngine:
 
     core = openvino.Core()
     model = core.read_model(job.model)
-    model.reshape({name: list(shape) for name, shape in zip(job.input_names, job.input_shapes)})
+    model.reshape({name: list(shape) for name, shape in _named(job, job.input_shapes)})
     compiled = core.compile_model(
         model,
         "CPU",
@@ -166,7 +171,7 @@ def _load_openvino(job: EngineJob) -> LoadedEngine:
     def run(arrays: list[Any]) -> list[Any]:
         if not hasattr(local, "request"):
             local.request = compiled.create_infer_request()
-        feeds = dict(zip(job.input_names, arrays))
+        feeds = dict(_named(job, arrays))
         results = local.request.infer(feeds, share_inputs=True, share_outputs=True)
         return [results[output] for output in compiled.outputs]
 

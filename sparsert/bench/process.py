@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -23,8 +24,11 @@ _log = logging.getLogger(__name__)
 _WORKER = Path(__file__).with_name("worker.py")
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _TICK_SECONDS = 0.5
-# Written by glibc and by native engines after the line that says what went wrong.
-_NOISE = ("at ", "#", "[", "NM_", "Please", "Aborted")
+_LOGGED_LINES = 20
+# A native engine that dies prints what went wrong, then a stack of many lines: the first line with such a word tells.
+_TELLING = re.compile(
+    r"assert|error|exception|terminate|what\(\)|fatal|cannot|killed|out of memory|bad_alloc", re.IGNORECASE
+)
 
 
 class EngineProcess:
@@ -60,6 +64,11 @@ class EngineProcess:
                 )
         except OSError as error:
             raise EngineError(f"{name}: cannot start the interpreter {python}: {error}. Check --python.") from error
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is also the id of its process group."""
+        return self._process.pid
 
     def load(self, job: dict[str, Any], inputs: Path, timeout: float) -> dict[str, Any]:
         """Load the engine; returns the worker's ``loaded`` reply. `job` holds the fields of ``EngineJob``."""
@@ -141,12 +150,14 @@ class EngineProcess:
         return line
 
     def _cause_of_death(self) -> str:
+        # Its end of the pipe is closed; let it end by itself, so that the exit code is its own.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_TICK_SECONDS)
         self.close()
         code = self._process.returncode
         cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         lines = [line.strip() for line in self._log_path.read_text(errors="replace").splitlines() if line.strip()]
-        for line in lines[-20:]:
-            _log.info("%s: %s", self.name, line)
-        telling = [line for line in lines if not line.startswith(_NOISE)]
-        last = f" ({telling[-1][:160]})" if telling else ""
-        return f"the process died: {cause}{last}"
+        _log.info("%s printed:\n%s", self.name, "\n".join(lines[:_LOGGED_LINES]))
+        telling = [line for line in lines if _TELLING.search(line)] or lines[-1:]
+        said = f" ({telling[0][:200]})" if telling else ""
+        return f"the process died: {cause}{said}"

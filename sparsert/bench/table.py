@@ -52,7 +52,7 @@ ROW_KEYS = {
     "median_items_per_sec": "batch size x num_streams / median time of a batch",
     "time_ratio": "median time of a batch over that of the first row: 2.0 took twice as long",
     "time_ratio_by_round": "the same within each round",
-    "outputs_correlation": "smallest correlation of an output with the first row of the same model file; null for that row",
+    "outputs_correlation": "smallest correlation of an output with the first row of the same model file; null there",
     "samples_ms": "for each round, begin (from the begin of the round) and duration of every batch, in ms",
 }
 """Keys of one row, with their meaning."""
