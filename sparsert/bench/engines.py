@@ -116,11 +116,15 @@ def _load_onnxruntime(job: EngineJob) -> LoadedEngine:
     options.log_severity_level = 3
     for name, value in job.free_dimensions.items():
         options.add_free_dimension_override_by_name(name, value)
-    if job.pinning == "core" and job.cpus and job.num_cores > 1:
-        # The calling thread is the pool's first worker; ONNX Runtime counts processors from 1.
+    pin = job.pinning == "core" and len(job.cpus) >= job.num_cores
+    if pin and job.num_cores > 1:
+        # One entry for each thread that the session makes; ONNX Runtime counts processors from 1.
         affinities = ";".join(str(cpu + 1) for cpu in job.cpus[1 : job.num_cores])
         options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
     session = onnxruntime.InferenceSession(job.model, options, providers=["CPUExecutionProvider"])
+    if pin and job.scenario == "sync" and hasattr(os, "sched_setaffinity"):
+        # The one calling thread is the pool's first worker, so it takes the core that is left.
+        os.sched_setaffinity(0, job.cpus[:1])
     return LoadedEngine(
         run=lambda arrays: session.run(None, dict(_named(job, arrays))),
         version=onnxruntime.__version__,

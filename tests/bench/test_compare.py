@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+import sparsert
 from sparsert.bench.compare import Row, run_rounds
 from sparsert.bench.contestants import Contestant, make_contestants
 from sparsert.bench.settings import make_settings
@@ -70,6 +71,16 @@ def test_an_engine_that_dies_keeps_its_row(tiny_model: Path, stand_in: Callable[
     lines = table_lines(export)
     assert any(line.startswith("| deepsparse ") and "| failed " in line for line in lines)
     assert lines[-1].startswith("failed: deepsparse: the process died: killed by SIGABRT")
+
+
+def test_sparsert_against_onnx_runtime(tiny_model: Path) -> None:
+    rows = run_rounds(contestants(["sparsert", "onnxruntime"], tiny_model), SHORT, rounds=2)
+    assert [row.error for row in rows] == [None, None]
+    assert rows[0].version == sparsert.__version__
+    assert 0.0 <= rows[0].fraction_of_supported_ops <= 1.0
+    export = comparison_export(rows, SHORT, 2, [])
+    assert export["rows"][1]["outputs_correlation"] > 0.99999  # float sums in another order
+    assert all(row["peak_rss_bytes"] > 20e6 for row in export["rows"])
 
 
 def test_models_with_other_inputs_are_refused(tiny_model: Path, shared: Path) -> None:
