@@ -204,9 +204,10 @@ class QuestionAnsweringPipeline(Pipeline):
     def postprocess(self, prepared: PreparedQuestion, outputs: WindowLogits) -> QuestionAnsweringOutput:
         """Choose the best span of all windows."""
         spans = self.spans(prepared, outputs)
-        null = null_score(outputs.start, outputs.end, outputs.null_columns)
-        if not spans or (self.version_2_with_negative and null > spans[0].score):
-            return QuestionAnsweringOutput(score=null, answer="", start=0, end=0)
+        if not spans or self.version_2_with_negative:
+            null = null_score(outputs.start, outputs.end, outputs.null_columns)
+            if not spans or null > spans[0].score:
+                return QuestionAnsweringOutput(score=null, answer="", start=0, end=0)
         best = spans[0]
         return QuestionAnsweringOutput(
             score=best.score, answer=prepared.text[best.start : best.end], start=best.start, end=best.end

@@ -47,8 +47,8 @@ def test_answers_are_those_of_deepsparse(
         question, context = paragraph["qas"][0]["question"], paragraph["context"]
         output = pipeline(question=question, context=context)
         score, spans = deepsparse_answers(pipeline, wordpiece, question, context)
-        # In DeepSparse, positions outside the context take places in the n-best lists, so it may miss a better span, but
-        # never finds one that is missed here. 0.001: one batch and another may differ in the last bits of a logit.
+        # In DeepSparse, positions outside the context take places in the n-best lists, so it may miss a better span,
+        # but never finds one that is missed here. 0.001: one batch and another may differ in the last bits of a logit.
         assert output.score > score - 1e-3
         if output.score > score + 1e-3:
             better += 1
