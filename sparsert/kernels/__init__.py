@@ -1,0 +1,1 @@
+"""How a plan runs: compiled kernels, from the vector vocabulary up to the run loop."""

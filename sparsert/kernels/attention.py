@@ -1,0 +1,390 @@
+"""Attention for one tile of queries and one head: queries along the lanes, keys down the rows, no transpose.
+
+Scores are S^T: row ``key``, lane ``query``. Then the softmax over keys is vertical, four keys' probabilities packed to
+bytes are the interleaved operand of the next product, and V is read as broadcasts from its natural ``[d][token]`` rows.
+
+int8 : Q and K are int16 pairs ``[D/2][TILE][2]`` with the zero point removed, V int8 rows ``[D][TILE]`` (value - 128)
+float: Q, K and V are float32 rows ``[D][TILE]``
+
+A sequence's keys fill whole tiles; keys beyond its end carry a bias of minus infinity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from sparsert.kernels.jit import TIER, TILE, jit
+from sparsert.kernels.simd import LOG2_E, Simd, Value, micro_kernel
+
+__all__ = ["ATTENTION_PARAMETERS", "attend_float", "attend_int8"]
+
+ATTENTION_PARAMETERS = np.dtype(
+    [
+        ("qk_factor", "<f4"),
+        ("low", "<f4"),
+        ("high", "<f4"),
+        ("score_factor", "<f4"),
+        ("probability_factor", "<f4"),
+        ("value_offset", "<i4"),
+        ("unused", "<f4", 2),
+    ]
+)
+"""score = clamp(round(acc * qk_factor), low, high) * score_factor + bias[key] (no rounding where scores are not
+quantized); probability byte = min(round(p * probability_factor), 255); value_offset = 128 - zero point of V."""
+
+_ROW = 4 * TILE
+_KEYS = 4
+_WIDTH = 4 if TIER == "avx512_vnni" else 2
+_LANE_LIMIT = 255
+
+_Product = Callable[[Simd, Value, Value, Value], Value]
+
+
+def _dot2(v: Simd, accumulator: Value, vector: Value, scalar: Value) -> Value:
+    return v.dot2(accumulator, vector, scalar)
+
+
+def _dot4(v: Simd, accumulator: Value, vector: Value, scalar: Value) -> Value:
+    return v.dot4(accumulator, vector, scalar)
+
+
+def _multiply_add(v: Simd, accumulator: Value, vector: Value, scalar: Value) -> Value:
+    return v.fma(v.cast(vector, v.f32), v.cast(scalar, v.f32), accumulator)
+
+
+def _scores(product: _Product, floating: bool) -> Any:
+    """scores[key][query] over all key tiles: ``_KEYS`` keys times ``_WIDTH`` vectors of queries in registers."""
+
+    @micro_kernel(TIER, 6)
+    def scores(v: Simd, queries: Value, keys: Value, key_stride: Value, tiles: Value, steps: Value, out: Value) -> None:
+        queries, keys, out = v.pointer(queries), v.pointer(keys), v.pointer(out)
+        zero = v.zero(v.f32 if floating else v.i32)
+        with v.loop(tiles) as tile:
+            base = v.at(keys, v.mul(tile, key_stride))
+            rows = v.at(out, v.mul(tile, TILE * _ROW))
+            with v.loop(v.integer(TILE), step=_KEYS) as key:
+                for first in range(0, 4, _WIDTH):
+                    accumulators = [v.variable(zero) for _ in range(_KEYS * _WIDTH)]
+                    with v.loop(steps) as step:
+                        offset = v.mul(step, _ROW)
+                        place = v.at(queries, v.add(offset, first * v.bytes))
+                        vectors = [v.load(v.at(place, k * v.bytes), v.i32) for k in range(_WIDTH)]
+                        words = v.at(base, v.add(offset, v.mul(key, 4)))
+                        for r in range(_KEYS):
+                            scalar = v.broadcast_i32(v.at(words, 4 * r))
+                            for k in range(_WIDTH):
+                                accumulator = accumulators[_WIDTH * r + k]
+                                accumulator.set(product(v, accumulator.get(), vectors[k], scalar))
+                    for r in range(_KEYS):
+                        place = v.at(rows, v.add(v.mul(v.add(key, r), _ROW), first * v.bytes))
+                        for k in range(_WIDTH):
+                            v.store(accumulators[_WIDTH * r + k].get(), v.at(place, k * v.bytes))
+
+    return scores
+
+
+_scores_int = _scores(_dot2, False)
+_scores_float = _scores(_multiply_add, True)
+
+
+def _maximum(kind: str) -> Any:
+    """In place: accumulator to score (see :data:`ATTENTION_PARAMETERS`); the running maximum goes to ``maxima``."""
+
+    @micro_kernel(TIER, 5)
+    def maximum(v: Simd, scores: Value, keys: Value, bias: Value, params: Value, maxima: Value) -> None:
+        b = v.builder
+        scores, bias, params = v.pointer(scores), v.pointer(bias), v.pointer(params)
+        factor, low, high, scale = (v.broadcast_f32(v.at(params, 4 * k)) for k in range(4))
+        highest = [v.variable(v.constant(v.f32, float("-inf"))) for _ in range(4)]
+        with v.loop(keys) as key:
+            place = v.at(scores, v.mul(key, _ROW))
+            offset = v.broadcast_f32(v.at(bias, v.mul(key, 4)))
+            values = []
+            for running, loaded in zip(highest, v.load_row(place, v.f32 if kind == "float" else v.i32), strict=True):
+                value = b.fmul(loaded if kind == "float" else v.to_float(loaded), factor)
+                if kind == "quantized":
+                    value = b.fmul(v.minimum(v.maximum(v.round(value), low), high), scale)
+                value = b.fadd(value, offset)
+                running.set(v.maximum(running.get(), value))
+                values.append(value)
+            v.store_row(values, place)
+        v.store_row([running.get() for running in highest], v.pointer(maxima))
+
+    return maximum
+
+
+_maximum_quantized = _maximum("quantized")
+_maximum_int = _maximum("int")
+_maximum_float = _maximum("float")
+
+
+def _exponentials(coarse: bool) -> Any:
+    """In place: exp(score - maximum); ``sums`` receives the total of every query."""
+
+    @micro_kernel(TIER, 4)
+    def exponentials(v: Simd, scores: Value, keys: Value, maxima: Value, sums: Value) -> None:
+        b = v.builder
+        scores = v.pointer(scores)
+        log2_e = v.constant(v.f32, LOG2_E)
+        highest = v.load_row(v.pointer(maxima), v.f32)
+        totals = [v.variable(v.zero(v.f32)) for _ in range(4)]
+        with v.loop(keys) as key:
+            place = v.at(scores, v.mul(key, _ROW))
+            for k in range(4):
+                value = b.fmul(b.fsub(v.load(v.at(place, k * v.bytes), v.f32), highest[k]), log2_e)
+                power = v.exp2_coarse(value) if coarse else v.exp2(value)
+                totals[k].set(b.fadd(totals[k].get(), power))
+                v.store(power, v.at(place, k * v.bytes))
+        v.store_row([total.get() for total in totals], v.pointer(sums))
+
+    return exponentials
+
+
+_exponentials_coarse = _exponentials(True)
+_exponentials_precise = _exponentials(False)
+
+
+@micro_kernel(TIER, 6)
+def _quantize_probabilities(
+    v: Simd, exponentials: Value, tiles: Value, sums: Value, params: Value, out: Value, lane_sums: Value
+) -> None:
+    """Probability bytes ``[keys/4][TILE][4]``; the sums of all bytes of a query replace ``sums`` (int32).
+
+    ``lane_sums`` (AVX2): per key tile, int16 sums of the bytes that will meet in one int16 lane.
+    """
+    b = v.builder
+    exponentials, sums, params = v.pointer(exponentials), v.pointer(sums), v.pointer(params)
+    out, lane_sums = v.pointer(out), v.pointer(lane_sums)
+    scale, top = v.broadcast_f32(v.at(params, 16)), v.constant(v.f32, 255.0)
+    ones = v.constant(v.i8, 1)
+    for k in range(4):
+        column = k * v.bytes
+        factor = b.fdiv(scale, v.load(v.at(sums, column), v.f32))
+        total = v.variable(v.zero(v.i32))
+        with v.loop(tiles) as tile:
+            lanes = v.variable(v.zero(v.i16))
+            rows = v.at(exponentials, v.add(v.mul(tile, TILE * _ROW), column))
+            quads = v.at(out, v.add(v.mul(tile, TILE * TILE), column))
+            with v.loop(v.integer(TILE // 4)) as quad:
+                place = v.at(rows, v.mul(quad, 4 * _ROW))
+                packed = None
+                for r in range(4):
+                    scaled = b.fmul(v.load(v.at(place, r * _ROW), v.f32), factor)
+                    byte = v.round_to_i32(v.minimum(scaled, top))
+                    if r:
+                        byte = b.shl(byte, v.constant(v.i32, 8 * r))
+                    packed = byte if packed is None else b.or_(packed, byte)
+                v.store(packed, v.at(quads, v.mul(quad, _ROW)))
+                if v.tier == "avx2":
+                    pairs = v.multiply_pairs_u8s8(packed, ones)
+                    lanes.set(b.add(lanes.get(), pairs))
+                else:
+                    total.set(v.dot4(total.get(), packed, v.cast(ones, v.i32)))
+            if v.tier == "avx2":
+                v.store(lanes.get(), v.at(lane_sums, v.add(v.mul(tile, _ROW), column)))
+                total.set(v.dot2(total.get(), lanes.get(), v.constant(v.i16, 1)))
+        v.store(total.get(), v.at(sums, column))
+
+
+@micro_kernel(TIER, 3)
+def _normalize(v: Simd, context: Value, rows: Value, sums: Value) -> None:
+    """Float form: divide every row of the context by the sums."""
+    context = v.pointer(context)
+    one = v.constant(v.f32, 1.0)
+    factors = [v.builder.fdiv(one, total) for total in v.load_row(v.pointer(sums), v.f32)]
+    with v.loop(rows) as row:
+        place = v.at(context, v.mul(row, _ROW))
+        values = v.load_row(place, v.f32)
+        v.store_row([v.builder.fmul(x, f) for x, f in zip(values, factors, strict=True)], place)
+
+
+@micro_kernel(TIER, 4)
+def _offset_values(v: Simd, context: Value, rows: Value, sums: Value, params: Value) -> None:
+    """int8 form, V with a zero point other than 128: add (128 - zero point) * sum of probabilities."""
+    context, b = v.pointer(context), v.builder
+    offset = v.broadcast_i32(v.at(v.pointer(params), 20))
+    corrections = [b.mul(total, offset) for total in v.load_row(v.pointer(sums), v.i32)]
+    with v.loop(rows) as row:
+        place = v.at(context, v.mul(row, _ROW))
+        v.store_row([b.add(x, c) for x, c in zip(v.load_row(place, v.i32), corrections, strict=True)], place)
+
+
+def _context(product: _Product, floating: bool) -> Any:
+    """context[d][query] = sum over keys of V[d][key] * P[key][query], accumulated over all key tiles."""
+    element, steps = (4, TILE) if floating else (1, TILE // 4)
+
+    @micro_kernel(TIER, 6)
+    def context(
+        v: Simd, values: Value, value_stride: Value, tiles: Value, probabilities: Value, rows: Value, out: Value
+    ) -> None:
+        values, probabilities, out = v.pointer(values), v.pointer(probabilities), v.pointer(out)
+        zero = v.zero(v.f32 if floating else v.i32)
+        with v.loop(rows, step=4) as row:
+            for first in range(0, 4, _WIDTH):
+                accumulators = [v.variable(zero) for _ in range(4 * _WIDTH)]
+                with v.loop(tiles) as tile:
+                    base = v.at(values, v.add(v.mul(tile, value_stride), v.mul(row, element * TILE)))
+                    columns = v.at(probabilities, v.add(v.mul(tile, steps * _ROW), first * v.bytes))
+                    with v.loop(v.integer(steps)) as step:
+                        place = v.at(columns, v.mul(step, _ROW))
+                        vectors = [v.load(v.at(place, k * v.bytes), v.i32) for k in range(_WIDTH)]
+                        for r in range(4):
+                            scalar = v.broadcast_i32(v.at(base, v.add(v.mul(step, 4), r * element * TILE)))
+                            for k in range(_WIDTH):
+                                accumulator = accumulators[_WIDTH * r + k]
+                                accumulator.set(product(v, accumulator.get(), vectors[k], scalar))
+                for r in range(4):
+                    place = v.at(out, v.add(v.mul(v.add(row, r), _ROW), first * v.bytes))
+                    for k in range(_WIDTH):
+                        v.store(accumulators[_WIDTH * r + k].get(), v.at(place, k * v.bytes))
+
+    return context
+
+
+_context_float = _context(_multiply_add, True)
+_context_int = _context(_dot4, False)
+
+
+def _context_int16(split: bool) -> Any:
+    """AVX2: ``out += V P`` over tiles whose probability bytes sum to at most 255 per int16 lane, so that
+    ``255 * 128`` bounds every partial sum and int16 is exact; widened once per call.
+
+    ``split`` handles one tile that exceeds the bound: single products, widened at every step.
+    """
+
+    @micro_kernel("avx2", 6)
+    def context(
+        v: Simd, values: Value, value_stride: Value, tiles: Value, probabilities: Value, rows: Value, out: Value
+    ) -> None:
+        b = v.builder
+        values, probabilities, out = v.pointer(values), v.pointer(probabilities), v.pointer(out)
+        ones = v.constant(v.i16, 1)
+        masks = [v.constant(v.i16, 0x00FF), v.constant(v.i16, -256)]
+        with v.loop(rows, step=4) as row:
+            for first in range(0, 4, 2):
+                places = [
+                    [v.at(out, v.add(v.mul(v.add(row, r), _ROW), (first + k) * v.bytes)) for k in range(2)]
+                    for r in range(4)
+                ]
+                sums = [[v.variable(v.zero(v.i16)) for _ in range(2)] for _ in range(4)]
+                with v.loop(tiles) as tile:
+                    base = v.at(values, v.add(v.mul(tile, value_stride), v.mul(row, TILE)))
+                    columns = v.at(probabilities, v.add(v.mul(tile, TILE // 4 * _ROW), first * v.bytes))
+                    for step in range(TILE // 4):
+                        place = v.at(columns, step * _ROW)
+                        vectors = [v.load(v.at(place, k * v.bytes), v.i16) for k in range(2)]
+                        for r in range(4):
+                            scalar = v.broadcast_i32(v.at(base, 4 * step + r * TILE))
+                            for k in range(2):
+                                if split:
+                                    total = v.load(places[r][k], v.i32)
+                                    for mask in masks:
+                                        single = v.multiply_pairs_u8s8(b.and_(vectors[k], mask), scalar)
+                                        total = v.dot2(total, single, ones)
+                                    v.store(total, places[r][k])
+                                else:
+                                    products = v.multiply_pairs_u8s8(vectors[k], scalar)
+                                    sums[r][k].set(b.add(sums[r][k].get(), products))
+                if not split:
+                    for r in range(4):
+                        for k in range(2):
+                            total = v.dot2(v.load(places[r][k], v.i32), sums[r][k].get(), ones)
+                            v.store(total, places[r][k])
+
+    return context
+
+
+@micro_kernel(TIER, 1)
+def _clear_row(v: Simd, place: Value) -> None:
+    v.store_row([v.zero(v.i32)] * 4, v.pointer(place))
+
+
+if TIER == "avx2":
+    from numba import carray, types
+    from numba.extending import intrinsic
+
+    _sum_fast, _sum_split = _context_int16(False), _context_int16(True)
+
+    @intrinsic
+    def _int16_pointer(typing_context: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Sequence[Value]) -> Value:
+            return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(types.int16)(types.int64), codegen
+
+    @jit()
+    def _sum_values(values, value_stride, tiles, probabilities, rows, out, lane_sums):
+        """Split the key tiles into runs that stay exact in int16 and add up their contexts."""
+        for row in range(rows):
+            _clear_row(out + row * _ROW)
+        lanes = carray(_int16_pointer(lane_sums), (tiles, 2 * TILE))
+        running = np.zeros(2 * TILE, np.int16)
+        first = 0
+        for tile in range(tiles):
+            highest, alone = np.int16(0), np.int16(0)
+            for i in range(2 * TILE):
+                running[i] += lanes[tile, i]
+                highest = max(highest, running[i])
+                alone = max(alone, lanes[tile, i])
+            if highest <= _LANE_LIMIT:
+                continue
+            if tile > first:
+                start = first * TILE * TILE
+                _sum_fast(values + first * value_stride, value_stride, tile - first, probabilities + start, rows, out)
+            first = tile
+            running[:] = lanes[tile]
+            if alone > _LANE_LIMIT:
+                _sum_split(values + tile * value_stride, value_stride, 1, probabilities + tile * TILE * TILE, rows, out)
+                first = tile + 1
+                running[:] = 0
+        if tiles > first:
+            start = first * TILE * TILE
+            _sum_fast(values + first * value_stride, value_stride, tiles - first, probabilities + start, rows, out)
+
+else:
+
+    @jit()
+    def _sum_values(values, value_stride, tiles, probabilities, rows, out, lane_sums):
+        _context_int(values, value_stride, tiles, probabilities, rows, out)
+
+
+@jit()
+def attend_int8(
+    queries, keys, key_stride, values, value_stride, tiles, head_dim, bias, params, quantized, offset_values, work, out
+):
+    """Context accumulators int32 ``[head_dim][TILE]`` of one query tile and head, into ``out``.
+
+    ``work`` holds scores (4 TILE^2 bytes per key tile), probabilities (TILE^2 per key tile), lane sums (4 TILE per key
+    tile), maxima and sums (4 TILE each).
+    """
+    scores = work
+    probabilities = scores + tiles * TILE * _ROW
+    lane_sums = probabilities + tiles * TILE * TILE
+    maxima = lane_sums + tiles * _ROW
+    sums = maxima + _ROW
+    _scores_int(queries, keys, key_stride, tiles, head_dim // 2, scores)
+    if quantized:
+        _maximum_quantized(scores, tiles * TILE, bias, params, maxima)
+    else:
+        _maximum_int(scores, tiles * TILE, bias, params, maxima)
+    _exponentials_coarse(scores, tiles * TILE, maxima, sums)
+    _quantize_probabilities(scores, tiles, sums, params, probabilities, lane_sums)
+    _sum_values(values, value_stride, tiles, probabilities, head_dim, out, lane_sums)
+    if offset_values:
+        _offset_values(out, head_dim, sums, params)
+
+
+@jit()
+def attend_float(queries, keys, key_stride, values, value_stride, tiles, head_dim, bias, params, work, out):
+    """Context float32 ``[head_dim][TILE]`` of one query tile and head, into ``out``; ``work`` as for int8."""
+    scores = work
+    maxima = scores + tiles * TILE * _ROW
+    sums = maxima + _ROW
+    _scores_float(queries, keys, key_stride, tiles, head_dim, scores)
+    _maximum_float(scores, tiles * TILE, bias, params, maxima)
+    _exponentials_precise(scores, tiles * TILE, maxima, sums)
+    _context_float(values, value_stride, tiles, scores, head_dim, out)
+    _normalize(out, head_dim, sums)

@@ -1,0 +1,46 @@
+"""Scalar loads and stores at raw addresses, for compiled code that follows pointers out of a program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+__all__ = ["load_f32", "load_i32", "load_i64", "load_i8", "load_u8", "store_f32", "store_i32"]
+
+
+def _loader(kind: ir.Type, result: types.Type, extend: str | None) -> Any:
+    @intrinsic
+    def load(typing_context: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[ir.Value]) -> ir.Value:
+            value = builder.load(builder.inttoptr(values[0], kind.as_pointer()))
+            return getattr(builder, extend)(value, ir.IntType(64)) if extend else value
+
+        return result(types.int64), codegen
+
+    return load
+
+
+def _storer(kind: ir.Type, argument: types.Type, truncate: bool) -> Any:
+    @intrinsic
+    def store(typing_context: Any, address: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[ir.Value]) -> ir.Value:
+            stored = builder.trunc(values[1], kind) if truncate else values[1]
+            builder.store(stored, builder.inttoptr(values[0], kind.as_pointer()))
+            return context.get_dummy_value()
+
+        return types.void(types.int64, argument), codegen
+
+    return store
+
+
+load_i64 = _loader(ir.IntType(64), types.int64, None)
+load_i32 = _loader(ir.IntType(32), types.int64, "sext")
+load_i8 = _loader(ir.IntType(8), types.int64, "sext")
+load_u8 = _loader(ir.IntType(8), types.int64, "zext")
+load_f32 = _loader(ir.FloatType(), types.float32, None)
+store_f32 = _storer(ir.FloatType(), types.float32, False)
+store_i32 = _storer(ir.IntType(32), types.int64, True)

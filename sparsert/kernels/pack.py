@@ -1,0 +1,331 @@
+"""Packing: a weight matrix into the streams that the accumulators read. Done once, when a model is compiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparsert.errors import ModelFormatError
+from sparsert.kernels.accumulate import BLOCK_ROWS, DENSE_ROWS, GROUP_SIZES
+from sparsert.kernels.jit import TIER, TILE, jit
+
+__all__ = ["PackedWeight", "pack_blocks", "pack_dense", "pack_float_dense", "pack_float_sparse", "pack_unstructured"]
+
+_LIMIT = 128
+"""Sum of the positive (or negative) weights of an int16 group: 255 * 128 = 32640 fits int16."""
+
+_SAMPLE_ROWS = 48
+"""Rows looked at to choose the group size."""
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """Streams of one matrix; blocks of :data:`BLOCK_ROWS` rows start at ``starts`` (bytes into weights and offsets)."""
+
+    layout: str
+    """What the activations must look like: "rows" (uint8 [K][TILE]), "quads" (uint8 [K/4][TILE][4]) or "float"."""
+    kernel: str
+    """"unstructured", "blocks", "dense", "float_sparse" or "float_dense"."""
+    variant: int
+    """Index into GROUP_SIZES for the grouped AVX2 kernels, else 0."""
+    out_features: int
+    in_features: int
+    headers: np.ndarray
+    weights: np.ndarray
+    offsets: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the packed matrix in bytes."""
+        return self.headers.nbytes + self.weights.nbytes + self.offsets.nbytes + self.starts.nbytes
+
+
+@jit()
+def _assign_groups(indptr, positive, negative, rows, group_entries, groups, counts):
+    """Distribute the entries of every row over the fewest groups that keep int16 sums exact.
+
+    ``positive`` and ``negative`` (entries, 2) hold what an entry adds to the two int16 lanes. Greedy, largest entry
+    first, into the group that stays lowest; one group more until all fit. Writes the group of each entry and the number
+    of groups of each row.
+    """
+    sums = np.zeros((1 << 15, 4), np.int32)
+    used = np.zeros(1 << 15, np.int32)
+    for r in range(rows.size):
+        first, last = indptr[rows[r]], indptr[rows[r] + 1]
+        n = last - first
+        if n == 0:
+            counts[r] = 0
+            continue
+        weight = np.empty(n, np.int32)
+        total = np.zeros(4, np.int64)
+        for i in range(n):
+            e = first + i
+            total[0] += positive[e, 0]
+            total[1] += positive[e, 1]
+            total[2] += negative[e, 0]
+            total[3] += negative[e, 1]
+            weight[i] = max(max(positive[e, 0], positive[e, 1]), max(negative[e, 0], negative[e, 1]))
+        order = np.argsort(-weight, kind="mergesort")
+        count = max((n + group_entries - 1) // group_entries, (total.max() + _LIMIT - 1) // _LIMIT)
+        while True:
+            sums[:count] = 0
+            used[:count] = 0
+            fits = True
+            for i in range(n):
+                e = first + order[i]
+                best, best_height = -1, 1 << 30
+                for g in range(count):
+                    if used[g] < group_entries:
+                        height = max(
+                            max(
+                                sums[g, 0] + positive[e, 0] if positive[e, 0] else 0,
+                                sums[g, 1] + positive[e, 1] if positive[e, 1] else 0,
+                            ),
+                            max(
+                                sums[g, 2] + negative[e, 0] if negative[e, 0] else 0,
+                                sums[g, 3] + negative[e, 1] if negative[e, 1] else 0,
+                            ),
+                        )
+                        if height < best_height:
+                            best, best_height = g, height
+                if best < 0 or best_height > _LIMIT:
+                    fits = False
+                    break
+                groups[e] = best
+                used[best] += 1
+                sums[best, 0] += positive[e, 0]
+                sums[best, 1] += positive[e, 1]
+                sums[best, 2] += negative[e, 0]
+                sums[best, 3] += negative[e, 1]
+            if fits:
+                break
+            count += max(1, count // 16)
+        counts[r] = count
+
+
+@jit()
+def _sort_rows(counts, order):
+    """Within each block of rows, order them by length; ``order`` receives row numbers."""
+    for first in range(0, counts.size, BLOCK_ROWS):
+        last = min(first + BLOCK_ROWS, counts.size)
+        order[first:last] = first + np.argsort(counts[first:last], kind="mergesort")
+
+
+@jit()
+def _write_grouped(indptr, columns, values, groups, counts, order, group_entries, scale, out_values, out_offsets):
+    """Write entries group by group; ``values`` (entries,) is copied to ``out_values``, padding stays zero."""
+    position = 0
+    for r in order:
+        used = np.zeros(max(counts[r], 1), np.int64)
+        for e in range(indptr[r], indptr[r + 1]):
+            g = groups[e]
+            slot = position + g * group_entries + used[g]
+            out_values[slot] = values[e]
+            out_offsets[slot] = columns[e] * scale
+            used[g] += 1
+        position += counts[r] * group_entries
+
+
+@jit()
+def _write_plain(indptr, columns, values, counts, order, unroll, scale, out_values, out_offsets):
+    """Write entries in row order, each row padded with zeros to a multiple of ``unroll`` entries."""
+    position = 0
+    for r in order:
+        start = indptr[r]
+        for e in range(start, indptr[r + 1]):
+            out_values[position + e - start] = values[e]
+            out_offsets[position + e - start] = columns[e] * scale
+        position += counts[r] * unroll
+
+
+def _block_starts(counts: np.ndarray, order: np.ndarray, weight_bytes: int, offset_bytes: int) -> np.ndarray:
+    """(blocks, 2): where the streams of each block of rows start, in bytes."""
+    ends = np.concatenate([[0], np.cumsum(counts[order], dtype=np.int64)])
+    firsts = ends[:-1:BLOCK_ROWS] if len(counts) else np.zeros(0, np.int64)
+    return np.ascontiguousarray(np.stack([firsts * weight_bytes, firsts * offset_bytes], axis=1))
+
+
+def _headers(counts: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """(rows, 4) int32: scratch row, number of groups, and the initial values that cancel the int16 bias."""
+    headers = np.zeros((len(order), 4), np.int32)
+    groups = counts[order].astype(np.int64)
+    headers[:, 0] = order % BLOCK_ROWS
+    headers[:, 1] = groups
+    headers[:, 2] = (-(groups << 31) - (groups << 15)).astype(np.uint64).astype(np.uint32).view(np.int32)
+    headers[:, 3] = -(groups << 15)
+    return headers
+
+
+def _check_width(in_features: int) -> None:
+    widest = 65535 * 8 // TILE
+    if in_features > widest:
+        raise ModelFormatError(f"a Linear has {in_features} input features; the sparse kernels take up to {widest}")
+
+
+def _grouped(
+    indptr: np.ndarray,
+    columns: np.ndarray,
+    values: np.ndarray,
+    lanes: tuple[np.ndarray, np.ndarray],
+    *,
+    entries_per_step: int,
+    scale: int,
+    step_cost: float,
+) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Group entries for AVX2 with the group size that costs least: (variant, counts, order, values, offsets).
+
+    ``lanes`` holds what each entry adds to the positive and to the negative sums of the two int16 lanes.
+    """
+    positive, negative = lanes
+    rows = len(indptr) - 1
+    sample = np.unique(np.linspace(0, max(rows - 1, 0), min(rows, _SAMPLE_ROWS)).astype(np.int64))
+    groups = np.zeros(len(values), np.int32)
+    best, best_cost = 0, np.inf
+    for variant, size in enumerate(GROUP_SIZES):
+        counts = np.zeros(len(sample), np.int64)
+        _assign_groups(indptr, positive, negative, sample, size * entries_per_step, groups, counts)
+        cost = float(counts.sum()) * (size * step_cost + _GROUP_COST)
+        if cost < best_cost:
+            best, best_cost = variant, cost
+    group_entries = GROUP_SIZES[best] * entries_per_step
+    counts = np.zeros(rows, np.int64)
+    _assign_groups(indptr, positive, negative, np.arange(rows), group_entries, groups, counts)
+    order = np.zeros(rows, np.int64)
+    _sort_rows(counts, order)
+    out_values = np.zeros(int(counts.sum()) * group_entries, values.dtype)
+    out_offsets = np.zeros(len(out_values), np.uint16)
+    _write_grouped(indptr, columns, values, groups, counts, order, group_entries, scale, out_values, out_offsets)
+    return best, counts, order, out_values, out_offsets
+
+
+_PAIR_COST, _BLOCK_COST, _GROUP_COST = 11.0, 14.0, 9.0
+"""Instructions per pair, per 4-block and per group of the AVX2 kernels, counted in their assembly."""
+
+
+def _entries(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nonzeros of (N, K) integer weights as CSR (indptr, columns, int8 values); 9-bit values become two entries."""
+    low = np.clip(weight, -128, 127)
+    rest = weight - low
+    stacked = np.concatenate([low, rest], axis=1) if rest.any() else low
+    rows, columns = np.nonzero(stacked)
+    indptr = np.zeros(len(weight) + 1, np.int64)
+    np.cumsum(np.bincount(rows, minlength=len(weight)), out=indptr[1:])
+    return indptr, (columns % weight.shape[1]).astype(np.int64), stacked[rows, columns].astype(np.int8)
+
+
+def pack_unstructured(weight: np.ndarray) -> PackedWeight:
+    """Pack integer weights (N, K), zero point removed, values in -255..255, for any sparsity pattern."""
+    _check_width(weight.shape[1])
+    indptr, columns, values = _entries(weight)
+    if TIER == "avx2":
+        lane = np.stack([values.astype(np.int32), np.zeros(len(values), np.int32)], axis=1)
+        lanes = np.maximum(lane, 0), np.maximum(-lane, 0)
+        variant, counts, order, out, offsets = _grouped(
+            indptr, columns, values, lanes, entries_per_step=2, scale=TILE // 8, step_cost=_PAIR_COST
+        )
+        pairs = out.reshape(-1, 2)
+        stream = np.ascontiguousarray(np.concatenate([pairs, pairs], axis=1)).view(np.int32).ravel()
+        group = GROUP_SIZES[variant]
+        starts = _block_starts(counts, order, 4 * group, 4 * group)
+    else:
+        variant, counts, order, out, offsets = _plain(indptr, columns, values, unroll=4, scale=TILE // 8)
+        stream = out.view(np.int32)
+        starts = _block_starts(counts, order, 4, 8)
+    headers = _headers(counts, order)
+    return PackedWeight("rows", "unstructured", variant, *weight.shape, headers, stream, offsets, starts)
+
+
+def _plain(
+    indptr: np.ndarray, columns: np.ndarray, values: np.ndarray, *, unroll: int, scale: int
+) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    counts = -(-np.diff(indptr) // unroll)
+    order = np.zeros(len(counts), np.int64)
+    _sort_rows(counts, order)
+    out_values = np.zeros(int(counts.sum()) * unroll, values.dtype)
+    offsets = np.zeros(len(out_values), np.int32 if values.dtype == np.float32 else np.uint16)
+    _write_plain(indptr, columns, values, counts, order, unroll, scale, out_values, offsets)
+    return 0, counts, order, out_values, offsets
+
+
+def _quads(weight: np.ndarray) -> np.ndarray:
+    """(N, K) padded to (N, ceil(K / 4), 4) int8; 9-bit values continue in additional quads of the same channels."""
+    padded = np.pad(weight, ((0, 0), (0, -weight.shape[1] % 4)))
+    return padded.reshape(len(weight), -1, 4)
+
+
+def _fits(blocks: np.ndarray) -> np.ndarray:
+    """Which 4-blocks one step of the kernel can take: int8 values, and on AVX2 no pair that can leave int16."""
+    if TIER != "avx2":
+        return ((blocks >= -128) & (blocks <= 127)).all(axis=1)
+    pairs = blocks.reshape(len(blocks), 2, 2)
+    high, low = np.maximum(pairs, 0).sum(axis=2), np.maximum(-pairs, 0).sum(axis=2)
+    return (np.maximum(high, low) <= _LIMIT).all(axis=1) & (blocks <= 127).all(axis=1)
+
+
+def pack_blocks(weight: np.ndarray) -> PackedWeight:
+    """Pack integer weights (N, K), values in -255..255, keeping the aligned blocks of 4 channels that hold a nonzero."""
+    _check_width(weight.shape[1])
+    quads = _quads(weight)
+    rows, columns = np.nonzero(quads.any(axis=2))
+    blocks = quads[rows, columns].astype(np.int16)
+    while not (fits := _fits(blocks)).all():  # halve what does not fit: w = w // 2 + (w - w // 2)
+        split = ~fits
+        half = blocks[split] >> 1
+        rows, columns = np.concatenate([rows, rows[split]]), np.concatenate([columns, columns[split]])
+        blocks = np.concatenate([np.where(split[:, None], blocks >> 1, blocks), blocks[split] - half])
+        sort = np.argsort(rows, kind="stable")
+        rows, columns, blocks = rows[sort], columns[sort], blocks[sort]
+    indptr = np.zeros(len(weight) + 1, np.int64)
+    np.cumsum(np.bincount(rows, minlength=len(weight)), out=indptr[1:])
+    values = np.ascontiguousarray(blocks.astype(np.int8)).view(np.int32).ravel()
+    columns = columns.astype(np.int64)
+    scale = TILE // 2
+    if TIER == "avx2":
+        pairs = blocks.reshape(-1, 2, 2).astype(np.int32)
+        lanes = np.maximum(pairs, 0).sum(axis=2, dtype=np.int32), np.maximum(-pairs, 0).sum(axis=2, dtype=np.int32)
+        variant, counts, order, stream, offsets = _grouped(
+            indptr, columns, values, lanes, entries_per_step=1, scale=scale, step_cost=_BLOCK_COST
+        )
+        starts = _block_starts(counts, order, 4 * GROUP_SIZES[variant], 2 * GROUP_SIZES[variant])
+    else:
+        variant, counts, order, stream, offsets = _plain(indptr, columns, values, unroll=2, scale=scale)
+        starts = _block_starts(counts, order, 8, 4)
+    return PackedWeight("quads", "blocks", variant, *weight.shape, _headers(counts, order), stream, offsets, starts)
+
+
+def pack_dense(weight: np.ndarray) -> PackedWeight:
+    """Pack int8 weights (N, K) without a sparsity format; on AVX2 the grouped 4-block kernel is the dense kernel."""
+    if TIER == "avx2" or ((weight > 127) | (weight < -128)).any():
+        return pack_blocks(weight)
+    quads = np.pad(_quads(weight), ((0, -len(weight) % DENSE_ROWS), (0, 0), (0, 0))).astype(np.int8)
+    panels = quads.reshape(-1, DENSE_ROWS, quads.shape[1], 4).transpose(0, 2, 1, 3)
+    stream = np.ascontiguousarray(panels).view(np.int32).ravel()
+    block_bytes = BLOCK_ROWS * quads.shape[1] * 4
+    starts = np.zeros((-(-len(weight) // BLOCK_ROWS), 2), np.int64)
+    starts[:, 0] = np.arange(len(starts)) * block_bytes
+    headers, offsets = np.zeros((0, 4), np.int32), np.zeros(0, np.uint16)
+    return PackedWeight("quads", "dense", 0, *weight.shape, headers, stream, offsets, starts)
+
+
+def pack_float_sparse(weight: np.ndarray) -> PackedWeight:
+    """Pack float32 weights (N, K) as CSR with byte offsets."""
+    rows, columns = np.nonzero(weight)
+    indptr = np.zeros(len(weight) + 1, np.int64)
+    np.cumsum(np.bincount(rows, minlength=len(weight)), out=indptr[1:])
+    values = np.ascontiguousarray(weight[rows, columns], dtype=np.float32)
+    variant, counts, order, stream, offsets = _plain(indptr, columns.astype(np.int64), values, unroll=2, scale=4 * TILE)
+    starts = _block_starts(counts, order, 8, 8)
+    headers = _headers(counts, order)
+    return PackedWeight("float", "float_sparse", variant, *weight.shape, headers, stream, offsets, starts)
+
+
+def pack_float_dense(weight: np.ndarray) -> PackedWeight:
+    """Pack float32 weights (N, K) as panels of :data:`DENSE_ROWS` rows."""
+    padded = np.pad(weight.astype(np.float32), ((0, -len(weight) % DENSE_ROWS), (0, 0)))
+    stream = np.ascontiguousarray(padded.reshape(-1, DENSE_ROWS, weight.shape[1]).transpose(0, 2, 1)).ravel()
+    starts = np.zeros((-(-len(weight) // BLOCK_ROWS), 2), np.int64)
+    starts[:, 0] = np.arange(len(starts)) * (BLOCK_ROWS * weight.shape[1] * 4)
+    headers, offsets = np.zeros((0, 4), np.int32), np.zeros(0, np.int32)
+    return PackedWeight("float", "float_dense", 0, *weight.shape, headers, stream, offsets, starts)

@@ -1,0 +1,438 @@
+"""The run loop: a whole plan, as a table of integers, executed in one call without the GIL.
+
+A program is an int64 table, one row a step; columns are named below. Addresses are absolute; a place is a pair
+``(base, stride)``: tile ``t`` lives at ``base + t * stride``, and stride -1 means the running thread's scratch, where
+values live that never leave a region. Regions run one after the other; inside one, units (tiles, or tiles times heads)
+are distributed over the threads, and a unit runs all steps of the region, so that one tile's whole column of
+activations stays in the core's L2 while the weights stream past it.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numba import prange
+
+from sparsert.kernels import accumulate, stages
+from sparsert.kernels.accumulate import BLOCK_ROWS
+from sparsert.kernels.attention import attend_float, attend_int8
+from sparsert.kernels.jit import TILE, jit
+from sparsert.kernels.memory import load_f32, load_i8, load_i32, load_i64, load_u8, store_f32, store_i32
+from sparsert.kernels.stages import dequantize_rows, load_rows, normalize_rows, normalize_statistics
+
+__all__ = [
+    "ATTENTION_WORK",
+    "META_COLUMNS",
+    "OPCODES",
+    "SOURCES",
+    "STAGE_COLUMNS",
+    "STEP_COLUMNS",
+    "TABLE_COLUMNS",
+    "run_program",
+]
+
+OPCODES = {"rows": 0, "embed": 1, "gather": 2, "scatter": 3, "attention": 4, "extrema": 5, "dynamic": 6, "select": 7}
+
+SOURCES = {
+    "unstructured": 0,
+    "blocks": 5,
+    "dense": 10,
+    "float_sparse": 11,
+    "float_dense": 12,
+    "load": 13,
+    "dequantize": 14,
+    "normalize": 15,
+}
+
+STEP_COLUMNS = 32
+STAGE_COLUMNS = 10
+TABLE_COLUMNS = 8
+META_COLUMNS = 6
+"""Per tile: tiles since its sequence's first, tiles of the sequence, flat index of its first token, valid tokens,
+position of its first token in the sequence, index of the sequence's first tile in the whole batch."""
+
+_BLOCK_BYTES = BLOCK_ROWS * TILE * 4
+_STATISTICS_BYTES = 2 * 4 * TILE
+ATTENTION_WORK = 4 * TILE * TILE + TILE * TILE + 4 * TILE
+"""Scratch bytes that attention needs per key tile, besides 8 rows of a tile."""
+
+
+@jit()
+def _place(base, stride, tile, scratch):
+    if stride < 0:
+        return scratch + base
+    return base + stride * tile
+
+
+_unstructured_0, _unstructured_1, _unstructured_2, _unstructured_3, _unstructured_4 = accumulate.accumulate_unstructured
+_blocks_0, _blocks_1, _blocks_2, _blocks_3, _blocks_4 = accumulate.accumulate_blocks
+_dense = accumulate.accumulate_dense
+_float_sparse = accumulate.accumulate_float_sparse
+_float_dense = accumulate.accumulate_float_dense
+
+
+@jit()
+def _accumulate(kind, x, headers, weights, offsets, block, rows):
+    if kind == 0:
+        _unstructured_0(x, headers, weights, offsets, block, rows)
+    elif kind == 1:
+        _unstructured_1(x, headers, weights, offsets, block, rows)
+    elif kind == 2:
+        _unstructured_2(x, headers, weights, offsets, block, rows)
+    elif kind == 3:
+        _unstructured_3(x, headers, weights, offsets, block, rows)
+    elif kind == 4:
+        _unstructured_4(x, headers, weights, offsets, block, rows)
+    elif kind == 5:
+        _blocks_0(x, headers, weights, offsets, block, rows)
+    elif kind == 6:
+        _blocks_1(x, headers, weights, offsets, block, rows)
+    elif kind == 7:
+        _blocks_2(x, headers, weights, offsets, block, rows)
+    elif kind == 8:
+        _blocks_3(x, headers, weights, offsets, block, rows)
+    elif kind == 9:
+        _blocks_4(x, headers, weights, offsets, block, rows)
+    elif kind == 10:
+        _dense(x, headers, weights, offsets, block, rows)
+    elif kind == 11:
+        _float_sparse(x, headers, weights, offsets, block, rows)
+    else:
+        _float_dense(x, headers, weights, offsets, block, rows)
+
+
+(
+    _dequantize,
+    _dequantize_dynamic,
+    _bias,
+    _gelu,
+    _gelu_tanh,
+    _relu,
+    _tanh,
+    _add,
+    _fake_quantize,
+    _floats,
+    _rows,
+    _quads,
+    _pairs,
+    _signed_rows,
+    _dequantize_rows,
+    _dequantize_quads,
+    _dequantize_pairs,
+    _dequantize_signed_rows,
+    _dequantize_gelu_rows,
+    _dequantize_gelu_quads,
+    _dequantize_add_floats,
+    _bias_add_floats,
+    _bias_gelu_floats,
+    _bias_floats,
+) = stages.STAGES
+
+
+@jit()
+def _run_stage(kind, block, rows, acc_bias, scale, bias, params, source, destination):
+    if kind == 0:
+        _dequantize(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 1:
+        _dequantize_dynamic(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 2:
+        _bias(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 3:
+        _gelu(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 4:
+        _gelu_tanh(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 5:
+        _relu(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 6:
+        _tanh(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 7:
+        _add(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 8:
+        _fake_quantize(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 9:
+        _floats(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 10:
+        _rows(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 11:
+        _quads(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 12:
+        _pairs(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 13:
+        _signed_rows(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 14:
+        _dequantize_rows(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 15:
+        _dequantize_quads(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 16:
+        _dequantize_pairs(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 17:
+        _dequantize_signed_rows(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 18:
+        _dequantize_gelu_rows(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 19:
+        _dequantize_gelu_quads(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 20:
+        _dequantize_add_floats(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 21:
+        _bias_add_floats(block, rows, acc_bias, scale, bias, params, source, destination)
+    elif kind == 22:
+        _bias_gelu_floats(block, rows, acc_bias, scale, bias, params, source, destination)
+    else:
+        _bias_floats(block, rows, acc_bias, scale, bias, params, source, destination)
+
+
+@jit()
+def _run_stages(table, count, block, first, rows, tile, scratch):
+    """All stages of a step on the block whose first row is ``first``."""
+    for index in range(count):
+        stage = table + index * (8 * STAGE_COLUMNS)
+        word = 4 * first
+        source = _place(load_i64(stage + 40), load_i64(stage + 48), tile, scratch) + first * (4 * TILE)
+        destination = _place(load_i64(stage + 56), load_i64(stage + 64), tile, scratch)
+        destination += first * load_i64(stage + 72)
+        _run_stage(
+            load_i64(stage),
+            block,
+            rows,
+            load_i64(stage + 8) + word,
+            load_i64(stage + 16) + word,
+            load_i64(stage + 24) + word,
+            load_i64(stage + 32),
+            source,
+            destination,
+        )
+
+
+@jit()
+def _rows_step(step, unit, scratch):
+    """A source of rows (accumulator, load, normalisation), block by block, each block through the stages.
+
+    Columns: 1 source, 2-3 x, 4 headers, 5 weights, 6 offsets, 7 starts, 8 rows, 9 offsets are a count, 10 gamma,
+    11 beta, 12 parameters, 13 stages, 14 stage table, 15 parts (units per tile).
+    """
+    parts = step[15]
+    tile, part = unit // parts, unit % parts
+    kind, count, table = step[1], step[13], step[14]
+    x = _place(step[2], step[3], tile, scratch)
+    block = scratch
+    statistics = scratch + _BLOCK_BYTES
+    rows = step[8]
+    if kind == 15:
+        normalize_statistics(x, rows, step[12], statistics)
+    blocks = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
+    for index in range(part * blocks // parts, (part + 1) * blocks // parts):
+        first = index * BLOCK_ROWS
+        size = min(BLOCK_ROWS, rows - first)
+        if kind < 13:
+            starts = step[7] + 16 * index
+            offsets = step[6]
+            if step[9] == 0:
+                offsets += load_i64(starts + 8)
+            _accumulate(kind, x, step[4] + 16 * first, step[5] + load_i64(starts), offsets, block, size)
+        elif kind == 13:
+            load_rows(x + first * (4 * TILE), block, size)
+        elif kind == 14:
+            dequantize_rows(x + first * TILE, block, size, step[12])
+        else:
+            normalize_rows(x + first * (4 * TILE), block, size, statistics, step[10] + 4 * first, step[11] + 4 * first)
+        _run_stages(table, count, block, first, size, tile, scratch)
+
+
+@jit()
+def _embed_step(step, tile, meta, scratch):
+    """Sum of table rows for every token of a tile, written transposed; tokens beyond the sequence become zero.
+
+    Columns: 1 tables, 2 table of tables, 3 channels, 4-5 out. A table: weight, element (0 float32, 1 uint8, 2 int8),
+    scale address, zero point, index kind (0 input, 1 position, 2 constant), ids (int64) address, offset, rows.
+    """
+    out = _place(step[4], step[5], tile, scratch)
+    channels = step[3]
+    for lane in range(TILE):
+        if lane >= meta[tile, 3]:
+            for channel in range(channels):
+                store_f32(out + 4 * (channel * TILE + lane), np.float32(0.0))
+            continue
+        for index in range(step[1]):
+            table = step[2] + index * (8 * TABLE_COLUMNS)
+            weight, element, kind = load_i64(table), load_i64(table + 8), load_i64(table + 32)
+            row = load_i64(table + 48)
+            if kind == 0:
+                row = load_i64(load_i64(table + 40) + 8 * (meta[tile, 2] + lane))
+                if row < 0:
+                    row += load_i64(table + 56)
+            elif kind == 1:
+                row += meta[tile, 4] + lane
+            scale = load_f32(load_i64(table + 16))
+            zero_point = load_i64(table + 24)
+            start = row * channels
+            for channel in range(channels):
+                if element == 0:
+                    value = load_f32(weight + 4 * (start + channel))
+                elif element == 1:
+                    value = np.float32(load_u8(weight + start + channel) - zero_point) * scale
+                else:
+                    value = np.float32(load_i8(weight + start + channel) - zero_point) * scale
+                place = out + 4 * (channel * TILE + lane)
+                if index == 0:
+                    store_f32(place, value)
+                else:
+                    store_f32(place, load_f32(place) + value)
+
+
+@jit()
+def _gather_step(step, tile, meta, scratch):
+    """Rows of a float tile to an array [tokens][columns]. Columns: 1-2 x, 3 rows, 4 array, 5 columns, 6 first column."""
+    x = _place(step[1], step[2], tile, scratch)
+    width = step[5]
+    for lane in range(meta[tile, 3]):
+        place = step[4] + 4 * ((meta[tile, 2] + lane) * width + step[6])
+        for row in range(step[3]):
+            store_f32(place + 4 * row, load_f32(x + 4 * (row * TILE + lane)))
+
+
+@jit()
+def _select_step(step, tile, meta, scratch):
+    """One token of every sequence to an array [sequences][rows]. Columns: 1-2 x, 3 rows, 4 array, 5 token, 6 length."""
+    lane = step[5] - meta[tile, 4]
+    if lane < 0 or lane >= meta[tile, 3]:
+        return
+    x = _place(step[1], step[2], tile, scratch)
+    sequence = (meta[tile, 2] - meta[tile, 4]) // step[6]
+    for row in range(step[3]):
+        store_f32(step[4] + 4 * (sequence * step[3] + row), load_f32(x + 4 * (row * TILE + lane)))
+
+
+@jit()
+def _scatter_step(step, tile, meta, scratch):
+    """An array [tokens][rows] to a float tile; tokens beyond the sequence become zero. Columns as gather."""
+    x = _place(step[1], step[2], tile, scratch)
+    for lane in range(TILE):
+        place = step[4] + 4 * (meta[tile, 2] + lane) * step[3]
+        for row in range(step[3]):
+            value = np.float32(0.0)
+            if lane < meta[tile, 3]:
+                value = load_f32(place + 4 * row)
+            store_f32(x + 4 * (row * TILE + lane), value)
+
+
+@jit()
+def _attention_step(step, unit, meta, scratch):
+    """One head of one tile of queries, then the stages on its rows.
+
+    Columns: 1-2 q, 3-4 k, 5-6 v, 7 heads, 8 head size, 9 key bias, 10 parameters, 11 form (0 float, 1 int8, 2 int8 with
+    quantized scores), 12 add the value offset, 13 stages, 14 stage table, 15 row bytes of q and k, 16 row bytes of v.
+    """
+    heads, size = step[7], step[8]
+    tile, head = unit // heads, unit % heads
+    first_tile = tile - meta[tile, 0]
+    tiles = meta[tile, 1]
+    row = head * size
+    queries = _place(step[1], step[2], tile, scratch) + row * step[15]
+    keys = _place(step[3], step[4], first_tile, scratch) + row * step[15]
+    values = _place(step[5], step[6], first_tile, scratch) + row * step[16]
+    bias = step[9] + 4 * TILE * meta[tile, 5]  # padded to whole tiles, like the tokens
+    out = scratch
+    work = scratch + size * 4 * TILE
+    if step[11] == 0:
+        attend_float(queries, keys, step[4], values, step[6], tiles, size, bias, step[10], work, out)
+    else:
+        attend_int8(
+            queries,
+            keys,
+            step[4],
+            values,
+            step[6],
+            tiles,
+            size,
+            bias,
+            step[10],
+            step[11] == 2,
+            step[12] != 0,
+            work,
+            out,
+        )
+    for first in range(0, size, BLOCK_ROWS):
+        count = min(BLOCK_ROWS, size - first)
+        block = out + first * 4 * TILE
+        _run_stages(step[14], step[13], block, row + first, count, tile, scratch)
+
+
+@jit()
+def _extrema_step(step, tile, meta, scratch):
+    """Minimum and maximum of the valid tokens of a float tile. Columns: 1-2 x, 3 rows, 4 results (two floats a tile)."""
+    x = _place(step[1], step[2], tile, scratch)
+    low, high = np.float32(0.0), np.float32(0.0)
+    valid = meta[tile, 3]
+    for row in range(step[3]):
+        for lane in range(valid):
+            value = load_f32(x + 4 * (row * TILE + lane))
+            if value < low or value != value:
+                low = value
+            if value > high or value != value:
+                high = value
+    store_f32(step[4] + 8 * tile, low)
+    store_f32(step[4] + 8 * tile + 4, high)
+
+
+@jit()
+def _dynamic_step(step, tiles):
+    """DynamicQuantizeLinear's parameters from all tiles' extrema (ONNX operator page). Columns: 4 results, 12 params."""
+    low, high = np.float32(0.0), np.float32(0.0)
+    for tile in range(tiles):
+        low = min(low, load_f32(step[4] + 8 * tile))
+        high = max(high, load_f32(step[4] + 8 * tile + 4))
+    scale = np.float32((high - low) / np.float32(255.0))
+    if scale == np.float32(0.0):
+        scale = np.float32(1.0)
+    zero_point = np.int64(min(max(np.rint(-low / scale), np.float32(0.0)), np.float32(255.0)))
+    params = step[12]
+    store_f32(params, np.float32(1.0) / scale)
+    store_f32(params + 4, scale)
+    store_i32(params + 8, zero_point)
+    store_f32(params + 12, np.float32(-zero_point))
+    store_f32(params + 16, np.float32(255 - zero_point))
+    store_f32(params + 20, scale)
+
+
+@jit()
+def _run_step(step, unit, meta, tiles, scratch):
+    opcode = step[0]
+    if opcode == 0:
+        _rows_step(step, unit, scratch)
+    elif opcode == 4:
+        _attention_step(step, unit, meta, scratch)
+    elif opcode == 1:
+        _embed_step(step, unit, meta, scratch)
+    elif opcode == 2:
+        _gather_step(step, unit, meta, scratch)
+    elif opcode == 3:
+        _scatter_step(step, unit, meta, scratch)
+    elif opcode == 5:
+        _extrema_step(step, unit, meta, scratch)
+    elif opcode == 6:
+        _dynamic_step(step, tiles)
+    else:
+        _select_step(step, unit, meta, scratch)
+
+
+@jit(parallel=True)
+def run_program(program, regions, meta, tiles, scratch, scratch_stride):
+    """Run all regions over ``tiles`` tiles.
+
+    Parameters
+    ----------
+    program : int64 array, shape (steps, STEP_COLUMNS)
+    regions : int64 array, shape (regions, 3)
+        First step, step after the last, units per tile (0: one unit in all).
+    meta : int64 array, shape (tiles, META_COLUMNS)
+    tiles : int
+    scratch, scratch_stride : int
+        Address of the threads' scratch, and bytes for each thread.
+    """
+    for region in range(regions.shape[0]):
+        first, last, per_tile = regions[region, 0], regions[region, 1], regions[region, 2]
+        units = tiles * per_tile if per_tile > 0 else 1
+        for unit in prange(units):
+            own = scratch + scratch_stride * numba.get_thread_id()
+            for index in range(first, last):
+                _run_step(program[index], unit, meta, tiles, own)

@@ -1,0 +1,427 @@
+"""The vector vocabulary of the micro-kernels: loads, arithmetic, integer dot products and loops as LLVM IR.
+
+A micro-kernel is a function ``emit(v, *addresses)`` that writes IR through a :class:`Simd` ``v``; :func:`micro_kernel`
+makes it callable from compiled Numba code. Vectors have the natural width of the tier: 64 bytes for ``avx512_vnni``, 32
+for ``avx2`` and for ``generic``, which uses portable IR only and leaves instruction selection to LLVM.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+__all__ = ["LOG2_E", "Simd", "Variable", "micro_kernel"]
+
+LOG2_E = 1.4426950408889634
+
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_F32 = ir.FloatType()
+_BYTE_POINTER = _I8.as_pointer()
+_VECTOR_BYTES = {"avx512_vnni": 64, "avx2": 32, "generic": 32}
+
+_POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+Value = ir.Value
+
+
+class Variable:
+    """A mutable local of a micro-kernel; LLVM's mem2reg turns it into a register."""
+
+    def __init__(self, builder: ir.IRBuilder, initial: Value) -> None:
+        self._builder = builder
+        self._slot = cgutils.alloca_once(builder, initial.type)
+        builder.store(initial, self._slot)
+
+    def get(self) -> Value:
+        return self._builder.load(self._slot)
+
+    def set(self, value: Value) -> None:
+        self._builder.store(value, self._slot)
+
+
+class Simd:
+    """Writes vector IR for one tier at the builder's position."""
+
+    def __init__(self, builder: ir.IRBuilder, tier: str) -> None:
+        self.builder = builder
+        self.tier = tier
+        self.bytes = _VECTOR_BYTES[tier]
+        self.lanes = self.bytes // 4
+        self.i8 = ir.VectorType(_I8, self.bytes)
+        self.i16 = ir.VectorType(_I16, self.bytes // 2)
+        self.i32 = ir.VectorType(_I32, self.lanes)
+        self.f32 = ir.VectorType(_F32, self.lanes)
+
+    # -- scalars and control flow -------------------------------------------------------------------------------------
+    def integer(self, value: int) -> Value:
+        """An int64 constant."""
+        return ir.Constant(_I64, value)
+
+    def variable(self, initial: Value) -> Variable:
+        return Variable(self.builder, initial)
+
+    @contextmanager
+    def loop(self, stop: Value, start: Value | int = 0, step: int = 1) -> Iterator[Value]:
+        """``for i in range(start, stop, step)`` over int64."""
+        first = start if isinstance(start, ir.Value) else self.integer(start)
+        with cgutils.for_range_slice(self.builder, first, stop, self.integer(step), _I64) as (index, _):
+            yield index
+
+    def add(self, a: Value, b: Value | int) -> Value:
+        """Scalar int64 sum."""
+        return self.builder.add(a, b if isinstance(b, ir.Value) else self.integer(b))
+
+    def mul(self, a: Value, b: Value | int) -> Value:
+        """Scalar int64 product."""
+        return self.builder.mul(a, b if isinstance(b, ir.Value) else self.integer(b))
+
+    # -- memory ---------------------------------------------------------------------------------------------------------
+    def pointer(self, address: Value) -> Value:
+        """An int64 address as a byte pointer; derive further places from it with :meth:`at`."""
+        return self.builder.inttoptr(address, _BYTE_POINTER)
+
+    def at(self, base: Value, offset: Value | int) -> Value:
+        """The byte pointer ``base + offset``."""
+        return self.builder.gep(base, [offset if isinstance(offset, ir.Value) else self.integer(offset)])
+
+    def at_scaled8(self, base: Value, index: Value) -> Value:
+        """The byte pointer ``base + 8 * index``: the largest scale an x86 address takes for free."""
+        wide = self.builder.bitcast(base, _I64.as_pointer())
+        return self.builder.bitcast(self.builder.gep(wide, [index]), _BYTE_POINTER)
+
+    def load(self, place: Value, kind: ir.Type, align: int | None = None) -> Value:
+        loaded = self.builder.load(self.builder.bitcast(place, kind.as_pointer()))
+        loaded.align = align if align is not None else self.bytes
+        return loaded
+
+    def store(self, value: Value, place: Value, align: int | None = None) -> None:
+        stored = self.builder.store(value, self.builder.bitcast(place, value.type.as_pointer()))
+        stored.align = align if align is not None else self.bytes
+
+    def load_row(self, place: Value, kind: ir.Type) -> list[Value]:
+        """The four 32-bit vectors of one row of a tile."""
+        return [self.load(self.at(place, k * self.bytes), kind) for k in range(4)]
+
+    def store_row(self, values: Sequence[Value], place: Value) -> None:
+        for k, value in enumerate(values):
+            self.store(value, self.at(place, k * self.bytes))
+
+    def load_i16(self, place: Value, signed: bool = False) -> Value:
+        """A 16-bit integer in memory as int64."""
+        extend = self.builder.sext if signed else self.builder.zext
+        return extend(self.load(place, _I16, 2), _I64)
+
+    def load_i32(self, place: Value) -> Value:
+        """A 32-bit integer in memory as int64 (sign extended)."""
+        return self.builder.sext(self.load(place, _I32, 4), _I64)
+
+    def load_i64(self, place: Value) -> Value:
+        return self.load(place, _I64, 8)
+
+    def broadcast_i32(self, place: Value) -> Value:
+        """Four bytes in memory, repeated over an int32 vector."""
+        return self.splat(self.load(place, _I32, 4), self.i32)
+
+    def broadcast_f32(self, place: Value) -> Value:
+        return self.splat(self.load(place, _F32, 4), self.f32)
+
+    # -- constants and shuffles -------------------------------------------------------------------------------------------
+    def splat(self, scalar: Value, kind: ir.VectorType) -> Value:
+        first = self.builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, _I32(0))
+        mask = ir.Constant(ir.VectorType(_I32, kind.count), [0] * kind.count)
+        return self.builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), mask)
+
+    def constant(self, kind: ir.VectorType, value: float | int) -> Value:
+        return ir.Constant(kind, [value] * kind.count)
+
+    def zero(self, kind: ir.VectorType) -> Value:
+        return self.constant(kind, 0 if isinstance(kind.element, ir.IntType) else 0.0)
+
+    def cast(self, value: Value, kind: ir.VectorType) -> Value:
+        """The same bits as another vector type."""
+        return self.builder.bitcast(value, kind)
+
+    def shuffle(self, a: Value, b: Value, indices: Sequence[int]) -> Value:
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(indices)), list(indices)))
+
+    def interleave(self, a: Value, b: Value, high: bool) -> Value:
+        """``vpunpckl*``/``vpunpckh*``: alternate the elements of the low or high half of every 16-byte lane."""
+        count = a.type.count
+        per_lane = count * 16 // self.bytes
+        indices = []
+        for lane in range(self.bytes // 16):
+            first = lane * per_lane + (per_lane // 2 if high else 0)
+            for k in range(per_lane // 2):
+                indices += [first + k, count + first + k]
+        return self.shuffle(a, b, indices)
+
+    # -- integer arithmetic ---------------------------------------------------------------------------------------------
+    def dot4(self, acc: Value, unsigned_bytes: Value, signed_bytes: Value) -> Value:
+        """``acc[i] += sum of four u8 * s8 products`` in int32 lanes: ``vpdpbusd``, or the same in portable IR."""
+        b = self.builder
+        if self.tier == "avx512_vnni":
+            kind = self.i32
+            dot = self._declare("llvm.x86.avx512.vpdpbusd.512", kind, [kind, kind, kind])
+            return b.call(dot, [acc, unsigned_bytes, signed_bytes])
+        for position in range(4):
+            left = b.lshr(unsigned_bytes, self.constant(self.i32, 8 * position))
+            left = b.and_(left, self.constant(self.i32, 255))
+            right = b.shl(signed_bytes, self.constant(self.i32, 24 - 8 * position))
+            right = b.ashr(right, self.constant(self.i32, 24))
+            acc = b.add(acc, b.mul(left, right))
+        return acc
+
+    def multiply_pairs_u8s8(self, unsigned_bytes: Value, signed_bytes: Value) -> Value:
+        """``vpmaddubsw``: int16 sums of two adjacent products. The caller proves that no sum exceeds int16."""
+        multiply = self._declare("llvm.x86.avx2.pmadd.ub.sw", self.i16, [self.i8, self.i8])
+        return self.builder.call(multiply, [self.cast(unsigned_bytes, self.i8), self.cast(signed_bytes, self.i8)])
+
+    def dot2(self, acc: Value, a: Value, b: Value) -> Value:
+        """``acc[i] += sum of two s16 * s16 products`` in int32 lanes (``vpdpwssd`` or ``vpmaddwd``)."""
+        builder = self.builder
+        if self.tier == "avx512_vnni":
+            dot = self._declare("llvm.x86.avx512.vpdpwssd.512", self.i32, [self.i32] * 3)
+            return builder.call(dot, [acc, self.cast(a, self.i32), self.cast(b, self.i32)])
+        if self.tier == "avx2":
+            multiply = self._declare("llvm.x86.avx2.pmadd.wd", self.i32, [self.i16, self.i16])
+            return builder.add(acc, builder.call(multiply, [self.cast(a, self.i16), self.cast(b, self.i16)]))
+        a, b = self.cast(a, self.i32), self.cast(b, self.i32)
+        sixteen = self.constant(self.i32, 16)
+        for shift in (True, False):
+            left = builder.ashr(builder.shl(a, sixteen) if shift else a, sixteen)
+            right = builder.ashr(builder.shl(b, sixteen) if shift else b, sixteen)
+            acc = builder.add(acc, builder.mul(left, right))
+        return acc
+
+    def round_to_i32(self, value: Value) -> Value:
+        """Nearest int32, ties to even; a value beyond int32 or NaN gives an unspecified integer."""
+        if self.tier == "avx512_vnni":
+            name = "llvm.x86.avx512.mask.cvtps2dq.512"
+            convert = self._declare(name, self.i32, [self.f32, self.i32, _I16, _I32])
+            return self.builder.call(convert, [value, self.zero(self.i32), _I16(-1), _I32(4)])
+        if self.tier == "avx2":
+            return self.builder.call(self._declare("llvm.x86.avx.cvt.ps2dq.256", self.i32, [self.f32]), [value])
+        nearest = self.round(value)
+        saturate = self._declare(f"llvm.fptosi.sat.{_suffix(self.i32)}.{_suffix(self.f32)}", self.i32, [self.f32])
+        return self.builder.call(saturate, [nearest])
+
+    def clamp_i32(self, value: Value, low: int, high: int) -> Value:
+        b = self.builder
+        low_vector, high_vector = self.constant(self.i32, low), self.constant(self.i32, high)
+        value = b.select(b.icmp_signed("<", value, low_vector), low_vector, value)
+        return b.select(b.icmp_signed(">", value, high_vector), high_vector, value)
+
+    def widen_u8(self, value: Value) -> list[Value]:
+        """One vector of bytes as four vectors of int32, in order."""
+        quarters = [range(k * self.lanes, (k + 1) * self.lanes) for k in range(4)]
+        return [self.builder.zext(self.shuffle(value, value, quarter), self.i32) for quarter in quarters]
+
+    def transpose_quads(self, a: Value, b: Value, c: Value, d: Value) -> list[Value]:
+        """Four byte vectors of consecutive tokens as four vectors of [token][4], in token order."""
+        vectors = []
+        for high in (False, True):
+            ab, cd = (self.cast(self.interleave(x, y, high), self.i16) for x, y in ((a, b), (c, d)))
+            vectors += [self.cast(self.interleave(ab, cd, upper), self.i32) for upper in (False, True)]
+        return self.token_order(vectors)
+
+    def token_order(self, vectors: Sequence[Value]) -> list[Value]:
+        """Undo the token order of interleaves that work per 16-byte lane.
+
+        In: vector k holds tokens 16 l + 4 k ... 16 l + 4 k + 3 in lane l. Out: vector k holds consecutive tokens.
+        """
+        a, b, c, d = vectors
+        if self.bytes == 32:
+            first, second = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]
+            return [self.shuffle(x, y, order) for order in (first, second) for x, y in ((a, b), (c, d))]
+        halves = [[0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23]]
+        halves.append([index + 8 for index in halves[0]])
+        joined = []
+        for order in halves:  # lanes 0 and 1, then 2 and 3
+            left, right = self.shuffle(a, b, order), self.shuffle(c, d, order)
+            joined.append(self.shuffle(left, right, [*range(8), *range(16, 24)]))
+            joined.append(self.shuffle(left, right, [*range(8, 16), *range(24, 32)]))
+        return joined
+
+    def to_bytes(self, values: Sequence[Value], signed: bool = False) -> Value:
+        """Vectors of int32 in [-128, 255] as one narrow vector of bytes in the order of the tokens."""
+        joined = self.concatenate(values)
+        return self.builder.trunc(joined, ir.VectorType(_I8, joined.type.count))
+
+    def to_i16(self, values: Sequence[Value]) -> Value:
+        joined = self.concatenate(values)
+        return self.builder.trunc(joined, ir.VectorType(_I16, joined.type.count))
+
+    def concatenate(self, values: Sequence[Value]) -> Value:
+        """Equal vectors joined end to end (a power of two of them)."""
+        parts = list(values)
+        while len(parts) > 1:
+            count = parts[0].type.count
+            parts = [self.shuffle(a, b, range(2 * count)) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        return parts[0]
+
+    def pack_u8(self, values: Sequence[Value]) -> list[Value]:
+        """int32 vectors of consecutive tokens, saturated to 0..255 and packed to full byte vectors in token order."""
+        packed = []
+        for first in range(0, len(values), 4):
+            quad = values[first : first + 4]
+            if self.tier == "avx2":
+                narrow = self._declare("llvm.x86.avx2.packssdw", self.i16, [self.i32, self.i32])
+                bytes_ = self._declare("llvm.x86.avx2.packuswb", self.i8, [self.i16, self.i16])
+                halves = [self.builder.call(narrow, [quad[i], quad[i + 1]]) for i in (0, 2)]
+                mixed = self.cast(self.builder.call(bytes_, halves), self.i32)
+                # packs work per 16-byte lane: dwords come out as 0 2 4 6 | 1 3 5 7
+                packed.append(self.cast(self.shuffle(mixed, mixed, [0, 4, 1, 5, 2, 6, 3, 7]), self.i8))
+            else:
+                packed.append(self.to_bytes([self.clamp_i32(value, 0, 255) for value in quad]))
+        return packed
+
+    # -- float arithmetic -------------------------------------------------------------------------------------------------
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        return self.builder.call(self._declare_vector("llvm.fma", self.f32, 3), [a, b, c])
+
+    def minimum(self, a: Value, b: Value) -> Value:
+        """``a < b ? a : b``, so ``b`` where ``a`` is NaN."""
+        return self.builder.select(self.builder.fcmp_ordered("<", a, b), a, b)
+
+    def maximum(self, a: Value, b: Value) -> Value:
+        """``a > b ? a : b``, so ``b`` where ``a`` is NaN."""
+        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+
+    def round(self, value: Value) -> Value:
+        """Nearest integer as float32, ties to even; NaN stays NaN."""
+        return self.builder.call(self._declare_vector("llvm.rint", self.f32, 1), [value])
+
+    def sqrt(self, value: Value) -> Value:
+        return self.builder.call(self._declare_vector("llvm.sqrt", self.f32, 1), [value])
+
+    def to_float(self, value: Value) -> Value:
+        return self.builder.sitofp(value, self.f32)
+
+    def polynomial(self, x: Value, coefficients: Sequence[float]) -> Value:
+        """Horner's scheme, highest power first."""
+        result = self.constant(self.f32, coefficients[0])
+        for coefficient in coefficients[1:]:
+            result = self.fma(result, x, self.constant(self.f32, coefficient))
+        return result
+
+    def exp2(self, x: Value) -> Value:
+        """2**x for x <= 127; below -126 the result is 2**-126. Relative error below 3e-7 (degree 6 minimax)."""
+        return self._exp2(x, _EXP2_COEFFICIENTS)
+
+    def _exp2(self, x: Value, coefficients: Sequence[float]) -> Value:
+        lowest = self.constant(self.f32, -126.0)
+        x = self.builder.select(self.builder.fcmp_unordered("<", x, lowest), lowest, x)
+        whole = self.round_to_i32(x)
+        part = self.builder.fsub(x, self.to_float(whole))
+        value = self.polynomial(part, coefficients)
+        exponent = self.builder.shl(whole, self.constant(self.i32, 23))
+        return self.cast(self.builder.add(self.cast(value, self.i32), exponent), self.f32)
+
+    def exp2_coarse(self, x: Value) -> Value:
+        """2**x as :meth:`exp2`, relative error below 3e-6 (degree 4): for probabilities that become bytes."""
+        return self._exp2(x, _EXP2_COARSE)
+
+    def erf(self, x: Value) -> Value:
+        """Error function, absolute error below 5e-7 (Abramowitz & Stegun 7.1.26, 1.5e-7, evaluated in float32)."""
+        b = self.builder
+        sign = b.and_(self.cast(x, self.i32), self.constant(self.i32, -(1 << 31)))
+        z = self.cast(b.xor(self.cast(x, self.i32), sign), self.f32)
+        one = self.constant(self.f32, 1.0)
+        t = b.fdiv(one, self.fma(z, self.constant(self.f32, 0.3275911), one))
+        tail = b.fmul(self.polynomial(t, _ERF_COEFFICIENTS), self.exp2(b.fmul(b.fneg(b.fmul(z, z)), self._log2_e())))
+        value = self.fma(b.fneg(t), tail, one)
+        return self.cast(b.or_(self.cast(value, self.i32), sign), self.f32)
+
+    def gelu(self, x: Value) -> Value:
+        """x * Phi(x) by :meth:`erf`; NaN stays NaN."""
+        b = self.builder
+        half = b.fmul(x, self.constant(self.f32, 0.5))
+        return self.fma(half, self.erf(b.fmul(x, self.constant(self.f32, 0.7071067811865476))), half)
+
+    def gelu_coarse(self, x: Value) -> Value:
+        """x * Phi(x), absolute error below 5e-5 for |x| < 4 and 4e-5 |x| beyond: for values that become bytes.
+
+        ``Phi(x) = 0.5 + x P(x**2)`` with P of degree 8, a least-maximum fit on [0, 4] made with reweighted least squares.
+        """
+        clamped = self.maximum(self.minimum(x, self.constant(self.f32, 4.0)), self.constant(self.f32, -4.0))
+        series = self.polynomial(self.builder.fmul(clamped, clamped), _GELU_COEFFICIENTS)
+        return self.builder.fmul(x, self.fma(clamped, series, self.constant(self.f32, 0.5)))
+
+    def tanh(self, x: Value) -> Value:
+        """1 - 2 / (exp(2 x) + 1), absolute error below 1e-6."""
+        b = self.builder
+        bounded = self.minimum(self.maximum(x, self.constant(self.f32, -20.0)), self.constant(self.f32, 20.0))
+        power = self.exp2(b.fmul(bounded, self.constant(self.f32, 2 * LOG2_E)))
+        one = self.constant(self.f32, 1.0)
+        return b.fsub(one, b.fdiv(self.constant(self.f32, 2.0), b.fadd(power, one)))
+
+    def _log2_e(self) -> Value:
+        return self.constant(self.f32, LOG2_E)
+
+    # -- declarations -----------------------------------------------------------------------------------------------------
+    def _declare(self, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
+        return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, arguments), name)
+
+    def _declare_vector(self, name: str, kind: ir.VectorType, arity: int) -> ir.Function:
+        return self._declare(f"{name}.{_suffix(kind)}", kind, [kind] * arity)
+
+
+# 2**f on [-0.5, 0.5]: degree 6, relative error 1.1e-7 + rounding (Remez on f -> 2**f, constant term fixed to 1)
+_EXP2_COEFFICIENTS = (
+    1.5403530393381608e-4,
+    1.3333558146428443e-3,
+    9.6181291076284772e-3,
+    5.5504108664821580e-2,
+    2.4022650695910072e-1,
+    6.9314718055994531e-1,
+    1.0,
+)
+
+_EXP2_COARSE = (0.009570097063692442, 0.05591786328891768, 0.24024744976653845, 0.6931218144013465, 0.9999992613918495)
+_ERF_COEFFICIENTS = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+_GELU_COEFFICIENTS = (
+    6.74024484533974e-11,
+    -6.0668003673127735e-09,
+    2.440813829166515e-07,
+    -5.860550580726966e-06,
+    9.493979360675573e-05,
+    -0.0011128536243925882,
+    0.009815793571269897,
+    -0.06632361806149187,
+    0.3988810079746828,
+)
+
+
+def _suffix(kind: ir.VectorType) -> str:
+    element = "f32" if isinstance(kind.element, ir.FloatType) else f"i{kind.element.width}"
+    return f"v{kind.count}{element}"
+
+
+def micro_kernel(tier: str, arity: int) -> Callable[[Callable[..., None]], Any]:
+    """Make ``emit(v, *int64_values)`` callable from Numba code as a function of ``arity`` int64 arguments."""
+
+    def decorate(emit: Callable[..., None]) -> Any:
+        def typing(typing_context: Any, *arguments: Any) -> Any:
+            if len(arguments) != arity:
+                raise TypeError(f"{emit.__name__} takes {arity} integers, got {len(arguments)}")
+
+            def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[Value]) -> Value:
+                emit(Simd(builder, tier), *values)
+                return context.get_dummy_value()
+
+            return types.void(*([types.int64] * arity)), codegen
+
+        typing.__name__ = typing.__qualname__ = f"{emit.__name__}_{tier}"
+        # Numba binds the arguments by this signature; without it *arguments would have to arrive as one tuple
+        names = ["typing_context", *(f"argument{i}" for i in range(arity))]
+        typing.__signature__ = inspect.Signature([inspect.Parameter(n, _POSITIONAL) for n in names])  # type: ignore
+        return intrinsic(typing)
+
+    return decorate
