@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 1 for an error that stderr explains (wrong usage exits with 2)."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     options = make_parser().parse_args(arguments)
-    with _logging(options.quiet), ProgressBar() as bar:
+    with ProgressBar() as bar, _logging(options.quiet, bar):
         try:
             _check_export_path(options.export_path)
             _warn_if_busy()
@@ -115,10 +115,22 @@ def _warn_if_busy() -> None:
         _log.warning("The machine is busy (load average %.1f): timings will be too long and uneven", load)
 
 
+class _LogAboveBar(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to stderr, where the progress bar must not stand in the way."""
+
+    def __init__(self, bar: ProgressBar) -> None:
+        super().__init__(sys.stderr)
+        self._bar = bar
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._bar.clear()
+        super().emit(record)
+
+
 @contextmanager
-def _logging(quiet: bool) -> Iterator[None]:
+def _logging(quiet: bool, bar: ProgressBar) -> Iterator[None]:
     """Log to stderr while the command runs, in DeepSparse's format."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _LogAboveBar(bar)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger = logging.getLogger("sparsert")
     before = logger.level
