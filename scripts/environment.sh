@@ -20,9 +20,17 @@ _find_python() {
     return 1
 }
 
+_version() {
+    "$1" -c 'import sys; print(sys.version)'
+}
+
 prepare_environment() {
     local extra=$1 python stamp wanted
-    if [ ! -x .venv/bin/python ] || ! _usable .venv/bin/python; then
+    if [ -n "${PYTHON:-}" ]; then
+        python=$(_find_python) || return 1
+    fi
+    # An environment of another interpreter than the one asked for is made anew.
+    if ! _usable .venv/bin/python || { [ -n "${PYTHON:-}" ] && [ "$(_version "$python")" != "$(_version .venv/bin/python)" ]; }; then
         python=$(_find_python) || return 1
         echo "making .venv with $("$python" --version)" >&2
         "$python" -m venv --clear .venv

@@ -181,7 +181,7 @@ def _resolve_stub(text: str, purpose: str) -> ResolvedModel:
     searched = []
     for root in zoo_roots():
         candidates = [root / stub]
-        if "/" not in stub and root.is_dir():  # a short stub is the name in <namespace>/<name>
+        if "/" not in stub and os.path.isdir(root):  # a short stub is the name in <namespace>/<name>
             candidates += sorted(root.glob(f"*/{stub}"))
         searched.append(str(root))
         for directory in candidates:
@@ -235,25 +235,21 @@ def _resolve_hugging_face(text: str) -> ResolvedModel:
 
 
 def _resolve_path(text: str) -> ResolvedModel:
-    try:
-        path = Path(text).expanduser()
-        if path.is_file():
-            return ResolvedModel(text, path.parent, path, _task_of(path.parent), "file")
-        if path.name == "deployment" and not path.exists() and _find_onnx(path.parent):
-            path = path.parent  # Model(stub).path + "/deployment" of a model that has no such folder
-        if path.is_dir():
-            return _describe(text, path, "directory")
-    except (OSError, RuntimeError) as error:  # no permission, a name too long, "~nobody"
-        if isinstance(error, ModelNotFoundError):
-            raise
-        raise ModelNotFoundError(f"model path cannot be read: given {text[:200]}: {error}") from error
+    # os.path's questions answer False where pathlib's raise: no permission, a name too long, "~nobody".
+    path = Path(os.path.expanduser(text))
+    if os.path.isfile(path):
+        return ResolvedModel(text, path.parent, path, _task_of(path.parent), "file")
+    if path.name == "deployment" and not os.path.exists(path) and _find_onnx(path.parent):
+        path = path.parent  # Model(stub).path + "/deployment" of a model that has no such folder
+    if os.path.isdir(path):
+        return _describe(text, path, "directory")
     hint = f"; for a stub write 'zoo:{text}'" if _STUB_V1.fullmatch(text) else ""
     raise ModelNotFoundError(f"model path must exist: given {text} (looked at {path.absolute()}){hint}")
 
 
 def _find_onnx(directory: Path) -> Path | None:
     candidates = (directory / folder / MODEL_FILE for folder in _FOLDERS)
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if os.path.isfile(path)), None)
 
 
 def _describe(reference: str, directory: Path, source: str) -> ResolvedModel:

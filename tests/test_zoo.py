@@ -105,10 +105,18 @@ def test_wrong_types(reference: object) -> None:
         resolve(reference)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("reference", ["/no/such/model.onnx", "x" * 5000, "~no-such-user-here/model"])
+@pytest.mark.parametrize("reference", ["/no/such/model.onnx", "x" * 5000, "~no-such-user-here/model", "a\udc80b"])
 def test_missing_paths(reference: str) -> None:
     with pytest.raises(ModelNotFoundError, match="model path"):
         resolve(reference)
+
+
+def test_links_in_a_circle_and_a_folder_named_as_the_file(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "folder" / "model.onnx").mkdir(parents=True)
+    for reference in (tmp_path / "loop", tmp_path / "folder"):
+        with pytest.raises(ModelNotFoundError):
+            resolve(reference)
 
 
 def test_path_that_looks_like_a_stub_gets_a_hint() -> None:
