@@ -20,6 +20,7 @@ from numba.extending import intrinsic
 from numba.np.ufunc import parallel as numba_parallel
 
 from sparsert import cpu
+from sparsert.errors import EngineError
 
 __all__ = ["inherited_gnu_openmp", "max_threads", "parallel_guard", "pinning_wanted", "prepare"]
 
@@ -119,11 +120,22 @@ def prepare(threads: int, cores: Sequence[int] | None) -> None:
 
     The number of threads of a team must not change afterwards: OpenMP would end the surplus threads, and start new ones
     on the master's only core.
+
+    Raises
+    ------
+    EngineError
+        Numba has no threading layer of the kind that the environment asks for.
     """
     with _prepare_lock:
         _choose_layer()
-        # Loads the layer before any pinning: libgomp counts the cores of the thread that loads it.
-        numba.set_num_threads(threads)
+        try:
+            # Loads the layer before any pinning: libgomp counts the cores of the thread that loads it.
+            numba.set_num_threads(threads)
+        except (ImportError, ValueError) as error:
+            raise EngineError(
+                f"Numba cannot start {threads} threads: {error}. Unset NUMBA_THREADING_LAYER, or set it to "
+                "workqueue, which is always there"
+            ) from error
     if cores is not None:
         try:
             _pin(cores)

@@ -287,6 +287,19 @@ def test_workqueue_layer_survives_concurrent_requests() -> None:
     assert (done.returncode, done.stdout.split()) == (0, ["True", "workqueue"]), done.stderr
 
 
+def test_missing_threading_layer() -> None:
+    code = """
+    from sparsert import EngineError
+    from sparsert.context import StreamPool
+    try:
+        StreamPool(1, 1).run(lambda threads: None)
+    except EngineError as error:
+        print("Unset NUMBA_THREADING_LAYER" in str(error))
+    """
+    done = run_python(code, NUMBA_THREADING_LAYER="nonsense")
+    assert done.stdout.split() == ["True"], done.stderr
+
+
 FORK = """
 import os, sys
 from sparsert import EngineError
