@@ -14,7 +14,7 @@ BLOCKS = [(TEXT[: match.start()].count("\n") + 2, match[1]) for match in FENCE.f
 
 
 @pytest.mark.parametrize(("line", "code"), [pytest.param(*block, id=f"line-{block[0]}") for block in BLOCKS])
-def test_example_runs(line: int, code: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_example_runs(line: int, code: str, capsys: pytest.CaptureFixture[str], models_path: Path) -> None:
     exec(compile("\n" * (line - 1) + code, "README.md", "exec"), {"__name__": "readme"})
     assert "print(" not in code or capsys.readouterr().out.strip()
 
