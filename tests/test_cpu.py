@@ -63,6 +63,13 @@ def test_isa_can_only_be_forced_down(host: set[str], environ: dict[str, str], wo
         cpu.isa(host, environ)
 
 
+def test_portable_stand_ins_let_any_host_run_the_highest_tier_and_no_other() -> None:
+    assert cpu.isa(set(), {"SPARSERT_ISA": "avx512_vnni", "SPARSERT_PORTABLE": "1"}) == "avx512_vnni"
+    assert cpu.isa(HASWELL, {"SPARSERT_PORTABLE": "1"}) == "avx2"
+    with pytest.raises(EngineError, match="asks for more"):
+        cpu.isa(set(), {"SPARSERT_ISA": "avx2", "SPARSERT_PORTABLE": "1"})
+
+
 def write(root: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
         path = root / name

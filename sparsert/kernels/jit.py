@@ -16,10 +16,13 @@ from numba import njit
 
 from sparsert import cpu
 
-__all__ = ["FINGERPRINT", "TIER", "TILE", "jit"]
+__all__ = ["FINGERPRINT", "PORTABLE", "TIER", "TILE", "jit"]
 
 TIER: str = cpu.isa()
 """The tier all kernels of this process are compiled for."""
+
+PORTABLE: bool = cpu.portable()
+"""Tests only: portable IR stands in for the instructions of AVX-512, so that its kernels run on any CPU."""
 
 TILE: int = 64 if TIER == "avx512_vnni" else 32
 """Tokens per tile: one vector of bytes, so a row of a uint8 tile is one register and a row of floats four.
@@ -46,7 +49,8 @@ def jit(**flags: Any) -> Callable[[Callable[..., Any]], Any]:
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        function.__qualname__ = f"{function.__qualname__}_{TIER}_{FINGERPRINT}"
+        variant = f"{TIER}_portable" if PORTABLE else TIER
+        function.__qualname__ = f"{function.__qualname__}_{variant}_{FINGERPRINT}"
         return njit(cache=True, nogil=True, error_model="numpy", boundscheck=False, **flags)(function)
 
     return decorate

@@ -17,6 +17,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from sparsert.kernels.jit import PORTABLE
+
 __all__ = ["LOG2_E", "Simd", "Variable", "micro_kernel"]
 
 LOG2_E = 1.4426950408889634
@@ -52,6 +54,7 @@ class Simd:
     def __init__(self, builder: ir.IRBuilder, tier: str) -> None:
         self.builder = builder
         self.tier = tier
+        self._avx512 = tier == "avx512_vnni" and not PORTABLE
         self.bytes = _VECTOR_BYTES[tier]
         self.lanes = self.bytes // 4
         self.i8 = ir.VectorType(_I8, self.bytes)
@@ -166,7 +169,7 @@ class Simd:
     def dot4(self, acc: Value, unsigned_bytes: Value, signed_bytes: Value) -> Value:
         """``acc[i] += sum of four u8 * s8 products`` in int32 lanes: ``vpdpbusd``, or the same in portable IR."""
         b = self.builder
-        if self.tier == "avx512_vnni":
+        if self._avx512:
             kind = self.i32
             dot = self._declare("llvm.x86.avx512.vpdpbusd.512", kind, [kind, kind, kind])
             return b.call(dot, [acc, unsigned_bytes, signed_bytes])
@@ -186,7 +189,7 @@ class Simd:
     def dot2(self, acc: Value, a: Value, b: Value) -> Value:
         """``acc[i] += sum of two s16 * s16 products`` in int32 lanes (``vpdpwssd`` or ``vpmaddwd``)."""
         builder = self.builder
-        if self.tier == "avx512_vnni":
+        if self._avx512:
             dot = self._declare("llvm.x86.avx512.vpdpwssd.512", self.i32, [self.i32] * 3)
             return builder.call(dot, [acc, self.cast(a, self.i32), self.cast(b, self.i32)])
         if self.tier == "avx2":
@@ -202,7 +205,7 @@ class Simd:
 
     def round_to_i32(self, value: Value) -> Value:
         """Nearest int32, ties to even; a value beyond int32 or NaN gives an unspecified integer."""
-        if self.tier == "avx512_vnni":
+        if self._avx512:
             name = "llvm.x86.avx512.mask.cvtps2dq.512"
             convert = self._declare(name, self.i32, [self.f32, self.i32, _I16, _I32])
             return self.builder.call(convert, [value, self.zero(self.i32), _I16(-1), _I32(4)])
