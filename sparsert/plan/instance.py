@@ -1,0 +1,335 @@
+"""Instance: a segment bound to a batch shape, with addresses and memory of its own. One runs at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparsert.errors import InputRangeError, InputShapeError
+from sparsert.kernels.accumulate import BLOCK_ROWS
+from sparsert.kernels.jit import TILE
+from sparsert.kernels.program import (
+    ATTENTION_WORK,
+    META_COLUMNS,
+    OPCODES,
+    SOURCES,
+    STAGE_COLUMNS,
+    STEP_COLUMNS,
+    TABLE_COLUMNS,
+    run_program,
+)
+from sparsert.kernels.stages import PARAMETERS, STAGE_NUMBERS
+from sparsert.plan.lower import Lowering
+from sparsert.plan.steps import ROW_BYTES, Buffer, DynamicParameters, Stage, Step
+
+__all__ = ["Instance"]
+
+_CHUNK_TILES = 8
+"""Tiles per thread that go through the whole network together: enough to balance the threads, few enough that their
+activations stay in the L3."""
+
+_ALIGNMENT = 64
+
+
+def _aligned(size: int) -> np.ndarray:
+    """Zeroed bytes at a 64-byte boundary."""
+    raw = np.zeros(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size]
+
+
+@dataclass
+class _Region:
+    first: int
+    last: int
+    units: int
+
+
+class Instance:
+    """One segment for (batch, tokens) and a number of threads.
+
+    Parameters
+    ----------
+    lowering : Lowering
+    batch, tokens : int
+        Sequences, and tokens in each.
+    threads : int
+        Threads that will run it; more would overflow the scratch.
+    """
+
+    def __init__(self, lowering: Lowering, batch: int, tokens: int, threads: int) -> None:
+        self._lowering = lowering
+        self._batch, self._tokens, self._threads = batch, tokens, threads
+        self._keep: list[Any] = []
+        self._tiles_each = max(1, -(-tokens // TILE))
+        coupled = any(step.opcode == "dynamic" for step in lowering.steps)
+        wanted = -(-_CHUNK_TILES * threads // self._tiles_each)
+        self._chunk = batch if coupled else max(1, min(batch, wanted))
+        tiles = self._chunk * self._tiles_each
+        self._parts = 1 if tiles >= 2 * threads or tiles % threads == 0 else threads
+        self._regions = self._find_regions()
+        self._meta = self._describe_tiles()
+        self._ids = {name: np.zeros((batch, tokens), np.int64) for name in lowering.ids}
+        self._bias = {
+            mask: np.full((batch, self._tiles_each * TILE), -np.inf, np.float32) for mask in lowering.masks
+        }
+        for mask, bias in self._bias.items():
+            if not mask:
+                bias[:, :tokens] = 0.0
+        self._arrays: dict[str, np.ndarray] = {}
+        self._place_buffers(tiles)
+        names = {p.name for step in lowering.steps for p in self._parameters_of(step) if isinstance(p, DynamicParameters)}
+        self._dynamic = {name: np.zeros(1, PARAMETERS) for name in names}
+        self._extrema = {name: np.zeros((tiles, 2), np.float32) for name in names}
+        self._program = np.zeros((len(lowering.steps), STEP_COLUMNS), np.int64)
+        for row, step in zip(self._program, lowering.steps, strict=True):
+            self._encode(row, step)
+        self._table = np.array([[r.first, r.last, r.units] for r in self._regions], np.int64).reshape(-1, 3)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the activations and scratch in bytes."""
+        return self._arena.nbytes + self._scratch.nbytes
+
+    # -- layout ---------------------------------------------------------------------------------------------------------
+
+    def _find_regions(self) -> list[_Region]:
+        """Consecutive tile-local steps form one region; with row parts every accumulating step is its own."""
+        regions: list[_Region] = []
+        open_region = False
+        for index, step in enumerate(self._lowering.steps):
+            if not step.local:
+                units = step.constants["heads"] if step.opcode == "attention" else 0
+                regions.append(_Region(index, index + 1, units))
+                open_region = False
+            elif self._parts > 1:
+                regions.append(_Region(index, index + 1, self._step_parts(step)))
+            elif open_region:
+                regions[-1].last = index + 1
+            else:
+                regions.append(_Region(index, index + 1, 1))
+                open_region = True
+        return regions
+
+    def _step_parts(self, step: Step) -> int:
+        return self._parts if step.linear is not None and step.opcode == "rows" and step.rows > BLOCK_ROWS else 1
+
+    def _describe_tiles(self) -> np.ndarray:
+        meta = np.zeros((self._batch, self._tiles_each, META_COLUMNS), np.int64)
+        first = np.arange(self._tiles_each) * TILE
+        meta[:, :, 0] = np.arange(self._tiles_each)
+        meta[:, :, 1] = self._tiles_each
+        meta[:, :, 2] = np.arange(self._batch)[:, None] * self._tokens + first
+        meta[:, :, 3] = np.clip(self._tokens - first, 0, TILE)
+        meta[:, :, 4] = first
+        meta[:, :, 5] = np.arange(self._batch)[:, None] * self._tiles_each
+        return meta.reshape(-1, META_COLUMNS)
+
+    def _place_buffers(self, tiles: int) -> None:
+        """Offsets by lifetime: values of one region in the thread's scratch, the others in the arena."""
+        region_of = {}
+        for number, region in enumerate(self._regions):
+            for index in range(region.first, region.last):
+                region_of[index] = number
+        lives: dict[int, tuple[Buffer, int, int]] = {}
+        for index, step in enumerate(self._lowering.steps):
+            for buffer in (*step.reads, *step.writes):
+                first = lives[id(buffer)][1] if id(buffer) in lives else index
+                lives[id(buffer)] = (buffer, first, index)
+        own = [life for life in lives.values() if self._parts == 1 and region_of[life[1]] == region_of[life[2]]]
+        shared = [life for life in lives.values() if not (self._parts == 1 and region_of[life[1]] == region_of[life[2]])]
+        # in the arena a buffer stays alive for whole regions, since threads run ahead of each other inside one
+        widened = [(b, self._regions[region_of[f]].first, self._regions[region_of[e]].last - 1) for b, f, e in shared]
+        shared_offsets, shared_size = _allocate(widened)
+        own_offsets, own_size = _allocate(own)
+        fixed = BLOCK_ROWS * 4 * TILE + 2 * 4 * TILE
+        attention = 0
+        for step in self._lowering.steps:
+            if step.opcode == "attention":
+                rows = (step.constants["size"] + 8) * 4 * TILE
+                attention = max(attention, rows + self._tiles_each * ATTENTION_WORK)
+        self._stride = -(-max(fixed + own_size, attention) // 4096) * 4096 + _ALIGNMENT
+        self._arena = _aligned(shared_size * tiles)
+        self._scratch = _aligned(self._stride * self._threads)
+        arena = self._arena.ctypes.data
+        self._places: dict[int, tuple[int, int]] = {}
+        for buffer, _, _ in shared:
+            self._places[id(buffer)] = (arena + shared_offsets[id(buffer)] * tiles, buffer.nbytes)
+        for buffer, _, _ in own:
+            self._places[id(buffer)] = (fixed + own_offsets[id(buffer)], -1)
+
+    # -- encoding -------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _parameters_of(step: Step) -> list[Any]:
+        return [step.parameters, *(stage.parameters for stage in step.stages)]
+
+    def _address(self, array: np.ndarray | None) -> int:
+        if array is None:
+            return 0
+        self._keep.append(array)
+        return array.ctypes.data
+
+    def _parameter_address(self, parameters: Any) -> int:
+        if isinstance(parameters, DynamicParameters):
+            return self._dynamic[parameters.name].ctypes.data
+        return self._address(parameters)
+
+    def _encode(self, row: np.ndarray, step: Step) -> None:
+        row[0] = OPCODES[step.opcode]
+        getattr(self, f"_encode_{step.opcode}")(row, step)
+
+    def _encode_stages(self, stages: list[Stage]) -> int:
+        table = np.zeros((max(len(stages), 1), STAGE_COLUMNS), np.int64)
+        for row, stage in zip(table, stages, strict=False):
+            row[0] = STAGE_NUMBERS[stage.kind]
+            if stage.linear is not None:
+                row[1:4] = [self._address(a) for a in (stage.linear.acc_bias, stage.linear.scale, stage.linear.bias)]
+            if stage.vector is not None:
+                row[3] = self._address(stage.vector)
+            row[4] = self._parameter_address(stage.parameters)
+            if stage.source is not None:
+                row[5:7] = self._places[id(stage.source)]
+            if stage.destination is not None:
+                row[7:9] = self._places[id(stage.destination)]
+                row[9] = ROW_BYTES[stage.destination.form]
+        return self._address(table)
+
+    def _encode_rows(self, row: np.ndarray, step: Step) -> None:
+        row[2:4] = self._places[id(step.reads[0])]
+        row[8] = step.rows
+        if step.linear is not None:
+            weight = step.linear.weight
+            row[1] = SOURCES[weight.kernel] + weight.variant
+            row[4], row[5], row[7] = (self._address(a) for a in (weight.headers, weight.weights, weight.starts))
+            if weight.kernel in ("dense", "float_dense"):
+                row[9] = 1
+                row[6] = weight.in_features if weight.kernel == "float_dense" else -(-weight.in_features // 4)
+            else:
+                row[6] = self._address(weight.offsets)
+        else:
+            row[1] = SOURCES[step.source]
+            row[10], row[11] = (self._address(step.constants.get(name)) for name in ("gamma", "beta"))
+            epsilon = step.constants.get("epsilon")
+            row[12] = self._address(epsilon) if epsilon is not None else self._parameter_address(step.parameters)
+        row[13], row[14] = len(step.stages), self._encode_stages(step.stages)
+        row[15] = self._step_parts(step)
+
+    def _encode_embed(self, row: np.ndarray, step: Step) -> None:
+        tables = step.constants["tables"]
+        ids = iter(step.constants["ids"])
+        encoded = np.zeros((len(tables), TABLE_COLUMNS), np.int64)
+        for line, table in zip(encoded, tables, strict=True):
+            line[0] = self._address(np.ascontiguousarray(table.weight))
+            line[1] = {"f": 0, "u": 1, "i": 2}[table.weight.dtype.kind]
+            scale = np.array([1.0], np.float32)
+            if table.quantization is not None:
+                scale = np.asarray(table.quantization.scale, np.float32).reshape(1)
+                line[3] = int(table.quantization.zero_point)
+            line[2] = self._address(np.ascontiguousarray(scale))
+            line[4] = {"input": 0, "position": 1, "constant": 2}[table.index]
+            if table.index == "input":
+                line[5] = self._ids[next(ids)].ctypes.data
+            else:
+                self._check_row(table.offset + (self._tokens - 1 if table.index == "position" else 0), table)
+                line[6] = table.offset
+            line[7] = len(table.weight)
+        row[1], row[2], row[3] = len(tables), self._address(encoded), step.rows
+        row[4:6] = self._places[id(step.writes[0])]
+
+    @staticmethod
+    def _check_row(last: int, table: Any) -> None:
+        if last >= len(table.weight):
+            raise InputRangeError(
+                f"The input has a token at position {last - table.offset}, but the model's position table has "
+                f"{len(table.weight)} rows (first used row {table.offset}); shorten the sequence"
+            )
+
+    def _encode_gather(self, row: np.ndarray, step: Step) -> None:
+        base, stride = self._places[id(step.reads[0])]
+        row[1:4] = base + step.constants["row"] * 4 * TILE, stride, step.rows
+        row[5:7] = step.constants["width"], step.constants["column"]
+
+    def _encode_select(self, row: np.ndarray, step: Step) -> None:
+        row[1:3] = self._places[id(step.reads[0])]
+        token = step.constants["token"]
+        row[3], row[5], row[6] = step.rows, token + self._tokens if token < 0 else token, self._tokens
+
+    def _encode_scatter(self, row: np.ndarray, step: Step) -> None:
+        row[1:3] = self._places[id(step.writes[0])]
+        row[3] = step.rows
+
+    def _encode_attention(self, row: np.ndarray, step: Step) -> None:
+        for position, buffer in enumerate(step.reads[:3]):
+            row[1 + 2 * position : 3 + 2 * position] = self._places[id(buffer)]
+        constants = step.constants
+        row[7], row[8] = constants["heads"], constants["size"]
+        row[9] = self._bias[constants["mask"]].ctypes.data
+        row[10] = self._parameter_address(step.parameters)
+        row[11], row[12] = constants["form"], constants["offset_values"]
+        row[13], row[14] = len(step.stages), self._encode_stages(step.stages)
+        row[15], row[16] = (ROW_BYTES[step.reads[position].form] for position in (0, 2))
+
+    def _encode_extrema(self, row: np.ndarray, step: Step) -> None:
+        row[1:3] = self._places[id(step.reads[0])]
+        row[3], row[4] = step.rows, self._extrema[step.parameters.name].ctypes.data  # type: ignore[union-attr]
+
+    def _encode_dynamic(self, row: np.ndarray, step: Step) -> None:
+        name = step.parameters.name  # type: ignore[union-attr]
+        row[4], row[12] = self._extrema[name].ctypes.data, self._dynamic[name].ctypes.data
+
+    # -- running --------------------------------------------------------------------------------------------------------
+
+    def run(self, values: dict[str, np.ndarray], lead: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """Run the segment on arrays; ``lead`` is the shape of its inputs without channels. The GIL is released."""
+        for name, held in self._ids.items():
+            held[:] = np.broadcast_to(values[name], held.shape)
+        for mask, bias in self._bias.items():
+            if mask:
+                bias[:, : self._tokens] = _fit_mask(values[mask], (self._batch, self._tokens))
+        results: dict[str, np.ndarray] = {}
+        inputs = []
+        for row, step in zip(self._program, self._lowering.steps, strict=True):
+            if step.opcode == "scatter":
+                inputs.append(np.ascontiguousarray(values[step.constants["array"]], np.float32))
+                row[4] = inputs[-1].ctypes.data
+        rows = {id(step): row for row, step in zip(self._program, self._lowering.steps, strict=True)}
+        for output in self._lowering.outputs:
+            shape = {
+                "tokens": (*lead, output.columns),
+                "feature": lead,
+                "items": (self._batch, output.columns),
+            }[output.shape]
+            results[output.name] = np.empty(shape, np.float32)
+            rows[id(output.step)][4] = results[output.name].ctypes.data
+        total = self._batch * self._tiles_each if self._tokens else 0
+        step_tiles = self._chunk * self._tiles_each
+        for first in range(0, total, step_tiles):
+            meta = self._meta[first : first + step_tiles]
+            run_program(self._program, self._table, meta, len(meta), self._scratch.ctypes.data, self._stride)
+        return results
+
+
+def _fit_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    try:
+        return np.broadcast_to(mask, shape)
+    except ValueError as error:
+        raise InputShapeError(f"The attention mask has shape {mask.shape}, expected {shape} as the token ids") from error
+
+
+def _allocate(lives: list[tuple[Buffer, int, int]]) -> tuple[dict[int, int], int]:
+    """First-fit offsets such that buffers alive at the same step do not overlap; and the size of the whole."""
+    placed: list[tuple[int, int, int, int]] = []
+    offsets: dict[int, int] = {}
+    size = 0
+    for buffer, first, last in sorted(lives, key=lambda life: (life[1], -life[0].nbytes)):
+        offset = 0
+        for start, end, begin, stop in sorted(placed):
+            if begin <= last and first <= stop and offset < end and start < offset + buffer.nbytes:
+                offset = end
+        placed.append((offset, offset + buffer.nbytes, first, last))
+        offsets[id(buffer)] = offset
+        size = max(size, offset + buffer.nbytes)
+    return offsets, size

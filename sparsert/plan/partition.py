@@ -1,0 +1,176 @@
+"""Partition: which nodes run natively together, and which run one by one on arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparsert.graph import fused
+from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
+from sparsert.ops.fallback import implicit_inputs
+from sparsert.plan.lower import can_lower
+
+__all__ = ["Group", "channels_of", "partition"]
+
+
+@dataclass
+class Group:
+    """Nodes of one native segment, or one node that runs on arrays."""
+
+    nodes: list[Node]
+    native: bool
+
+
+def channels_of(graph: Graph) -> dict[str, int]:
+    """Last dimension of every value whose last dimension follows from the graph alone."""
+    channels = {info.name: info.shape[-1] for info in graph.inputs if info.shape and isinstance(info.shape[-1], int)}
+    channels |= {name: array.shape[-1] for name, array in graph.constants.items() if array.ndim}
+    known: dict[str, int] = {name: int(size) for name, size in channels.items()}
+    for node in graph.nodes:
+        op = node.fused
+        if isinstance(op, fused.Linear):
+            known[node.outputs[0]] = op.weight.shape[1]
+            if node.inputs[0] not in known:
+                known[node.inputs[0]] = op.weight.shape[0]
+        elif isinstance(op, fused.LayerNorm):
+            known[node.outputs[0]] = len(op.gamma)
+            known.setdefault(node.inputs[0], len(op.gamma))
+        elif isinstance(op, fused.Embeddings):
+            known[node.outputs[0]] = op.tables[0].weight.shape[1]
+        elif isinstance(op, fused.Add):
+            sizes = [known[name] for name in node.inputs if name in known]
+            if sizes:
+                known[node.outputs[0]] = max(sizes)
+        elif op is not None and not isinstance(op, (fused.KeyMask, fused.SelectFeature)) and node.inputs[0] in known:
+            known[node.outputs[0]] = known[node.inputs[0]]
+    return known
+
+
+def _inputs(node: Node) -> list[str]:
+    return [name for name in node.inputs if name] + (implicit_inputs(node) if node.domain != FUSED_DOMAIN else [])
+
+
+def _floating(graph: Graph, name: str) -> bool:
+    for info in graph.inputs:
+        if info.name == name:
+            return np.dtype(info.dtype) == np.float32 and len(info.shape) >= 1
+    return name not in graph.constants
+
+
+def _vector_add(graph: Graph, node: Node) -> bool:
+    constants = [graph.constants[name] for name in node.inputs if name in graph.constants]
+    return all(array.size == array.shape[-1] and array.dtype == np.float32 for array in constants if array.ndim)
+
+
+class _Partitioner:
+    def __init__(self, graph: Graph, channels: dict[str, int]) -> None:
+        self.graph = graph
+        self.channels = channels
+        self.spaces: dict[str, object] = {}
+        """Of every array that exists: a token marking which leading dimensions it has."""
+        for info in graph.inputs:
+            known = all(dim is not None for dim in info.shape)
+            lead = info.shape if np.dtype(info.dtype) != np.float32 else info.shape[:-1]
+            self.spaces[info.name] = tuple(lead) if known else object()
+
+    def native(self, node: Node) -> bool:
+        if node.fused is None or not can_lower(node, self.channels):
+            return False
+        if isinstance(node.fused, fused.Add) and not _vector_add(self.graph, node):
+            return False
+        if isinstance(node.fused, fused.Embeddings):
+            return all(name not in self.graph.constants for name in node.inputs)
+        return all(name in self.graph.constants or _floating(self.graph, name) for name in node.inputs[:1])
+
+    def grow(self, ready: list[Node], have: set[str]) -> list[Node]:
+        """The longest list of native nodes that can start now, all over the same leading dimensions."""
+        inside: set[str] = set()
+        closed: set[str] = set()
+        segment: list[Node] = []
+        space: object = None
+        quantized: set[str] = set()
+        for node in ready:
+            if not self.native(node):
+                continue
+            op = node.fused
+            names = [name for name in _inputs(node) if name not in self.graph.constants]
+            outside = [name for name in names if name not in inside]
+            if any(name in closed for name in names) or any(name not in have for name in outside):
+                continue
+            if isinstance(op, fused.Attention):
+                outside = [name for name in outside if name != (node.inputs[3] if len(node.inputs) > 3 else "")]
+            if isinstance(op, (fused.Dequantize, fused.Linear)) and self._takes_bytes(op):
+                if node.inputs[0] not in quantized:
+                    continue
+            spaces = {id(self.spaces[name]) if not isinstance(self.spaces[name], tuple) else self.spaces[name] for name in outside}
+            if len(spaces) > 1 or (spaces and space is not None and next(iter(spaces)) != space):
+                continue
+            if spaces:
+                space = next(iter(spaces))
+            segment.append(node)
+            if isinstance(op, (fused.Quantize, fused.DynamicQuantize)):
+                quantized.add(node.outputs[0])
+            (closed if isinstance(op, (fused.SelectToken, fused.SelectFeature)) else inside).update(node.outputs)
+        return segment
+
+    @staticmethod
+    def _takes_bytes(op: object) -> bool:
+        return isinstance(op, fused.Dequantize) or (isinstance(op, fused.Linear) and op.weight.dtype != np.float32)
+
+
+def _trim(segment: list[Node], readers: dict[str, set[int]], outputs: set[str]) -> list[Node]:
+    """Drop quantizations whose bytes somebody outside reads, and all that depends on them."""
+    while True:
+        members = {id(node) for node in segment}
+        dropped: set[str] = set()
+        for node in segment:
+            if isinstance(node.fused, (fused.Quantize, fused.DynamicQuantize)):
+                outside = any(name in outputs or readers.get(name, set()) - members for name in node.outputs)
+                if outside:
+                    dropped.update(node.outputs)
+        if not dropped:
+            return segment
+        kept = []
+        for node in segment:
+            if dropped.intersection(node.inputs) or dropped.intersection(node.outputs):
+                dropped.update(node.outputs)
+            else:
+                kept.append(node)
+        segment = kept
+
+
+def partition(graph: Graph, channels: dict[str, int]) -> list[Group]:
+    """Order all nodes as native segments and single array nodes, as few segments as readiness allows."""
+    work = _Partitioner(graph, channels)
+    have = {info.name for info in graph.inputs} | set(graph.constants)
+    pending = list(graph.nodes)
+    outputs = {info.name for info in graph.outputs}
+    readers: dict[str, set[int]] = {}
+    for node in graph.nodes:
+        for name in _inputs(node):
+            readers.setdefault(name, set()).add(id(node))
+    groups: list[Group] = []
+
+    def emit(nodes: list[Node], native: bool) -> None:
+        groups.append(Group(nodes, native))
+        members = {id(node) for node in nodes}
+        pending[:] = [node for node in pending if id(node) not in members]
+        space = object()
+        for node in nodes:
+            for name in node.outputs:
+                have.add(name)
+                work.spaces[name] = object() if isinstance(node.fused, fused.SelectToken) or not native else space
+
+    while pending:
+        arrays = [node for node in pending if not work.native(node) and all(name in have for name in _inputs(node))]
+        if arrays:
+            for node in arrays:
+                emit([node], False)
+            continue
+        segment = _trim(work.grow(pending, have), readers, outputs)
+        if segment:
+            emit(segment, True)
+        else:  # a native node that only arrays can serve, such as one that reads quantized inputs
+            emit([next(node for node in pending if all(name in have for name in _inputs(node)))], False)
+    return groups

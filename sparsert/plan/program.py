@@ -1,0 +1,238 @@
+"""Program: a compiled graph. Native segments and single array nodes, run in order on named arrays."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparsert.errors import InputRangeError, InputShapeError
+from sparsert.graph import fused
+from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
+from sparsert.kernels.jit import TIER
+from sparsert.ops.arrays import run_fused
+from sparsert.ops.fallback import implicit_inputs, make_runner
+from sparsert.plan.instance import Instance
+from sparsert.plan.lower import Lowering
+from sparsert.plan.partition import channels_of, partition
+from sparsert.plan.report import StepReport
+
+__all__ = ["Program", "compile_graph"]
+
+_KEPT_SHAPES = 8
+"""Shapes whose arenas stay allocated; the least recently used one goes first."""
+
+
+@dataclass
+class _ArrayStep:
+    """A node that runs on arrays: an ONNX node by its reference operator, or a fused node in NumPy."""
+
+    node: Node
+    inputs: list[str]
+    runner: Callable[[Sequence[np.ndarray | None]], list[np.ndarray]]
+
+    def run(self, values: dict[str, np.ndarray], threads: int) -> None:
+        results = self.runner([values[name] if name else None for name in self.inputs])
+        for name, result in zip(self.node.outputs, results, strict=False):
+            if name:
+                values[name] = result
+
+
+class _Segment:
+    """A native segment, with its instances: bound shapes, each used by one caller at a time."""
+
+    def __init__(self, lowering: Lowering) -> None:
+        self.lowering = lowering
+        self._free: OrderedDict[tuple[int, int, int], list[Instance]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._sequences = any(step.opcode in ("attention", "select", "embed") for step in lowering.steps)
+
+    def run(self, values: dict[str, np.ndarray], threads: int) -> None:
+        lead = self._lead(values)
+        batch, tokens = lead if self._sequences else (1, int(np.prod(lead, dtype=np.int64)))
+        self._check_ids(values)
+        key = (batch, tokens, threads)
+        with self._lock:
+            instances = self._free.setdefault(key, [])
+            self._free.move_to_end(key)
+            instance = instances.pop() if instances else None
+        if instance is None:
+            instance = Instance(self.lowering, batch, tokens, threads)
+        try:
+            values.update(instance.run(values, lead))
+        finally:
+            with self._lock:
+                self._free.setdefault(key, []).append(instance)
+                while len(self._free) > _KEPT_SHAPES:
+                    self._free.popitem(last=False)
+
+    def _lead(self, values: dict[str, np.ndarray]) -> tuple[int, ...]:
+        shapes = {name: values[name].shape for name in self.lowering.ids}
+        shapes |= {name: values[name].shape[:-1] for name in self.lowering.arrays}
+        lead = np.broadcast_shapes(*shapes.values()) if len(set(shapes.values())) > 1 else next(iter(shapes.values()))
+        for name, shape in shapes.items():
+            if shape != lead and name not in self.lowering.ids:
+                raise InputShapeError(f"Value '{name}' has leading dimensions {shape}, expected {lead}")
+        for name in self.lowering.arrays:
+            if values[name].shape[-1] != self.lowering.channels[name]:
+                raise InputShapeError(
+                    f"Value '{name}' has {values[name].shape[-1]} channels, expected {self.lowering.channels[name]}"
+                )
+        if self._sequences and len(lead) != 2:
+            raise InputShapeError(f"Expected inputs of shape (batch, tokens), got {shapes}")
+        return lead
+
+    def _check_ids(self, values: dict[str, np.ndarray]) -> None:
+        for step in self.lowering.steps:
+            if step.opcode != "embed":
+                continue
+            names = iter(step.constants["ids"])
+            for table in step.constants["tables"]:
+                if table.index != "input":
+                    continue
+                name, rows = next(names), len(table.weight)
+                ids = values[name]
+                if ids.size and not (-rows <= int(ids.min()) and int(ids.max()) < rows):
+                    wrong = int(ids[(ids < -rows) | (ids >= rows)][0])
+                    raise InputRangeError(
+                        f"Input '{name}' holds {wrong}, but its table has {rows} rows; ids must lie in [{-rows}, {rows})"
+                    )
+
+
+def compile_graph(graph: Graph) -> Program:
+    """Lower a fused graph to a :class:`Program`: choose formats, pack weights, find the fallbacks.
+
+    Raises
+    ------
+    UnsupportedOpError
+        A node that neither a kernel nor a fallback can run.
+    """
+    channels = channels_of(graph)
+    groups = partition(graph, channels)
+    outputs = {info.name for info in graph.outputs}
+    steps: list[_ArrayStep | _Segment] = []
+    reports: list[StepReport] = []
+    for position, group in enumerate(groups):
+        if group.native:
+            later = {name for other in groups[position + 1 :] for node in other.nodes for name in _reads(node)}
+            produced = {name for node in group.nodes for name in node.outputs}
+            needed = {name for name in produced if name in later or name in outputs}
+            lowering = Lowering(graph, group.nodes, channels, needed).run()
+            steps.append(_Segment(lowering))
+            reports += [_native_report(node, lowering) for node in group.nodes]
+        else:
+            steps.append(_array_step(group.nodes[0], graph))
+            reports.append(_array_report(group.nodes[0]))
+    for index, report in enumerate(reports):
+        report.index = index
+    return Program(graph, steps, reports)
+
+
+def _reads(node: Node) -> list[str]:
+    return [*node.inputs, *(implicit_inputs(node) if node.domain != FUSED_DOMAIN else [])]
+
+
+def _array_step(node: Node, graph: Graph) -> _ArrayStep:
+    if node.fused is not None:
+        op = node.fused
+        return _ArrayStep(node, list(node.inputs), lambda arrays: run_fused(op, arrays))
+    return _ArrayStep(node, [*node.inputs, *implicit_inputs(node)], make_runner(node, graph.opsets))
+
+
+def _array_report(node: Node) -> StepReport:
+    if node.fused is None:
+        note = "runs by the reference operator, one node at a time: correct and slow"
+        return StepReport(0, node.op, node.name, "onnx.reference", fallback=True, sources=list(node.sources), note=note)
+    cheap = isinstance(node.fused, fused.KeyMask)
+    note = "" if cheap else "no native kernel for this form; runs in NumPy"
+    return StepReport(0, node.op, node.name, "numpy", fallback=not cheap, sources=list(node.sources), note=note)
+
+
+def _native_report(node: Node, lowering: Lowering) -> StepReport:
+    report = StepReport(0, node.op, node.name, f"{node.op.lower()} {TIER}", sources=list(node.sources))
+    op: Any = node.fused
+    if isinstance(op, fused.Linear):
+        packed = lowering.packed[node.outputs[0]]
+        element = "f32" if op.weight.dtype == np.float32 else "u8s8"
+        report.kernel = f"{packed.weight.kernel} {element} {TIER}"
+        report.weight_format = packed.weight.kernel.removeprefix("float_")
+        report.shape = tuple(op.weight.shape)
+        report.sparsity, report.block_sparsity = 1 - packed.density, 1 - packed.block_density
+        report.bytes = packed.nbytes
+        report.macs_per_token = round(packed.density * op.weight.size)
+        report.note = "dynamic quantization" if element == "u8s8" and op.input_quantization is None else ""
+    elif isinstance(op, fused.Attention):
+        report.kernel = f"attention {'f32' if op.q_quantization is None else 'int8'} {TIER}"
+        report.note = f"{op.heads} heads"
+    elif isinstance(op, fused.Embeddings):
+        report.bytes = sum(table.weight.nbytes for table in op.tables)
+        report.shape = tuple(op.tables[0].weight.shape)
+    return report
+
+
+class Program:
+    """A compiled graph. Any number of threads may call :meth:`run`; the weights exist once.
+
+    Attributes
+    ----------
+    steps : list of StepReport
+        What runs, in order, for :meth:`sparsert.Engine.report`.
+    """
+
+    def __init__(self, graph: Graph, steps: list[_ArrayStep | _Segment], reports: list[StepReport]) -> None:
+        self.steps = reports
+        self._steps = steps
+        self._outputs = [info.name for info in graph.outputs]
+        self._constants = {
+            name: graph.constants[name]
+            for name in {name for step in steps for name in _constant_names(step)} | set(self._outputs)
+            if name in graph.constants
+        }
+        self._dead = _last_uses(steps, set(self._outputs))
+
+    def run(self, feeds: dict[str, np.ndarray], threads: int) -> dict[str, np.ndarray]:
+        """Run on named input arrays with the Numba threads that the calling thread has been given.
+
+        Parameters
+        ----------
+        feeds : dict
+            One array per graph input.
+        threads : int
+            Upper bound of Numba worker threads; ``numba.set_num_threads`` is the caller's business.
+
+        Returns
+        -------
+        dict
+            Output name to array, in graph order.
+        """
+        values: dict[str, np.ndarray] = {**self._constants, **feeds}
+        for step, dead in zip(self._steps, self._dead, strict=True):
+            step.run(values, threads)
+            for name in dead:
+                values.pop(name, None)
+        return {name: values[name] for name in self._outputs}
+
+
+def _constant_names(step: _ArrayStep | _Segment) -> list[str]:
+    return step.inputs if isinstance(step, _ArrayStep) else [*step.lowering.ids, *step.lowering.masks]
+
+
+def _last_uses(steps: Sequence[_ArrayStep | _Segment], outputs: set[str]) -> list[list[str]]:
+    """For every step, the values that nobody reads after it."""
+    seen: set[str] = set(outputs)
+    dead: list[list[str]] = []
+    for step in reversed(steps):
+        names = set(_constant_names(step))
+        if isinstance(step, _Segment):
+            names |= set(step.lowering.arrays) | {output.name for output in step.lowering.outputs}
+        else:
+            names |= set(step.node.outputs)
+        dead.append([name for name in names if name and name not in seen])
+        seen |= names
+    return dead[::-1]
+
+
