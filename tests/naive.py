@@ -1,7 +1,7 @@
-"""Brute-force twins: every fused op in plain NumPy, by the formulas of :mod:`sparsert.graph.fused`, as slowly as need be.
+"""Brute-force twins: every fused op in plain NumPy, by the formulas of :mod:`sparsert.graph.fused`, however slow.
 
-``run_graph`` evaluates a whole graph, fused or not; one function per op, named as the op, serves as the reference of the
-kernel of that op. Integer parts are exact (int64), floats are float32 unless a formula says otherwise.
+``run_graph`` evaluates a whole graph, fused or not; one function per op, named as the op, is the reference of that op's
+kernel. Integer parts are exact (int64), floats are float32 unless a formula says otherwise.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 from sparsert.graph import fused
 from sparsert.graph.fused import Quantization
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
-from sparsert.graph.reference import evaluate_node
+from sparsert.ops.fallback import implicit_inputs, make_runner
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-# ---------------------------------------------------------------------------------------------------------- quantization
+# -- quantization
 
 
 def quantize(x: np.ndarray, quantization: Quantization) -> np.ndarray:
@@ -50,7 +50,7 @@ def centred(x: np.ndarray, zero_point: np.ndarray | None) -> np.ndarray:
     return x.astype(np.int64) - (0 if zero_point is None else np.asarray(zero_point).astype(np.int64))
 
 
-# ------------------------------------------------------------------------------------------------------------------- ops
+# -- ops
 
 
 def linear_accumulator(x: np.ndarray, zero_point: np.ndarray, op: fused.Linear) -> np.ndarray:
@@ -198,7 +198,7 @@ def select_feature(op: fused.SelectFeature, x: np.ndarray) -> np.ndarray:
     return x[:, :, op.index]
 
 
-# ---------------------------------------------------------------------------------------------------------------- graphs
+# -- graphs
 
 _TWINS: dict[str, Callable[..., Any]] = {
     "Quantize": lambda op, x: quantize(x, op.quantization),
@@ -220,7 +220,8 @@ _TWINS: dict[str, Callable[..., Any]] = {
 def run_node(node: Node, inputs: list[np.ndarray | None], opsets: Mapping[str, int]) -> list[np.ndarray]:
     """Evaluate one node of either vocabulary."""
     if node.domain != FUSED_DOMAIN:
-        return evaluate_node(node, inputs, opsets)
+        results = iter(make_runner(node, opsets)(inputs))
+        return [next(results) if name else np.empty(0) for name in node.outputs]
     with np.errstate(over="ignore", invalid="ignore"):
         result = _TWINS[node.op](node.fused, *inputs)
     return list(result) if isinstance(result, tuple) else [result]
@@ -239,6 +240,7 @@ def run_graph(graph: Graph, feeds: Mapping[str, np.ndarray], keep: bool = False)
     """
     values: dict[str, Any] = {"": None, **graph.constants, **feeds}
     for node in graph.nodes:
-        outputs = run_node(node, [values[name] for name in node.inputs], graph.opsets)
+        names = node.inputs if node.domain == FUSED_DOMAIN else [*node.inputs, *implicit_inputs(node)]
+        outputs = run_node(node, [values[name] for name in names], graph.opsets)
         values.update(zip(node.outputs, outputs, strict=True))
     return values if keep else {info.name: values[info.name] for info in graph.outputs}

@@ -334,26 +334,9 @@ def reads(node: Node) -> list[str]:
     """Return the values that a node reads, those that its subgraphs take from outside included."""
     names = dict.fromkeys(name for name in node.inputs if name)
     for value in node.attributes.values():
-        if isinstance(value, onnx.GraphProto | Graph):
-            names.update(dict.fromkeys(_captured(value)))
-        elif isinstance(value, list | tuple):
-            for item in value:
-                if isinstance(item, onnx.GraphProto | Graph):
-                    names.update(dict.fromkeys(_captured(item)))
+        if any(isinstance(item, onnx.GraphProto) for item in (value if isinstance(value, list) else [value])):
+            # Not at the top: the fallback is built on the graph package, of which this module is a part.
+            from sparsert.ops.fallback import implicit_inputs
+
+            names.update(dict.fromkeys(implicit_inputs(node)))
     return list(names)
-
-
-def _captured(graph: onnx.GraphProto | Graph) -> list[str]:
-    if isinstance(graph, Graph):
-        inner = {info.name for info in graph.inputs} | set(graph.constants)
-        inner.update(name for node in graph.nodes for name in node.outputs)
-        outer = [name for node in graph.nodes for name in reads(node)] + [info.name for info in graph.outputs]
-        return [name for name in outer if name not in inner]
-    inner = {info.name for info in graph.input} | {tensor.name for tensor in graph.initializer}
-    inner.update(name for node in graph.node for name in node.output)
-    names = [name for node in graph.node for name in node.input if name] + [info.name for info in graph.output]
-    for node in graph.node:
-        for attribute in node.attribute:
-            for child in [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs:
-                names.extend(_captured(child))
-    return [name for name in names if name not in inner]

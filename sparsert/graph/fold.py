@@ -6,10 +6,11 @@ import logging
 import math
 
 import numpy as np
+from onnx.helper import tensor_dtype_to_np_dtype
 
+from sparsert.errors import SparsertError
 from sparsert.graph.editor import Editor, QuantizedConstant, reads
 from sparsert.graph.ir import Node
-from sparsert.graph.reference import evaluate_node
 from sparsert.graph.shapes import Unknown, attribute
 
 logger = logging.getLogger(__name__)
@@ -50,8 +51,6 @@ def _is_copy(editor: Editor, node: Node) -> bool:
 
 
 def _cast_dtype(node: Node) -> np.dtype:
-    from onnx.helper import tensor_dtype_to_np_dtype
-
     return tensor_dtype_to_np_dtype(attribute(node, "to"))
 
 
@@ -78,14 +77,25 @@ def _fold_constant(editor: Editor, node: Node) -> bool:
         return True
     if _is_table_lookup(editor, node) or not _worth_folding(editor, node):
         return False
+    results = _evaluate(editor, node)
+    if results is None:
+        return False
+    editor.make_constant(node, results)
+    return True
+
+
+def _evaluate(editor: Editor, node: Node) -> list[np.ndarray | QuantizedConstant] | None:
+    # Not at the top: the fallback is built on the graph package, of which this module is a part.
+    from sparsert.ops.fallback import make_runner
+
     arrays = [editor.constant(name) if name else None for name in node.inputs]
     try:
-        results = evaluate_node(node, arrays, editor.graph.opsets)
-    except Exception as error:  # a node that fails here fails when it runs, where the message can name the inputs
+        results = iter(make_runner(node, editor.graph.opsets)(arrays))
+    except SparsertError as error:
+        # The node stays, and whoever compiles or runs it reports the error with the file's name and the inputs.
         logger.debug("%s (%s) does not fold: %s", node.name, node.op, error)
-        return False
-    editor.make_constant(node, list(results))
-    return True
+        return None
+    return [next(results) if name else np.empty(0) for name in node.outputs]
 
 
 def _constant_value(node: Node) -> np.ndarray | None:
@@ -156,6 +166,6 @@ def _fold_known(editor: Editor, node: Node) -> None:
 
 
 _KNOWN = frozenset(
-    "Shape Gather Unsqueeze Squeeze Concat Slice Cast Reshape Range Add Sub Mul Div Pow Sqrt Neg Mod Floor Reciprocal Min "
-    "Max Equal Less LessOrEqual Greater GreaterOrEqual And Or Not Where Expand Identity ConstantOfShape".split()
+    "Shape Gather Unsqueeze Squeeze Concat Slice Cast Reshape Range Add Sub Mul Div Pow Sqrt Neg Mod Floor Reciprocal "
+    "Min Max Equal Less LessOrEqual Greater GreaterOrEqual And Or Not Where Expand Identity ConstantOfShape".split()
 )

@@ -10,13 +10,17 @@ import numpy as np
 import onnx
 
 from sparsert.graph import symbolic
-from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
+from sparsert.graph.ir import Graph, Node
 from sparsert.graph.symbolic import Expr, apply, factors, is_number, multiply, product_of, quotient
 
 Shape = tuple[Expr, ...]
 
 _LARGEST_VECTOR = 64
 """Tensors with more elements than this are not looked into one element at a time."""
+
+
+_TO_END = 2**63 - 1
+"""How exporters write a slice to the end."""
 
 
 class Unknown(Exception):
@@ -36,8 +40,8 @@ def attribute(node: Node, name: str, default: Any = None) -> Any:
 class Facts:
     """Symbolic knowledge about the values of a graph, gathered in one pass in node order.
 
-    Inputs of integer ids (rank 2) share the dimensions ``batch`` and ``sequence``. A dimension that the file fixes stays a
-    symbol whose size is in :attr:`sizes`: so a literal 1 (which broadcasts) is never confused with a batch of 1.
+    Inputs of integer ids (rank 2) share the dimensions ``batch`` and ``sequence``. A dimension that the file fixes stays
+    a symbol whose size is in :attr:`sizes`: so a literal 1 (which broadcasts) is never confused with a batch of 1.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -60,10 +64,7 @@ class Facts:
                     break
             else:
                 return ("dim", "batch"), ("dim", "sequence")
-        return tuple(
-            dim if isinstance(dim, int) else ("dim", dim or f"{name}.{axis}")  # type: ignore[misc]
-            for axis, dim in enumerate(dims)
-        )
+        return tuple(dim if isinstance(dim, int) else ("dim", dim or f"{name}.{axis}") for axis, dim in enumerate(dims))
 
     # -- comparisons
 
@@ -270,7 +271,7 @@ def _constant_element(array: np.ndarray, index: Shape) -> Expr:
     raise Unknown
 
 
-# ---------------------------------------------------------------------------------------------------------------- dtypes
+# -- dtypes
 
 _FLOAT, _INT64, _INT32, _BOOL, _UINT8 = (np.dtype(t) for t in (np.float32, np.int64, np.int32, np.bool_, np.uint8))
 _FIXED_DTYPES: dict[str, list[np.dtype]] = {
@@ -303,7 +304,7 @@ def _output_dtypes(facts: Facts, node: Node) -> list[np.dtype | None]:
     return [dtype] * len(node.outputs)
 
 
-# ---------------------------------------------------------------------------------------------------------------- shapes
+# -- shapes
 
 
 def _same_as_input(facts: Facts, node: Node) -> list[Shape]:
@@ -456,6 +457,10 @@ def _shape_of_slice(facts: Facts, node: Node) -> list[Shape]:
             dims[axis] = len(range(*slice(start, end, step).indices(dim)))
         elif start == 0 and step == 1 and (end == dim or isinstance(end, int) and end >= 2**31 - 1):
             continue
+        elif (
+            step == 1 and isinstance(start, int) and (apply("Sub", end, start) == 1 or (start == -1 and end == _TO_END))
+        ):
+            dims[axis] = 1  # dimensions are at least 1, and a slice beyond them is an error where it is used
         elif start == 0 and step == 1 and isinstance(end, tuple) and isinstance(dim, int):
             dims[axis] = end  # a table of positions cut to the sequence; a shorter table is an error of its own
         else:
@@ -500,21 +505,19 @@ def _shape_of_dynamic_quantize(facts: Facts, node: Node) -> list[Shape]:
     return [facts.need(node.inputs[0]), (), ()]
 
 
+_UNARY = (
+    "Identity Dropout Cast Relu Tanh Erf Sqrt Softmax LogSoftmax Sigmoid Neg Exp Log Abs Not IsNaN Gelu Floor Reciprocal "
+    "LayerNormalization QuantizeLinear DequantizeLinear CumSum Clip Elu LeakyRelu"
+)
+_BROADCASTING = (
+    "Add Sub Mul Div Pow Mod And Or Xor Equal Less LessOrEqual Greater GreaterOrEqual Where Min Max Sum"  # variadic too
+)
+_REDUCING = "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd"
+
 _SHAPES: dict[str, Callable[[Facts, Node], Sequence[Shape | None]]] = {
-    **{
-        op: _same_as_input
-        for op in (
-            "Identity Dropout Cast Relu Tanh Erf Sqrt Softmax LogSoftmax Sigmoid Neg Exp Log Abs Not IsNaN Gelu Floor "
-            "Reciprocal LayerNormalization QuantizeLinear DequantizeLinear CumSum Clip Elu LeakyRelu"
-        ).split()
-    },
-    **{
-        op: _broadcast
-        for op in (
-            "Add Sub Mul Div Pow Mod And Or Xor Equal Less LessOrEqual Greater GreaterOrEqual Where Min Max Sum"
-        ).split()
-    },
-    **{op: _shape_of_reduce for op in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd")},
+    **dict.fromkeys(_UNARY.split(), _same_as_input),
+    **dict.fromkeys(_BROADCASTING.split(), _broadcast),
+    **dict.fromkeys(_REDUCING.split(), _shape_of_reduce),
     "MatMul": _shape_of_matmul,
     "MatMulInteger": _shape_of_matmul,
     "QLinearMatMul": _shape_of_matmul,
@@ -538,7 +541,7 @@ _SHAPES: dict[str, Callable[[Facts, Node], Sequence[Shape | None]]] = {
 }
 
 
-# -------------------------------------------------------------------------------------------------------------- elements
+# -- elements
 
 
 def _element_of_cast(facts: Facts, node: Node, index: Shape) -> Expr:

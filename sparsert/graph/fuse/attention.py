@@ -11,7 +11,7 @@ from sparsert.graph.editor import Editor, same_quantization
 from sparsert.graph.fuse.layout import Layout
 from sparsert.graph.fuse.linear import rescaled
 from sparsert.graph.fuse.mask import emit_key_mask, match_key_condition, match_key_mask
-from sparsert.graph.fused import Attention, KeyMask, Quantization
+from sparsert.graph.fused import Attention, Dequantize, KeyMask, Quantization, Quantize
 from sparsert.graph.ir import Node
 from sparsert.graph.shapes import attribute
 
@@ -294,6 +294,7 @@ class _Context:
     probs_dynamic: bool
     result: Quantization | None
     output: str
+    in_bytes: bool
     nodes: list[Node]
 
 
@@ -343,11 +344,11 @@ def _context(editor: Editor, softmax: Node) -> _Context | None:
     merged = _merged(editor, product, nodes)
     if merged is None:
         return None
-    return _Context(product, probs, dynamic, merged[1], merged[0], nodes)
+    return _Context(product, probs, dynamic, merged[1], merged[0], merged[2], nodes)
 
 
-def _merged(editor: Editor, product: _Product, nodes: list[Node]) -> tuple[str, Quantization | None] | None:
-    """Follow the context (B, A, S, D) until its heads are merged; return that value and its quantization."""
+def _merged(editor: Editor, product: _Product, nodes: list[Node]) -> tuple[str, Quantization | None, bool] | None:
+    """Follow the context (B, A, S, D) until its heads are merged; return that value, its quantization, if in bytes."""
     value = product.output
     shape = editor.facts.shape(value)
     if shape is None or len(shape) != 4:
@@ -357,9 +358,11 @@ def _merged(editor: Editor, product: _Product, nodes: list[Node]) -> tuple[str, 
     while True:
         if layout is None:
             return None
-        if not in_bytes and layout.matches([[0], [2], [1, 3]]):
-            return value, result
         node = editor.sole_reader(value)
+        if layout.matches([[0], [2], [1, 3]]):
+            # Bytes that nobody dequantizes are read as they are: the next Quantize had equal parameters and is gone.
+            if not in_bytes or node is None or node.op != "Dequantize":
+                return value, result, in_bytes
         if node is None:
             return None
         if editor.is_fused(node):
@@ -393,15 +396,40 @@ def _fuse(editor: Editor, softmax: Node) -> None:
         return
     if not (editor.facts.same_shape(q.base, k.base) and editor.facts.same_shape(q.base, v.base)):
         return
+    inputs = [q.base, k.base, v.base]
+    trips: dict[str, tuple[Quantization, list[Node]]] = {}
+    for product, operand in ((scores.product, q), (scores.product, k), (context.product, v)):
+        if product.mode == "float" and operand.quantization is not None:
+            pair = [node for node in operand.nodes if node.op in ("Quantize", "Dequantize")]
+            if trips.setdefault(operand.base, (operand.quantization, pair))[0] is not operand.quantization:
+                return
+            operand.quantization = None
     fused = _attention(heads.pop(), scores, context, q, k, v)  # type: ignore[arg-type]
     if fused is None:
         return
-    inputs = [q.base, k.base, v.base]
+    # A round trip through bytes before a float product is done before the heads are split: it moves no element.
+    inputs = [_round_trip(editor, base, *trips[base]) if base in trips else base for base in inputs]
     if scores.mask is not None:
         inputs.append(emit_key_mask(editor, *scores.mask))
     absorbed = [*q.nodes, *k.nodes, *scores.product.nodes, *scores.nodes[::-1], softmax, *v.nodes]
     absorbed += [*context.product.nodes, *context.nodes]
-    editor.emit(fused, inputs, context.output, absorbed)
+    output = context.output
+    if context.in_bytes and context.result is not None:
+        output = editor.fresh(f"{context.output}.real")
+        editor.facts.shapes[output] = editor.facts.need(context.output)
+        editor.facts.dtypes[output] = np.dtype(np.float32)
+    editor.emit(fused, inputs, output, absorbed)
+    if context.in_bytes and context.result is not None:
+        editor.emit(Quantize(context.result), [output], context.output, absorbed[-1:])
+
+
+def _round_trip(editor: Editor, value: str, quantization: Quantization, absorbed: list[Node]) -> str:
+    stored, real = editor.fresh(f"{value}.stored"), editor.fresh(f"{value}.real")
+    for name, dtype in ((stored, quantization.dtype), (real, np.dtype(np.float32))):
+        editor.facts.shapes[name], editor.facts.dtypes[name] = editor.facts.need(value), dtype
+    editor.emit(Quantize(quantization), [value], stored, absorbed)
+    editor.emit(Dequantize(quantization), [stored], real, absorbed)
+    return real
 
 
 def _attention(

@@ -15,7 +15,7 @@ from sparsert.graph.symbolic import Expr
 
 @dataclass
 class Term:
-    """One summand: its table, the value that holds the row numbers (None unless ``table.index == "input"``), its nodes."""
+    """One summand: its table, the value with the row numbers (None unless ``table.index == "input"``), its nodes."""
 
     table: Table
     rows: str | None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-
 from sparsert.graph.ir import Node
 from sparsert.graph.shapes import Facts, Shape, attribute
 from sparsert.graph.symbolic import Factors, factors, multiply, quotient
