@@ -86,8 +86,7 @@ def _round_trip(x: np.ndarray, quantization: Quantization | None) -> np.ndarray:
 
 
 def _range_to_uint8(low: np.float32, high: np.float32) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and zero point of ONNX DynamicQuantizeLinear for values between ``low`` and ``high``."""
-    low, high = np.minimum(low, np.float32(0)), np.maximum(high, np.float32(0))
+    """Scale and zero point of ONNX DynamicQuantizeLinear for a range ``low <= 0 <= high``."""
     scale = np.float32((high - low) / np.float32(255))
     if scale == 0:
         scale = np.float32(1)
@@ -309,12 +308,8 @@ _Products = tuple[Callable[[int], np.ndarray], Callable[[_Probabilities], Iterat
 
 def _static_products(op: fused.Attention, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> _Products:
     """Both products of an Attention whose scales the file states, each integer or float."""
-    q_format, k_format, p_format, v_format = (
-        op.q_quantization,
-        op.k_quantization,
-        op.probs_quantization,
-        op.v_quantization,
-    )
+    q_format, k_format = op.q_quantization, op.k_quantization
+    p_format, v_format = op.probs_quantization, op.v_quantization
 
     def scores_of(item: int) -> np.ndarray:
         left, right = _heads_first(q[item], op.heads), _heads_first(k[item], op.heads)
