@@ -100,10 +100,6 @@ def _gelu(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
     return [v.gelu(value) for value in values]
 
 
-def _gelu_coarse(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
-    return [v.gelu_coarse(value) for value in values]
-
-
 def _gelu_tanh(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
     """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))"""
     b, result = v.builder, []
@@ -236,8 +232,8 @@ _register("dequantize+rows", [_dequantize], _sink_rows)
 _register("dequantize+quads", [_dequantize], _sink_quads, 4)
 _register("dequantize+pairs", [_dequantize], _sink_pairs, 2)
 _register("dequantize+signed_rows", [_dequantize], _sink_signed_rows)
-_register("dequantize+gelu+rows", [_dequantize, _gelu_coarse], _sink_rows)
-_register("dequantize+gelu+quads", [_dequantize, _gelu_coarse], _sink_quads, 4)
+_register("dequantize+gelu+rows", [_dequantize, _gelu], _sink_rows)
+_register("dequantize+gelu+quads", [_dequantize, _gelu], _sink_quads, 4)
 _register("dequantize+add+floats", [_dequantize, _add], _sink_floats)
 _register("bias+add+floats", [_bias, _add], _sink_floats)
 _register("bias+gelu+floats", [_bias, _gelu], _sink_floats)

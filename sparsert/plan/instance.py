@@ -72,15 +72,15 @@ class Instance:
         self._regions = self._find_regions()
         self._meta = self._describe_tiles()
         self._ids = {name: np.zeros((batch, tokens), np.int64) for name in lowering.ids}
-        self._bias = {
-            mask: np.full((batch, self._tiles_each * TILE), -np.inf, np.float32) for mask in lowering.masks
-        }
+        self._bias = {mask: np.full((batch, self._tiles_each * TILE), -np.inf, np.float32) for mask in lowering.masks}
         for mask, bias in self._bias.items():
             if not mask:
                 bias[:, :tokens] = 0.0
         self._arrays: dict[str, np.ndarray] = {}
         self._place_buffers(tiles)
-        names = {p.name for step in lowering.steps for p in self._parameters_of(step) if isinstance(p, DynamicParameters)}
+        names = {
+            p.name for step in lowering.steps for p in self._parameters_of(step) if isinstance(p, DynamicParameters)
+        }
         self._dynamic = {name: np.zeros(1, PARAMETERS) for name in names}
         self._extrema = {name: np.zeros((tiles, 2), np.float32) for name in names}
         self._program = np.zeros((len(lowering.steps), STEP_COLUMNS), np.int64)
@@ -139,7 +139,9 @@ class Instance:
                 first = lives[id(buffer)][1] if id(buffer) in lives else index
                 lives[id(buffer)] = (buffer, first, index)
         own = [life for life in lives.values() if self._parts == 1 and region_of[life[1]] == region_of[life[2]]]
-        shared = [life for life in lives.values() if not (self._parts == 1 and region_of[life[1]] == region_of[life[2]])]
+        shared = [
+            life for life in lives.values() if not (self._parts == 1 and region_of[life[1]] == region_of[life[2]])
+        ]
         # in the arena a buffer stays alive for whole regions, since threads run ahead of each other inside one
         widened = [(b, self._regions[region_of[f]].first, self._regions[region_of[e]].last - 1) for b, f, e in shared]
         shared_offsets, shared_size = _allocate(widened)
@@ -316,7 +318,9 @@ def _fit_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     try:
         return np.broadcast_to(mask, shape)
     except ValueError as error:
-        raise InputShapeError(f"The attention mask has shape {mask.shape}, expected {shape} as the token ids") from error
+        raise InputShapeError(
+            f"The attention mask has shape {mask.shape}, expected {shape} as the token ids"
+        ) from error
 
 
 def _allocate(lives: list[tuple[Buffer, int, int]]) -> tuple[dict[int, int], int]:

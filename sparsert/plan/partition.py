@@ -103,7 +103,10 @@ class _Partitioner:
             if isinstance(op, (fused.Dequantize, fused.Linear)) and self._takes_bytes(op):
                 if node.inputs[0] not in quantized:
                     continue
-            spaces = {id(self.spaces[name]) if not isinstance(self.spaces[name], tuple) else self.spaces[name] for name in outside}
+            spaces = {
+                id(self.spaces[name]) if not isinstance(self.spaces[name], tuple) else self.spaces[name]
+                for name in outside
+            }
             if len(spaces) > 1 or (spaces and space is not None and next(iter(spaces)) != space):
                 continue
             if spaces:

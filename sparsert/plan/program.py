@@ -234,5 +234,3 @@ def _last_uses(steps: Sequence[_ArrayStep | _Segment], outputs: set[str]) -> lis
         dead.append([name for name in names if name and name not in seen])
         seen |= names
     return dead[::-1]
-
-
