@@ -9,13 +9,17 @@ import numpy as np
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from sparsert.errors import SparsertError
-from sparsert.graph.editor import Editor, QuantizedConstant, reads
+from sparsert.graph.editor import Editor, QuantizedConstant
 from sparsert.graph.ir import Node
 from sparsert.graph.shapes import Unknown, attribute
 
 logger = logging.getLogger(__name__)
 
-_RANDOM = frozenset({"RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"})
+_NEVER = frozenset(
+    "RandomNormalLike RandomUniformLike Bernoulli Multinomial If Loop Scan SequenceMap SequenceConstruct SequenceEmpty "
+    "SplitToSequence Optional".split()
+)
+"""Random, of unbounded duration, or not a tensor."""
 _LARGEST_FOLD = 1 << 22
 """A folded constant may have at most this many elements, or as many as the constants it is made of."""
 _LARGEST_KNOWN = 64
@@ -61,7 +65,7 @@ def _fold_constant(editor: Editor, node: Node) -> bool:
         if value is not None:
             editor.make_constant(node, [value])
         return value is not None
-    if not names or node.op in _RANDOM or len(reads(node)) != len(dict.fromkeys(names)):
+    if not names or node.op in _NEVER:
         return False
     if not all(editor.is_constant(name) for name in names):
         return False

@@ -39,9 +39,10 @@ class Dequantize:
 
 @dataclass(frozen=True)
 class DynamicQuantize:
-    """inputs: [x float32] -> outputs: [uint8 values, float32 scale (), uint8 zero point ()]. ONNX DynamicQuantizeLinear.
+    """inputs: [x float32] -> outputs: [uint8 values, float32 scale (), uint8 zero point ()].
 
-    Minimum and maximum are taken over the whole tensor, so every item of a batch depends on the others.
+    ONNX DynamicQuantizeLinear: minimum and maximum are taken over the whole tensor, so every item of a batch
+    depends on the others.
     """
 
 
@@ -70,7 +71,7 @@ class Linear:
     acc_bias: np.ndarray | None = None
     """(N,) int32, added to the accumulator before scaling (SparseML form)."""
     acc_scale: np.ndarray | None = None
-    """() or (N,) float32: the file's rescale constant (or float32(x_scale * weight_scale)); None in the dynamic form."""
+    """() or (N,) float32: the file's rescale constant (or float32(x_scale * weight_scale)); None if dynamic."""
     bias: np.ndarray | None = None
     """(N,) float32, added after scaling."""
 
@@ -91,7 +92,11 @@ class Activation:
 
 @dataclass(frozen=True)
 class Add:
-    """inputs: [a, b], both float32 of one shape -> outputs: [a + b]. The residual connection."""
+    """inputs: [a, b], both float32 of one shape -> outputs: [a + b]. The residual connection.
+
+    ``b`` may be a constant of shape (N,), the size of a's last axis: a bias that does not follow its Linear at once, as
+    in static QDQ files, where the product is quantized first.
+    """
 
 
 @dataclass(frozen=True)
@@ -147,8 +152,9 @@ class Attention:
     Quantized forms (each None where the file does not quantize that edge). An integer product is computed exactly:
     ``scores = float32(sum (q8 - zp_q)(k8 - zp_k)) * qk_scale``; if ``scores_quantization`` is set, scores are quantized
     and dequantized with it; then multiplied by ``scale``, mask added, softmax, quantized by ``probs_quantization``;
-    ``context = float32(sum (p8 - zp_p)(v8 - zp_v)) * pv_scale``, quantized and dequantized with ``context_quantization``.
-    In the QLinearMatMul form ``scores = round(acc * qk_scale / scores_scale) + zp`` saturated, which is the same formula.
+    ``context = float32(sum (p8 - zp_p)(v8 - zp_v)) * pv_scale``, quantized and dequantized with
+    ``context_quantization``. In the QLinearMatMul form ``scores = round(acc * qk_scale / scores_scale) + zp``
+    saturated, which is the same formula.
     ``dynamic`` True: q, k, probs and v each pass DynamicQuantizeLinear (per tensor over the whole batch) first.
     """
 

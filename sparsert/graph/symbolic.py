@@ -24,7 +24,7 @@ Expr = int | float | bool | tuple  # type: ignore[type-arg]
 
 def _divide(a: Any, b: Any) -> Any:
     if isinstance(a, int) and isinstance(b, int):
-        return int(a / b)
+        return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
     return np.float32(a) / np.float32(b)
 
 
@@ -66,7 +66,7 @@ def is_number(expr: Expr) -> bool:
     return not isinstance(expr, tuple)
 
 
-def _plain(value: Any) -> Expr:
+def plain(value: Any) -> Expr:
     """Python's bool, int or float; floats rounded to float32, as the model would."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
@@ -173,7 +173,7 @@ def apply(operator: str, *args: Expr) -> Expr:
     """
     if all(is_number(arg) for arg in args):
         with np.errstate(all="ignore"):
-            return _plain(_NUMERIC[operator](*args))
+            return plain(_NUMERIC[operator](*args))
     simple = _simplify(operator, args)
     if simple is not None:
         return simple
@@ -185,7 +185,7 @@ def apply(operator: str, *args: Expr) -> Expr:
 def evaluate(expr: Expr, leaves: Mapping[Expr, Any]) -> Expr:
     """Compute the expression after replacing the leaves given."""
     if expr in leaves:
-        return _plain(leaves[expr])
+        return plain(leaves[expr])
     if not isinstance(expr, tuple):
         return expr
     if expr[0] in ("dim", "index", "input"):

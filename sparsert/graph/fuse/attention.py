@@ -381,7 +381,8 @@ def _merged(editor: Editor, product: _Product, nodes: list[Node]) -> tuple[str, 
 
 def _fuse(editor: Editor, softmax: Node) -> None:
     rank = editor.facts.rank(softmax.inputs[0])
-    if rank != 4 or attribute(softmax, "axis", -1) not in (-1, 3):
+    last = -1 if editor.graph.opsets.get("", 13) >= 13 else 1
+    if rank != 4 or attribute(softmax, "axis", last) not in (-1, 3):
         return
     scores, context = _scores(editor, softmax), _context(editor, softmax)
     if scores is None or context is None:
@@ -396,19 +397,20 @@ def _fuse(editor: Editor, softmax: Node) -> None:
         return
     if not (editor.facts.same_shape(q.base, k.base) and editor.facts.same_shape(q.base, v.base)):
         return
-    inputs = [q.base, k.base, v.base]
-    trips: dict[str, tuple[Quantization, list[Node]]] = {}
+    trips: list[tuple[Quantization, list[Node]] | None] = []
     for product, operand in ((scores.product, q), (scores.product, k), (context.product, v)):
+        trips.append(None)
         if product.mode == "float" and operand.quantization is not None:
-            pair = [node for node in operand.nodes if node.op in ("Quantize", "Dequantize")]
-            if trips.setdefault(operand.base, (operand.quantization, pair))[0] is not operand.quantization:
-                return
+            trips[-1] = operand.quantization, [node for node in operand.nodes if node.op in ("Quantize", "Dequantize")]
             operand.quantization = None
     fused = _attention(heads.pop(), scores, context, q, k, v)  # type: ignore[arg-type]
     if fused is None:
         return
     # A round trip through bytes before a float product is done before the heads are split: it moves no element.
-    inputs = [_round_trip(editor, base, *trips[base]) if base in trips else base for base in inputs]
+    inputs = [
+        operand.base if trip is None else _round_trip(editor, operand.base, *trip)
+        for operand, trip in zip((q, k, v), trips, strict=True)
+    ]
     if scores.mask is not None:
         inputs.append(emit_key_mask(editor, *scores.mask))
     absorbed = [*q.nodes, *k.nodes, *scores.product.nodes, *scores.nodes[::-1], softmax, *v.nodes]
@@ -449,7 +451,6 @@ def _attention(
         scale *= operand.scale
     if v.scale != 1.0:
         return None
-    # Factors of a hair's breadth around a power of two come from D**-0.25 squared; they stay as the file has them.
     return Attention(
         heads=heads,
         scale=scale,

@@ -140,7 +140,7 @@ def _index(editor: Editor, value: str) -> tuple[str | None, int, str | None]:
     if len(shape) != 2 or shape[0] == 1:
         return None, 0, None
     if isinstance(expr, tuple) and expr[0] == "input" and expr[2:] == variables:
-        dtype = editor.facts.dtype(expr[1])
-        if dtype in (np.dtype(np.int32), np.dtype(np.int64)):
-            return "input", 0, expr[1]
+        value = expr[1]
+    if editor.facts.dtype(value) not in (np.dtype(np.int32), np.dtype(np.int64)):
+        return None, 0, None
     return "input", 0, value
