@@ -50,8 +50,11 @@ def _assign_groups(indptr, positive, negative, rows, group_entries, groups, coun
     first, into the group that stays lowest; one group more until all fit. Writes the group of each entry and the number
     of groups of each row.
     """
-    sums = np.zeros((1 << 15, 4), np.int32)
-    used = np.zeros(1 << 15, np.int32)
+    longest = 0
+    for r in rows:
+        longest = max(longest, indptr[r + 1] - indptr[r])
+    sums = np.zeros((longest, 4), np.int32)
+    used = np.zeros(longest, np.int32)
     for r in range(rows.size):
         first, last = indptr[rows[r]], indptr[rows[r] + 1]
         n = last - first
@@ -101,7 +104,7 @@ def _assign_groups(indptr, positive, negative, rows, group_entries, groups, coun
                 sums[best, 3] += negative[e, 1]
             if fits:
                 break
-            count += max(1, count // 16)
+            count = min(count + max(1, count // 16), n)  # one entry per group always fits
         counts[r] = count
 
 
@@ -205,10 +208,12 @@ _PAIR_COST, _BLOCK_COST, _GROUP_COST = 11.0, 14.0, 9.0
 
 
 def _entries(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nonzeros of (N, K) integer weights as CSR (indptr, columns, int8 values); 9-bit values become two entries."""
-    low = np.clip(weight, -128, 127)
-    rest = weight - low
-    stacked = np.concatenate([low, rest], axis=1) if rest.any() else low
+    """Nonzeros of (N, K) integer weights as CSR (indptr, columns, int8 values); 9-bit values become several entries."""
+    parts, rest = [], weight
+    while not parts or rest.any():  # 255 = 127 + 127 + 1
+        parts.append(np.clip(rest, -128, 127))
+        rest = rest - parts[-1]
+    stacked = np.concatenate(parts, axis=1)
     rows, columns = np.nonzero(stacked)
     indptr = np.zeros(len(weight) + 1, np.int64)
     np.cumsum(np.bincount(rows, minlength=len(weight)), out=indptr[1:])

@@ -1,0 +1,168 @@
+"""How tests call kernels: guarded buffers, the layouts of tiles, and one compiled wrapper per kernel."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from sparsert.kernels import accumulate as accumulators
+from sparsert.kernels import stages
+from sparsert.kernels.accumulate import BLOCK_ROWS
+from sparsert.kernels.jit import TILE
+from sparsert.kernels.pack import PackedWeight
+
+_ALIGNMENT = 64
+_GUARD = 1024
+"""Bytes before and after a buffer: no kernel writes more than four rows of a tile at once."""
+
+_PATTERN = 0xA5
+
+
+class Buffer:
+    """An aligned array between guards that a kernel must not touch; filled with a pattern unless given data."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, data: np.ndarray | None = None) -> None:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        self._memory = np.full(size + 2 * _GUARD + _ALIGNMENT, _PATTERN, np.uint8)
+        self._start = -self._memory.ctypes.data % _ALIGNMENT + _GUARD
+        self._end = self._start + size
+        self.array = self._memory[self._start : self._end].view(dtype).reshape(shape)
+        if data is not None:
+            self.array[...] = data
+
+    @property
+    def address(self) -> int:
+        return self._memory.ctypes.data + self._start
+
+    def check(self) -> None:
+        """Fail if a guard was written."""
+        assert (self._memory[: self._start] == _PATTERN).all(), "written before the buffer"
+        assert (self._memory[self._end :] == _PATTERN).all(), "written after the buffer"
+
+
+def buffer(data: np.ndarray) -> Buffer:
+    return Buffer(data.shape, data.dtype, data)
+
+
+@functools.lru_cache(maxsize=None)
+def compiled(kernel: Any, arity: int) -> Callable[..., None]:
+    """A micro-kernel as a Python function of ``arity`` integers, compiled once per process."""
+    names = ", ".join(f"a{i}" for i in range(arity))
+    namespace: dict[str, Any] = {"kernel": kernel}
+    exec(f"def call({names}):\n    kernel({names})", namespace)
+    return njit(cache=False, nogil=True, boundscheck=False, error_model="numpy")(namespace["call"])
+
+
+# -- layouts: from [channel][token] to what a tile holds
+
+
+def quads(x: np.ndarray) -> np.ndarray:
+    """uint8 (K, T) as [K/4][T][4], channels padded with 77: their weights are zero."""
+    padded = np.pad(x, ((0, -len(x) % 4), (0, 0)), constant_values=77)
+    return np.ascontiguousarray(padded.reshape(-1, 4, x.shape[1]).transpose(0, 2, 1))
+
+
+def pairs(x: np.ndarray) -> np.ndarray:
+    """(K, T), K even, as int16 [K/2][T][2]."""
+    return np.ascontiguousarray(x.reshape(-1, 2, x.shape[1]).transpose(0, 2, 1)).astype(np.int16)
+
+
+# -- accumulators
+
+
+def _accumulator(packed: PackedWeight) -> tuple[Any, int]:
+    """The kernel of a packed weight, and what it takes as a count in place of offsets (or -1)."""
+    kernels = {
+        "unstructured": accumulators.accumulate_unstructured,
+        "blocks": accumulators.accumulate_blocks,
+        "dense": [accumulators.accumulate_dense],
+        "float_sparse": [accumulators.accumulate_float_sparse],
+        "float_dense": [accumulators.accumulate_float_dense],
+    }
+    counts = {"dense": -(-packed.in_features // 4), "float_dense": packed.in_features}
+    return kernels[packed.kernel][packed.variant], counts.get(packed.kernel, -1)
+
+
+def accumulate(packed: PackedWeight, x: np.ndarray) -> np.ndarray:
+    """(N, TILE) accumulators of activations (K, TILE), block by block as a program does it."""
+    kernel, count = _accumulator(packed)
+    call = compiled(kernel, 6)
+    source = buffer(quads(x) if packed.layout == "quads" else x)
+    streams = [np.ascontiguousarray(stream) for stream in (packed.headers, packed.weights, packed.offsets)]
+    headers, weights, offsets = (stream.ctypes.data for stream in streams)
+    scratch = Buffer((BLOCK_ROWS, TILE), np.float32 if packed.layout == "float" else np.int32)
+    result = np.zeros((packed.out_features, TILE), scratch.array.dtype)
+    for block, (weight_start, offset_start) in enumerate(packed.starts.tolist()):
+        first = block * BLOCK_ROWS
+        rows = min(BLOCK_ROWS, packed.out_features - first)
+        scratch.array.view(np.uint8)[...] = _PATTERN
+        place = offsets + offset_start if count < 0 else count
+        call(source.address, headers + 16 * first, weights + weight_start, place, scratch.address, rows)
+        scratch.check()
+        result[first : first + rows] = scratch.array[:rows]
+    return result
+
+
+# -- stages
+
+
+def parameters(
+    scale: float = 1.0, zero_point: int = 0, low: float = 0.0, high: float = 255.0, acc_scale: float = 1.0
+) -> Buffer:
+    """Quantization of a uint8 tensor; ``low`` and ``high`` are the stored range."""
+    record = np.zeros(1, stages.PARAMETERS)
+    record["scale"], record["zero_point"], record["acc_scale"] = scale, zero_point, acc_scale
+    record["inverse_scale"] = np.float32(1) / np.float32(scale)
+    record["low"], record["high"] = low - zero_point, high - zero_point
+    return buffer(record)
+
+
+_SINKS: dict[str, tuple[Any, int]] = {
+    "floats": (np.float32, 1),
+    "rows": (np.uint8, 1),
+    "signed_rows": (np.int8, 1),
+    "quads": (np.uint8, 4),
+    "pairs": (np.int16, 2),
+}
+"""Element and rows per step of a sink."""
+
+
+def run_stage(
+    name: str,
+    block: np.ndarray,
+    acc_bias: np.ndarray | None = None,
+    scale: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+    params: Buffer | None = None,
+    source: np.ndarray | None = None,
+) -> np.ndarray:
+    """Apply a stage to a block (rows, TILE); the result is always (rows, TILE), whatever the layout of the sink."""
+    rows = len(block)
+    element, step = _SINKS.get(name.rsplit("+", 1)[-1], (None, 1))
+    padded = -(-rows // step) * step
+    # A sink of several rows a step reads, but does not use, up to three rows beyond the last one.
+    content = Buffer((padded, TILE), block.dtype)
+    content.array[:rows] = block
+
+    def vector(values: np.ndarray | None, kind: Any) -> Buffer:
+        held = Buffer((padded,), kind)
+        held.array[:rows] = 0 if values is None else values
+        return held
+
+    held = [vector(acc_bias, np.int32), vector(scale, np.float32), vector(bias, np.float32)]
+    params = params or parameters()
+    other = buffer(np.zeros((rows, TILE), np.float32) if source is None else source)
+    out = Buffer((padded, TILE), element or np.float32)
+    places = [content.address, rows, *(h.address for h in held), params.address, other.address, out.address]
+    compiled(stages.STAGES[stages.STAGE_NUMBERS[name]], 8)(*places)
+    for touched in (content, out, other, params, *held):
+        touched.check()
+    if element is None:
+        return content.array.view(np.float32)[:rows].copy()
+    if step == 1:
+        return out.array[:rows].copy()
+    return out.array.reshape(-1, TILE, step).transpose(0, 2, 1).reshape(padded, TILE)[:rows].copy()
