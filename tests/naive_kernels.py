@@ -48,10 +48,6 @@ def gelu_tanh(x: np.ndarray) -> np.ndarray:
     return 0.5 * wide * (1.0 + tanh(math.sqrt(2.0 / math.pi) * (wide + 0.044715 * wide**3)))
 
 
-def erf(x: np.ndarray) -> np.ndarray:
-    return _erf(x.astype(np.float64))
-
-
 def tanh(x: np.ndarray) -> np.ndarray:
     return _tanh(x.astype(np.float64))
 
@@ -130,12 +126,12 @@ def probabilities(q: np.ndarray, k: np.ndarray, bias: np.ndarray, form: IntegerA
 def attend_int8(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, form: IntegerAttention, slack: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest context accumulators (queries, D) when every scaled probability may be off by ``slack``.
+    """Least and greatest context accumulators (queries, D) when every probability may have a relative error ``slack``.
 
-    Both are equal, and the context is exact, unless a probability lies within ``slack`` of a rounding tie.
+    Both are equal, and the context is exact, unless a probability lies that close to a rounding tie.
     """
     exact = probabilities(q, k, bias, form)
-    least, most = (np.clip(np.rint(exact + sign * slack), 0, 255).astype(np.int64) for sign in (-1, 1))
+    least, most = (np.clip(np.rint(exact * (1 + sign * slack)), 0, 255).astype(np.int64) for sign in (-1, 1))
     values = v.astype(np.int64) + form.value_offset
     low, high = np.zeros((len(q), v.shape[1]), np.int64), np.zeros((len(q), v.shape[1]), np.int64)
     for key in range(len(k)):

@@ -48,7 +48,7 @@ def buffer(data: np.ndarray) -> Buffer:
     return Buffer(data.shape, data.dtype, data)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def compiled(kernel: Any, arity: int) -> Callable[..., None]:
     """A micro-kernel as a Python function of ``arity`` integers, compiled once per process."""
     names = ", ".join(f"a{i}" for i in range(arity))

@@ -1,0 +1,264 @@
+"""Attention of one head against brute force: int8 contexts exactly, unless a probability lies at a rounding tie."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import naive_kernels as naive
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from kernel_drivers import Buffer, buffer, pairs
+from naive_kernels import IntegerAttention
+
+from sparsert.kernels.attention import ATTENTION_PARAMETERS, attend_float, attend_int8
+from sparsert.kernels.jit import TILE
+
+LOWEST = np.finfo(np.float32).min
+FORM = IntegerAttention(qk_factor=1e-3, score_factor=0.05, probability_factor=255.0)
+
+
+def _tiles(x: np.ndarray, fill: float) -> np.ndarray:
+    """(tokens, D) as [tile][D][TILE]; positions beyond the end hold ``fill``."""
+    padded = np.pad(x, ((0, -len(x) % TILE), (0, 0)), constant_values=fill)
+    return np.ascontiguousarray(padded.reshape(-1, TILE, x.shape[1]).transpose(0, 2, 1))
+
+
+def _work(tiles: int) -> Buffer:
+    return Buffer((tiles * (5 * TILE * TILE + 4 * TILE) + 8 * TILE,), np.uint8)
+
+
+def _padded_bias(bias: np.ndarray) -> Buffer:
+    return buffer(np.pad(bias.astype(np.float32), (0, -len(bias) % TILE), constant_values=-np.inf))
+
+
+def integer_context(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, form: IntegerAttention
+) -> np.ndarray:
+    """(queries, D) int32 by the kernel; q, k int16 without zero point, v int8."""
+    queries = [buffer(pairs(tile)) for tile in _tiles(q, 3)]
+    keys = buffer(np.stack([pairs(tile) for tile in _tiles(k, -7)]))
+    values = buffer(_tiles(v, 99).astype(np.int8))
+    params = np.zeros(1, ATTENTION_PARAMETERS)
+    for name in ("qk_factor", "low", "high", "score_factor", "probability_factor", "value_offset"):
+        params[name] = getattr(form, name)
+    held, masks, work = buffer(params), _padded_bias(bias), _work(len(keys.array))
+    context = []
+    for tile in queries:
+        out = Buffer((q.shape[1], TILE), np.int32)
+        attend_int8(
+            tile.address,
+            keys.address,
+            keys.array[0].nbytes,
+            values.address,
+            values.array[0].nbytes,
+            len(keys.array),
+            q.shape[1],
+            masks.address,
+            held.address,
+            form.quantized,
+            form.value_offset != 0,
+            work.address,
+            out.address,
+        )
+        for touched in (out, work, tile, keys, values, masks, held):
+            touched.check()
+        context.append(out.array.T)
+    return np.concatenate(context)[: len(q)]
+
+
+def float_context(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, factor: float) -> np.ndarray:
+    """(queries, D) float32 by the kernel."""
+    queries, keys, values = (buffer(_tiles(x, 0.5)) for x in (q, k, v))
+    params = np.zeros(1, ATTENTION_PARAMETERS)
+    params["qk_factor"] = factor
+    held, masks, work = buffer(params), _padded_bias(bias), _work(len(keys.array))
+    context = []
+    for index in range(len(queries.array)):
+        out = Buffer((q.shape[1], TILE), np.float32)
+        attend_float(
+            queries.address + index * queries.array[0].nbytes,
+            keys.address,
+            keys.array[0].nbytes,
+            values.address,
+            values.array[0].nbytes,
+            len(keys.array),
+            q.shape[1],
+            masks.address,
+            held.address,
+            work.address,
+            out.address,
+        )
+        for touched in (out, work, queries, keys, values, masks, held):
+            touched.check()
+        context.append(out.array.T)
+    return np.concatenate(context)[: len(q)]
+
+
+def check_integer(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, form: IntegerAttention, vague: float = 1.0
+) -> None:
+    """Compare with brute force; at most a share ``vague`` of the outputs may hang on a rounding tie."""
+    got = integer_context(q, k, v, bias, form).astype(np.int64)
+    # exp2 to 3e-6, differences of scores times log2(e) to 1e-5, and a float32 sum of all keys
+    slack = 1.5e-5 + len(k) * 2.0**-24
+    least, most = naive.attend_int8(q, k, v, bias, form, slack)
+    assert ((least <= got) & (got <= most)).all()
+    assert (least != most).mean() <= vague
+
+
+def integers(rng: np.random.Generator, tokens: int, head_dim: int, limit: int) -> np.ndarray:
+    return rng.integers(-limit, limit, (tokens, head_dim), endpoint=True).astype(np.int16)
+
+
+@settings(max_examples=50)
+@given(
+    queries=st.integers(1, 70),
+    keys=st.integers(1, 200),
+    head_dim=st.sampled_from([4, 12, 32, 64]),
+    limit=st.sampled_from([1, 30, 255]),
+    quantized=st.booleans(),
+    offset=st.sampled_from([0, 128, -127, 5]),
+    factor=st.sampled_from([255.0, 1000.0, 20.0]),
+    seed=st.integers(0, 2**16),
+)
+@example(1, 1, 4, 255, True, -127, 255.0, 0)
+@example(64, 64, 64, 255, False, 128, 255.0, 1)
+def test_integer_attention(
+    queries: int, keys: int, head_dim: int, limit: int, quantized: bool, offset: int, factor: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    q, k = integers(rng, queries, head_dim, limit), integers(rng, keys, head_dim, limit)
+    v = rng.integers(-128, 128, (keys, head_dim)).astype(np.int8)
+    spread = np.abs(q.astype(np.int64) @ k.astype(np.int64).T).max() or 1
+    qk_factor = float(np.float32((100.0 if quantized else 6.0) / spread))
+    form = replace(FORM, qk_factor=qk_factor, quantized=quantized, value_offset=offset, probability_factor=factor)
+    bias = np.where(rng.random(keys) < 0.3, LOWEST, np.float32(0)).astype(np.float32)
+    bias[rng.integers(keys)] = 0
+    check_integer(q, k, v, bias, form)
+
+
+@pytest.mark.parametrize("keys", [40, 384])
+def test_integer_attention_is_exact_but_for_ties(keys: int) -> None:
+    rng = np.random.default_rng(5)
+    q, k = integers(rng, 64, 32, 128), integers(rng, keys, 32, 128)
+    v = rng.integers(-128, 128, (keys, 32)).astype(np.int8)
+    form = replace(FORM, qk_factor=float(np.float32(120 / 4e5)), score_factor=0.08)
+    check_integer(q, k, v, np.zeros(keys, np.float32), form, vague=0.25)
+
+
+# -- probabilities at the ends of their range
+
+
+def chosen(keys: int, selected: list[int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """q, k and bias such that the selected keys share the probability of every query equally."""
+    bias = np.full(keys, LOWEST, np.float32)
+    bias[selected] = 0
+    return np.zeros((TILE + 3, 8), np.int16), integers(rng, keys, 8, 255), bias
+
+
+@pytest.mark.parametrize("value", [-128, 127, None])
+@pytest.mark.parametrize("offset", [0, 128, -127])
+@pytest.mark.parametrize(
+    ("selected", "factor", "byte"),
+    [
+        ([9], 255.0, 255),
+        ([0], 255.0, 255),
+        ([150], 255.0, 255),
+        ([9], 1000.0, 255),  # a probability beyond the quantized range saturates
+        ([8, 9], 510.0, 255),  # the two meet in one int16
+        ([9, 10], 510.0, 255),
+        ([8, 9, 10, 11], 1020.0, 255),
+        ([0, 150], 510.0, 255),
+        (list(range(64)), 255.0 * 64, 255),
+        (list(range(200)), 1e7, 255),
+        (list(range(200)), 2000.0, 10),
+        (list(range(0, 200, 2)), 1000.0, 10),
+        (list(range(200)), 60.0, 0),
+    ],
+    ids=lambda value: f"{len(value)}keys" if isinstance(value, list) else str(value),
+)
+def test_extreme_probabilities_never_saturate_the_sums(
+    selected: list[int], factor: float, byte: int, offset: int, value: int | None
+) -> None:
+    rng = np.random.default_rng(1)
+    q, k, bias = chosen(200, selected, rng)
+    v = rng.integers(-128, 128, (200, 8)).astype(np.int8)
+    if value is not None:
+        v[:] = value
+    form = replace(FORM, probability_factor=factor, value_offset=offset)
+    got = integer_context(q, k, v, bias, form)
+    exact = byte * (v[selected].astype(np.int64) + offset).sum(axis=0)
+    np.testing.assert_array_equal(got, np.broadcast_to(exact, got.shape))
+
+
+@settings(max_examples=40)
+@given(keys=st.integers(2, 260), factor=st.sampled_from([255.0, 300.0, 512.0, 5000.0, 1e6]), seed=st.integers(0, 999))
+def test_sums_stay_exact_when_key_tiles_mix_low_and_high_probabilities(keys: int, factor: float, seed: int) -> None:
+    # on AVX2 tiles are added up in int16 while that is exact: every way of cutting the run of tiles must be met
+    rng = np.random.default_rng(seed)
+    q, k = integers(rng, 40, 8, 20), integers(rng, keys, 8, 20)
+    v = rng.choice([-128, 127], (keys, 8)).astype(np.int8)
+    bias = np.repeat(rng.uniform(-8, 0, -(-keys // TILE)), TILE)[:keys].astype(np.float32)
+    form = replace(FORM, qk_factor=0.02, score_factor=0.1, probability_factor=factor)
+    check_integer(q, k, v, bias, form)
+
+
+# -- masks
+
+
+@pytest.mark.parametrize("keys", [1, 33, 70, 128])
+@pytest.mark.parametrize("quantized", [True, False])
+def test_a_fully_masked_row_is_uniform_over_the_real_keys(keys: int, quantized: bool) -> None:
+    rng = np.random.default_rng(2)
+    q, k = integers(rng, 5, 16, 100), integers(rng, keys, 16, 100)
+    v = rng.integers(-128, 128, (keys, 16)).astype(np.int8)
+    bias = np.full(keys, LOWEST, np.float32)
+    form = replace(FORM, quantized=quantized, probability_factor=keys * 10.0, qk_factor=1e-4)
+    got = integer_context(q, k, v, bias, form)
+    np.testing.assert_array_equal(got, np.broadcast_to(10 * v.astype(np.int64).sum(axis=0), got.shape))
+    wide = [x.astype(np.float32) for x in (q, k, v)]
+    mean = np.broadcast_to(wide[2].astype(np.float64).mean(axis=0), got.shape)
+    np.testing.assert_allclose(float_context(*wide, bias, 1e-4), mean, rtol=1e-5, atol=1e-4)
+
+
+@settings(max_examples=40)
+@given(
+    queries=st.integers(1, 70),
+    keys=st.integers(1, 200),
+    head_dim=st.sampled_from([4, 12, 32, 64]),
+    magnitude=st.sampled_from([0.1, 1.0, 4.0]),
+    mask=st.sampled_from([0.0, -10000.0, float(LOWEST), float("-inf")]),
+    seed=st.integers(0, 2**16),
+)
+def test_float_attention(queries: int, keys: int, head_dim: int, magnitude: float, mask: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    q, k, v = ((rng.standard_normal((n, head_dim)) * magnitude).astype(np.float32) for n in (queries, keys, keys))
+    bias = np.where(rng.random(keys) < 0.3, np.float32(mask), np.float32(0)).astype(np.float32)
+    bias[rng.integers(keys)] = 0
+    factor = float(np.float32(head_dim**-0.5))
+    got = float_context(q, k, v, bias, factor)
+    exact = naive.attend_float(q, k, v, bias, factor)
+    # a score of size s rounds by about s * 2**-23 a few times, which its exponential takes as a relative error
+    scores = np.abs(q.astype(np.float64)) @ np.abs(k.astype(np.float64)).T * factor
+    bound = (scores.max() * 8 * 2.0**-23 + (keys + 16) * 2.0**-23) * np.abs(v).max()
+    assert np.abs(got - exact).max() <= bound
+
+
+def test_nan_spreads_to_what_depends_on_it_and_no_further() -> None:
+    rng = np.random.default_rng(4)
+    q, k, v = (rng.standard_normal((n, 8)).astype(np.float32) for n in (40, 50, 50))
+    bias = np.zeros(50, np.float32)
+    query = q.copy()
+    query[3, 1] = np.nan
+    got = np.isnan(float_context(query, k, v, bias, 0.3))
+    assert got[3].all()
+    assert not np.delete(got, 3, axis=0).any()
+    for position in (0, 20, 49):
+        key, value = k.copy(), v.copy()
+        key[position, 5] = value[position, 2] = np.nan
+        assert np.isnan(float_context(q, key, v, bias, 0.3)).all()
+        got = np.isnan(float_context(q, k, value, bias, 0.3))
+        assert got[:, 2].all()
+        assert not np.delete(got, 2, axis=1).any()

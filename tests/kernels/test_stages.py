@@ -1,0 +1,293 @@
+"""Stages of a block of rows against brute force: floats within their rounding, bytes exactly unless at a tie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import naive_kernels as naive
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from kernel_drivers import Buffer, buffer, compiled, parameters, run_stage
+
+from sparsert.kernels import stages
+from sparsert.kernels.jit import TILE
+
+ROUNDING = 2.0**-23
+"""Relative error of two float32 roundings."""
+
+BYTES = ("rows", "quads", "signed_rows")
+
+rows_and_seeds = given(rows=st.integers(1, 32), seed=st.integers(0, 2**16))
+
+
+def floats(rows: int, seed: int, magnitude: float = 3.0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal((rows, TILE)) * magnitude).astype(np.float32)
+
+
+def row_constants(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """acc_bias, scale and bias of every row."""
+    rng = np.random.default_rng(seed + 1)
+    scale = np.exp(rng.uniform(-12, 0, rows)).astype(np.float32)
+    return rng.integers(-(2**24), 2**24, rows, dtype=np.int32), scale, rng.standard_normal(rows).astype(np.float32)
+
+
+def accumulators(rows: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-(2**26), 2**26, (rows, TILE), dtype=np.int32)
+
+
+def unsigned(name: str, got: np.ndarray) -> np.ndarray:
+    """Bytes of a sink as the stored uint8 values."""
+    return got.astype(np.int64) + (128 if name.endswith("signed_rows") else 0)
+
+
+def check_bytes(got: np.ndarray, x: np.ndarray, scale: float, zero_point: int, error: np.ndarray | float) -> None:
+    """Bytes of values known to ``error``: exact wherever that cannot change the rounding."""
+    least = naive.quantize(x - error, scale, zero_point)
+    most = naive.quantize(x + error, scale, zero_point)
+    assert ((least <= got) & (got <= most)).all()
+    assert (most - least).max() <= 1, "the reference itself must not be vague"
+    assert (least != most).mean() < 0.02
+
+
+# -- transforms
+
+
+@settings(max_examples=30)
+@rows_and_seeds
+def test_dequantize(rows: int, seed: int) -> None:
+    block, (acc_bias, scale, bias) = accumulators(rows, seed), row_constants(rows, seed)
+    got = run_stage("dequantize", block, acc_bias, scale, bias)
+    exact = naive.dequantize(block, acc_bias, scale, bias)
+    bound = ROUNDING * (np.abs(exact - bias[:, None]) + np.abs(bias[:, None]))
+    assert (np.abs(got - exact) <= bound).all()
+
+
+def test_dequantize_adds_the_ends_of_int32_without_overflow_of_the_sum() -> None:
+    block = np.resize(np.int32([2**31 - 1, -(2**31), 0]), (3, TILE))
+    acc_bias = np.int32([-(2**31 - 1), 0, 12])
+    block[2] = -12
+    block[0] = np.abs(np.maximum(block[0], 0))
+    got = run_stage("dequantize", block, acc_bias, np.ones(3, np.float32), np.zeros(3, np.float32))
+    np.testing.assert_array_equal(got, (block.astype(np.int64) + acc_bias[:, None]).astype(np.float32))
+
+
+@settings(max_examples=30)
+@given(rows=st.integers(1, 32), zero=st.integers(0, 255), seed=st.integers(0, 2**16))
+def test_dequantize_dynamic(rows: int, zero: int, seed: int) -> None:
+    block, (column_sum, scale, bias) = accumulators(rows, seed), row_constants(rows, seed)
+    column_sum >>= 4  # sums of bytes: times 255 they must stay in int32
+    got = run_stage("dequantize_dynamic", block, column_sum, scale, bias, parameters(zero_point=zero, acc_scale=0.37))
+    exact = naive.dequantize(block, -zero * column_sum.astype(np.int64), scale * np.float32(0.37), bias)
+    bound = ROUNDING * (np.abs(exact - bias[:, None]) + np.abs(bias[:, None]))
+    assert (np.abs(got - exact) <= bound).all()
+
+
+@settings(max_examples=20)
+@rows_and_seeds
+def test_bias_and_add_round_once(rows: int, seed: int) -> None:
+    block, other, bias = floats(rows, seed), floats(rows, seed + 1), row_constants(rows, seed)[2]
+    np.testing.assert_array_equal(run_stage("bias", block, bias=bias), block + bias[:, None])
+    np.testing.assert_array_equal(run_stage("add", block, source=other), block + other)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    # values go up to 12; the error of gelu is 5e-7 of them, that of the rounded argument of tanh half of them
+    [("gelu", 6e-6), ("gelu_tanh", 1e-5), ("relu", 0.0), ("tanh", 1e-6)],
+)
+@settings(max_examples=15)
+@rows_and_seeds
+def test_activations(name: str, error: float, rows: int, seed: int) -> None:
+    block = floats(rows, seed)
+    assert np.abs(run_stage(name, block) - getattr(naive, name)(block)).max() <= error
+
+
+@pytest.mark.parametrize("name", ["bias", "gelu", "gelu_tanh", "relu", "tanh", "add", "floats", "bias+gelu+floats"])
+def test_nan_stays_nan(name: str) -> None:
+    block = floats(5, 1)
+    block[1, 3] = block[4, TILE - 1] = np.nan
+    got = run_stage(name, block, bias=np.ones(5, np.float32))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(block))
+
+
+def test_relu_of_infinities() -> None:
+    block = np.resize(np.float32([-np.inf, np.inf, -0.0, 1e-40, -1e-40]), (1, TILE))
+    np.testing.assert_array_equal(run_stage("relu", block), np.maximum(block, 0))
+
+
+# -- quantization
+
+powers_of_two = st.sampled_from([2.0**-7, 0.25, 1.0, 8.0])
+
+
+@pytest.mark.parametrize("name", BYTES)
+@settings(max_examples=40)
+@given(rows=st.integers(1, 32), scale=powers_of_two, zero=st.integers(0, 255), seed=st.integers(0, 2**16))
+@example(rows=3, scale=1.0, zero=0, seed=0)
+@example(rows=3, scale=1.0, zero=255, seed=0)
+def test_ties_are_rounded_to_even_and_bytes_saturate(name: str, rows: int, scale: float, zero: int, seed: int) -> None:
+    # multiples of a quarter of the scale: a quarter of them are ties, and float32 holds all of it exactly
+    steps = np.random.default_rng(seed).integers(-1200, 1200, (rows, TILE))
+    block = (steps * (scale / 4)).astype(np.float32)
+    got = unsigned(name, run_stage(name, block, params=parameters(scale, zero)))
+    np.testing.assert_array_equal(got, naive.quantize(block, scale, zero))
+
+
+@pytest.mark.parametrize("name", BYTES)
+@settings(max_examples=30)
+@given(rows=st.integers(1, 32), zero=st.integers(0, 255), seed=st.integers(0, 2**16))
+def test_bytes_of_any_scale(name: str, rows: int, zero: int, seed: int) -> None:
+    scale = float(np.float32(np.random.default_rng(seed).uniform(0.005, 0.5)))
+    block = floats(rows, seed, 100 * scale)
+    got = unsigned(name, run_stage(name, block, params=parameters(scale, zero)))
+    # multiplied by the rounded reciprocal instead of divided
+    check_bytes(got, block, scale, zero, np.abs(block) * 2 * ROUNDING)
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_huge_values_saturate(name: str) -> None:
+    block = np.resize(np.float32([3e38, -3e38, np.inf, -np.inf, 3e9, -3e9, 2.2e9, -2.2e9]), (4, TILE))
+    for zero in (0, 128, 255):
+        got = unsigned(name, run_stage(name, block, params=parameters(0.5, zero)))
+        np.testing.assert_array_equal(got, np.where(block > 0, 255, 0))
+
+
+@settings(max_examples=30)
+@given(rows=st.integers(1, 16), scale=powers_of_two, zero=st.integers(0, 255), seed=st.integers(0, 2**16))
+@example(rows=1, scale=1.0, zero=0, seed=0)
+def test_pairs_hold_the_quantized_value_without_its_zero_point(rows: int, scale: float, zero: int, seed: int) -> None:
+    steps = np.random.default_rng(seed).integers(-1200, 1200, (2 * rows, TILE))
+    block = (steps * (scale / 4)).astype(np.float32)
+    block[0, :4] = [np.inf, -np.inf, 3e38, -3e38]
+    got = run_stage("pairs", block, params=parameters(scale, zero))
+    assert got.dtype == np.int16
+    np.testing.assert_array_equal(got, naive.quantize(block, scale, zero) - zero)
+
+
+@settings(max_examples=30)
+@given(rows=st.integers(1, 32), scale=powers_of_two, zero=st.integers(0, 255), seed=st.integers(0, 2**16))
+def test_fake_quantize(rows: int, scale: float, zero: int, seed: int) -> None:
+    steps = np.random.default_rng(seed).integers(-1200, 1200, (rows, TILE))
+    block = (steps * (scale / 4)).astype(np.float32)
+    got = run_stage("fake_quantize", block, params=parameters(scale, zero))
+    np.testing.assert_array_equal(got, naive.fake_quantize(block, scale, zero))
+
+
+# -- fused sequences
+
+
+@pytest.mark.parametrize("sink", [*BYTES, "pairs"])
+@pytest.mark.parametrize("rows", [1, 4, 30, 32])
+def test_dequantize_and_quantize(sink: str, rows: int) -> None:
+    if sink == "pairs" and rows % 2:
+        rows += 1
+    block, (acc_bias, scale, bias) = accumulators(rows, rows), row_constants(rows, rows)
+    block >>= 12
+    acc_bias >>= 12
+    exact = naive.dequantize(block, acc_bias, scale, bias)
+    step = float(np.float32(np.abs(exact).max() / 120))
+    got = run_stage(f"dequantize+{sink}", block, acc_bias, scale, bias, parameters(step, 117))
+    error = 4 * ROUNDING * (np.abs(exact) + np.abs(bias[:, None]))
+    check_bytes(got.astype(np.int64) + 117 if sink == "pairs" else unsigned(sink, got), exact, step, 117, error)
+
+
+@pytest.mark.parametrize("sink", ["rows", "quads"])
+@pytest.mark.parametrize("rows", [1, 4, 31, 32])
+def test_dequantize_gelu_and_quantize(sink: str, rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    block = rng.integers(-4000, 4000, (rows, TILE), dtype=np.int32)
+    acc_bias = rng.integers(-500, 500, rows, dtype=np.int32)
+    scale, bias = np.full(rows, 1e-3, np.float32), rng.standard_normal(rows).astype(np.float32)
+    exact = naive.gelu(naive.dequantize(block, acc_bias, scale, bias))
+    got = run_stage(f"dequantize+gelu+{sink}", block, acc_bias, scale, bias, parameters(0.02, 9))
+    check_bytes(unsigned(sink, got), exact, float(np.float32(0.02)), 9, 1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 32])
+def test_sequences_that_end_in_floats(rows: int) -> None:
+    accumulator, (acc_bias, scale, bias) = accumulators(rows, 5) >> 14, row_constants(rows, 5)
+    acc_bias >>= 14
+    block, other = floats(rows, 6), floats(rows, 7)
+    wide = block.astype(np.float64) + bias.astype(np.float64)[:, None]
+    fused = naive.dequantize(accumulator, acc_bias, scale, bias)
+    tolerance: dict[str, Any] = {"rtol": 4 * ROUNDING, "atol": 4e-6}
+    for name, source, exact in (
+        ("dequantize+add+floats", accumulator, fused + other),
+        ("bias+add+floats", block, wide + other),
+        ("bias+gelu+floats", block, naive.gelu(wide)),
+        ("bias+floats", block, wide),
+        ("floats", block, block),
+    ):
+        got = run_stage(name, source, acc_bias, scale, bias, source=other)
+        np.testing.assert_allclose(got, exact, err_msg=name, **tolerance)
+
+
+def test_every_stage_is_tested() -> None:
+    simple = {"dequantize", "dequantize_dynamic", "bias", "gelu", "gelu_tanh", "relu", "tanh", "add", "fake_quantize"}
+    fused = {f"dequantize+{sink}" for sink in (*BYTES, "pairs")} | {f"dequantize+gelu+{s}" for s in ("rows", "quads")}
+    ends = {"dequantize+add+floats", "bias+add+floats", "bias+gelu+floats", "bias+floats", "floats"}
+    assert set(stages.STAGE_NUMBERS) == simple | fused | ends | {*BYTES, "pairs"}
+    assert sorted(stages.STAGE_NUMBERS.values()) == list(range(len(stages.STAGES)))
+
+
+# -- sources of a block
+
+
+@pytest.mark.parametrize("rows", [1, 5, 32])
+def test_load_rows(rows: int) -> None:
+    source, block = buffer(floats(rows, 1)), Buffer((rows, TILE), np.float32)
+    compiled(stages.load_rows, 3)(source.address, block.address, rows)
+    block.check()
+    np.testing.assert_array_equal(block.array, source.array)
+
+
+@settings(max_examples=15)
+@given(rows=st.integers(1, 32), zero=st.integers(0, 255), seed=st.integers(0, 2**16))
+def test_dequantize_rows(rows: int, zero: int, seed: int) -> None:
+    stored = np.random.default_rng(seed).integers(0, 256, (rows, TILE), dtype=np.uint8)
+    source, block, params = buffer(stored), Buffer((rows, TILE), np.float32), parameters(0.3, zero)
+    compiled(stages.dequantize_rows, 4)(source.address, block.address, rows, params.address)
+    block.check()
+    np.testing.assert_array_equal(block.array, (stored.astype(np.float32) - zero) * np.float32(0.3))
+
+
+def normalize(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float) -> np.ndarray:
+    rows = len(x)
+    source, block, statistics = buffer(x), Buffer((rows, TILE), np.float32), Buffer((2, TILE), np.float32)
+    constants = buffer(np.float32([epsilon, 1 / rows]))
+    weight, bias = buffer(gamma), buffer(beta)
+    compiled(stages.normalize_statistics, 4)(source.address, rows, constants.address, statistics.address)
+    addresses = [source.address, block.address, rows, statistics.address, weight.address, bias.address]
+    compiled(stages.normalize_rows, 6)(*addresses)
+    block.check()
+    statistics.check()
+    return block.array.copy()
+
+
+@settings(max_examples=30)
+@given(
+    rows=st.integers(2, 400),
+    mean=st.sampled_from([0.0, 1.0, -30.0]),
+    epsilon=st.sampled_from([1e-12, 1e-5]),
+    seed=st.integers(0, 2**16),
+)
+def test_layer_norm(rows: int, mean: float, epsilon: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = floats(rows, seed) + np.float32(mean)
+    gamma, beta = (rng.standard_normal(rows).astype(np.float32) for _ in range(2))
+    exact = naive.layer_norm(x, gamma, beta, epsilon)
+    deviation = x.astype(np.float64).std(axis=0)
+    # sums over the rows round in proportion to the values, and division by a small deviation magnifies that
+    bound = (rows + 20) * ROUNDING * (1 + np.abs(x).max() / deviation.min()) * (1 + np.abs(gamma).max())
+    assert np.abs(normalize(x, gamma, beta, epsilon) - exact).max() < bound
+
+
+def test_layer_norm_of_equal_values_is_beta_and_nan_stays_in_its_token() -> None:
+    x = np.full((6, TILE), 2.5, np.float32)
+    x[2, 7] = np.nan
+    gamma, beta = np.ones(6, np.float32), np.arange(6, dtype=np.float32)
+    got = normalize(x, gamma, beta, 1e-12)
+    assert np.isnan(got[:, 7]).all()
+    np.testing.assert_array_equal(np.delete(got, 7, axis=1), np.repeat(beta[:, None], TILE - 1, axis=1))
