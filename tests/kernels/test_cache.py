@@ -1,0 +1,79 @@
+"""The cache of compiled code: names that notice every change, and processes that fill it at the same time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import sparsert
+from sparsert.kernels import jit
+from sparsert.kernels.pack import _sort_rows
+
+KERNEL = """
+import numpy as np
+from sparsert.kernels.jit import TIER, jit
+from sparsert.kernels.simd import micro_kernel
+
+@micro_kernel(TIER, 2)
+def double(v, source, destination):
+    value = v.load(v.pointer(source), v.i32, 4)
+    v.store(v.builder.add(value, value), v.pointer(destination), 4)
+
+@jit()
+def run(source, destination):
+    double(source, destination)
+
+if __name__ == "__main__":
+    x, y = np.arange(16, dtype=np.int32), np.zeros(16, np.int32)
+    run(x.ctypes.data, y.ctypes.data)
+    lanes = 16 if TIER == "avx512_vnni" else 8
+    assert (y[:lanes] == 2 * x[:lanes]).all() and not y[lanes:].any(), y
+    print(sum(run.stats.cache_hits.values()), sum(run.stats.cache_misses.values()))
+"""
+
+
+def start(script: Path, cache: Path) -> subprocess.Popen[str]:
+    environ = {
+        **os.environ,
+        "NUMBA_CACHE_DIR": str(cache),
+        "PYTHONPATH": str(Path(sparsert.__file__).parents[1]),
+    }
+    return subprocess.Popen([sys.executable, script], env=environ, stdout=subprocess.PIPE, text=True)
+
+
+def test_processes_that_compile_at_once_do_no_harm(tmp_path: Path) -> None:
+    script, cache = tmp_path / "kernel.py", tmp_path / "cache"
+    script.write_text(KERNEL)
+    together = [start(script, cache) for _ in range(2)]
+    for process in together:
+        process.communicate(timeout=120)
+    assert [process.returncode for process in together] == [0, 0]
+    after = start(script, cache)
+    counts = after.communicate(timeout=120)[0]
+    assert after.returncode == 0
+    assert counts.split() == ["1", "0"], "what the two left is a complete entry"
+
+
+def test_the_name_of_a_compiled_function_tells_tier_and_sources() -> None:
+    name = _sort_rows.py_func.__qualname__
+    tier = f"{jit.TIER}_portable" if jit.PORTABLE else jit.TIER
+    assert name == f"_sort_rows_{tier}_{jit.FINGERPRINT}"
+
+
+def test_the_fingerprint_follows_the_sources(tmp_path: Path) -> None:
+    source = Path(jit.__file__)
+    for name in ("jit.py", "simd.py"):
+        (tmp_path / name).write_bytes(source.with_name(name).read_bytes())
+    program = "import runpy, sys; print(runpy.run_path(sys.argv[1])['FINGERPRINT'])"
+    environ = {**os.environ, "PYTHONPATH": str(source.parents[2])}
+
+    def fingerprint() -> str:
+        command = [sys.executable, "-c", program, str(tmp_path / "jit.py")]
+        return subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout
+
+    before = fingerprint()
+    assert fingerprint() == before
+    (tmp_path / "simd.py").write_text((tmp_path / "simd.py").read_text() + "\n")
+    assert fingerprint() != before

@@ -1,0 +1,132 @@
+"""What LLVM makes of the hot kernels, for CPUs that need not be this one: the right instructions, and no others."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sparsert
+from sparsert.cpu import host_features
+
+VNNI = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
+TARGETS = {"znver4": VNNI, "icelake-server": VNNI, "haswell": "avx2,fma", "x86-64": ""}
+
+# The expected instructions are those of x86, and another tier than the host's own has had its turn with the host's.
+pytestmark = [
+    pytest.mark.skipif("sse2" not in host_features(), reason="LLVM for this host has no x86 target"),
+    pytest.mark.skipif("SPARSERT_ISA" in os.environ, reason="tested in the process of the host's own tier"),
+]
+
+
+@pytest.fixture(scope="module")
+def assembly(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """Assembly of every kernel by target and name, compiled by one process a target."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_", "SPARSERT_"))}
+    script = Path(__file__).with_name("compile_for.py")
+    texts = {}
+    for target, features in TARGETS.items():
+        environment = {
+            **inherited,
+            "NUMBA_CPU_NAME": target,
+            "NUMBA_CPU_FEATURES": "",
+            "NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp(target)),
+            "PYTHONPATH": str(Path(sparsert.__file__).parents[1]),
+        }
+        command = [sys.executable, str(script), features]
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert finished.returncode == 0, f"{target}: {finished.stderr[-2000:]}"
+        texts[target] = json.loads(finished.stdout)["assembly"]
+    return texts
+
+
+def innermost_loops(text: str) -> list[list[str]]:
+    """Bodies of the loops that contain no other loop, found by their backward jumps."""
+    lines = [line.split("#")[0].strip() for line in text.splitlines()]
+    labels = {line[:-1]: place for place, line in enumerate(lines) if re.fullmatch(r"\.?L\w+:", line)}
+    spans = set()
+    for place, line in enumerate(lines):
+        jump = re.match(r"j\w+\s+(\.?L\w+)", line)
+        if jump and labels.get(jump[1], place) < place:
+            spans.add((labels[jump[1]], place))
+    inner = [a for a in spans if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in spans)]
+    return [[x for x in lines[a + 1 : b + 1] if x and not x.startswith(".")] for a, b in sorted(inner)]
+
+
+def hot_loops(text: str, instruction: str) -> list[list[str]]:
+    """Innermost loops that consist of products: one of them per output, unrolled or not."""
+    loops = [body for body in innermost_loops(text) if any(line.startswith(instruction) for line in body)]
+    assert loops, f"no loop with {instruction}"
+    return loops
+
+
+def spills(body: list[str]) -> list[str]:
+    return [line for line in body if "(%rsp)" in line and "mm" in line]
+
+
+@pytest.mark.parametrize("target", ["znver4", "icelake-server"])
+@pytest.mark.parametrize(
+    ("kernel", "instruction"),
+    [
+        ("unstructured", "vpdpbusd"),
+        ("blocks", "vpdpbusd"),
+        ("dense", "vpdpbusd"),
+        ("context", "vpdpbusd"),
+        ("scores", "vpdpwssd"),
+        ("float_sparse", "vfmadd"),
+        ("float_dense", "vfmadd"),
+    ],
+)
+def test_avx512_loops_use_its_products_and_spill_nothing(
+    assembly: dict[str, dict[str, str]], target: str, kernel: str, instruction: str
+) -> None:
+    for body in hot_loops(assembly[target][kernel], instruction):
+        products = [line for line in body if line.startswith(instruction)]
+        assert all("%zmm" in line for line in products)
+        assert not spills(body)
+        assert not any("ymm" in line or "xmm" in line for line in body if not line.startswith(("vpxor", "vxorps")))
+
+
+def test_the_unstructured_avx512_loop_has_eight_shuffles_for_four_products(
+    assembly: dict[str, dict[str, str]],
+) -> None:
+    for target in ("znver4", "icelake-server"):
+        for body in hot_loops(assembly[target]["unstructured"], "vpdpbusd"):
+            steps = sum(line.startswith("vpdpbusd") for line in body) // 4
+            assert sum(line.startswith("vpunpck") for line in body) == 8 * steps
+            assert not any(line.startswith("vperm") for line in body)
+            # 4 loads, 4 offsets, 8 shuffles, 4 products, 1 broadcast, and what moves the pointers
+            assert len(body) <= 25 * steps
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 6, 8])
+def test_avx2_loops_use_byte_products_and_spill_nothing(assembly: dict[str, dict[str, str]], size: int) -> None:
+    kernels = assembly["haswell"]
+    for kernel, per_entry in (("unstructured", 2), ("blocks", 4)):
+        for body in hot_loops(kernels[f"{kernel}{size}"], "vpmaddubsw"):
+            products = [line for line in body if line.startswith("vpmaddubsw")]
+            assert len(products) % (per_entry * size) == 0
+            assert all("%ymm" in line for line in products)
+            assert not spills(body)
+
+
+@pytest.mark.parametrize(("kernel", "instruction"), [("context", "vpmaddubsw"), ("scores", "vpmaddwd")])
+def test_avx2_attention_uses_integer_products(
+    assembly: dict[str, dict[str, str]], kernel: str, instruction: str
+) -> None:
+    for body in hot_loops(assembly["haswell"][kernel], instruction):
+        assert all("%ymm" in line for line in body if line.startswith(instruction))
+
+
+@pytest.mark.parametrize(("target", "forbidden"), [("haswell", r"%zmm|%k[0-7]|\{%?1to"), ("x86-64", r"%[yz]mm|\tv\w+")])
+def test_no_kernel_contains_what_its_tier_forbids(
+    assembly: dict[str, dict[str, str]], target: str, forbidden: str
+) -> None:
+    for name, text in assembly[target].items():
+        found = re.search(forbidden, text)
+        assert not found, f"{name} contains {found and found[0]!r}"

@@ -1,0 +1,187 @@
+"""Packed streams, decoded here independently: every weight exactly once, groups that int16 can hold, valid places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sparsert.errors import ModelFormatError
+from sparsert.kernels.accumulate import BLOCK_ROWS, GROUP_SIZES
+from sparsert.kernels.jit import TIER, TILE
+from sparsert.kernels.pack import (
+    PackedWeight,
+    pack_blocks,
+    pack_dense,
+    pack_float_dense,
+    pack_float_sparse,
+    pack_unstructured,
+)
+
+
+def draw(in_features: int, out_features: int, density: float, limit: int, extreme: bool, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    shape = (out_features, in_features)
+    highest = min(limit, 127) if limit == 128 else limit
+    values = rng.choice([-limit, highest], shape) if extreme else rng.integers(-limit, highest, shape, endpoint=True)
+    return np.where(rng.random(shape) < density, values, 0).astype(np.int16)
+
+
+weights = st.builds(
+    draw,
+    in_features=st.integers(1, 200),
+    out_features=st.integers(1, 80),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    limit=st.sampled_from([1, 64, 127, 128, 255]),
+    extreme=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+
+
+def rows_of(packed: PackedWeight) -> Iterator[tuple[int, int, int, int]]:
+    """(output row, groups, first byte in weights, first byte in offsets) in the order of the streams."""
+    sizes = {"unstructured": (4, 8), "blocks": (8, 4), "float_sparse": (8, 8)}
+    if TIER == "avx2" and packed.kernel != "float_sparse":
+        group = GROUP_SIZES[packed.variant]
+        sizes = {"unstructured": (4 * group, 4 * group), "blocks": (4 * group, 2 * group)}
+    weight_bytes, offset_bytes = sizes[packed.kernel]
+    places = np.zeros(2, np.int64)
+    for row, (scratch_row, groups, *_) in enumerate(packed.headers.tolist()):
+        block = row // BLOCK_ROWS
+        if row % BLOCK_ROWS == 0:
+            np.testing.assert_array_equal(packed.starts[block], places)
+        yield block * BLOCK_ROWS + scratch_row, groups, *places.tolist()
+        places += [groups * weight_bytes, groups * offset_bytes]
+    assert places.tolist() == [packed.weights.nbytes, packed.offsets.nbytes]
+
+
+def check_order(packed: PackedWeight) -> None:
+    """In every block each row once, sorted by length."""
+    for first in range(0, packed.out_features, BLOCK_ROWS):
+        headers = packed.headers[first : first + BLOCK_ROWS]
+        assert sorted(headers[:, 0].tolist()) == list(range(len(headers)))
+        assert (np.diff(headers[:, 1]) >= 0).all()
+
+
+@settings(max_examples=100)
+@given(weight=weights)
+@example(weight=np.full((1, 3), 255, np.int16))
+def test_unstructured_streams(weight: np.ndarray) -> None:
+    packed = pack_unstructured(weight)
+    assert (packed.layout, packed.kernel) == ("rows", "unstructured")
+    check_order(packed)
+    sums, entries = np.zeros(weight.shape, np.int64), np.zeros(weight.shape, np.int64)
+    values, offsets = packed.weights.view(np.int8), packed.offsets
+    per_group = 2 * GROUP_SIZES[packed.variant] if TIER == "avx2" else 4
+    for row, groups, weight_start, offset_start in rows_of(packed):
+        for group in range(groups):
+            places = offsets[offset_start // 2 + group * per_group :][:per_group].astype(np.int64)
+            assert (places % (TILE // 8) == 0).all()
+            columns = places // (TILE // 8)
+            assert (columns < weight.shape[1]).all()
+            if TIER == "avx2":
+                doubled = values[weight_start + group * 2 * per_group :][: 2 * per_group].reshape(-1, 2, 2)
+                np.testing.assert_array_equal(doubled[:, 0], doubled[:, 1])
+                members = doubled[:, 0].ravel().astype(np.int64)
+                assert np.maximum(members, 0).sum() <= 128
+                assert np.minimum(members, 0).sum() >= -128
+            else:
+                members = values[weight_start + 4 * group :][:4].astype(np.int64)
+            np.add.at(sums[row], columns, members)
+            np.add.at(entries[row], columns, members != 0)
+    np.testing.assert_array_equal(sums, weight)
+    # one entry for what fits a byte, and no more than needed for the rest
+    needed = np.where((weight >= -128) & (weight <= 127), 1, np.where(weight == 255, 3, 2)) * (weight != 0)
+    np.testing.assert_array_equal(entries, needed)
+
+
+@settings(max_examples=100)
+@given(weight=weights)
+@example(weight=np.full((1, 5), 255, np.int16))
+def test_block_streams(weight: np.ndarray) -> None:
+    packed = pack_blocks(weight)
+    assert (packed.layout, packed.kernel) == ("quads", "blocks")
+    check_order(packed)
+    padded = np.pad(weight, ((0, 0), (0, -weight.shape[1] % 4)))
+    quads = padded.reshape(len(weight), -1, 4)
+    sums, entries = np.zeros(quads.shape, np.int64), np.zeros(quads.shape[:2], np.int64)
+    values, offsets = packed.weights.view(np.int8), packed.offsets
+    per_group = GROUP_SIZES[packed.variant] if TIER == "avx2" else 2
+    for row, groups, weight_start, offset_start in rows_of(packed):
+        for group in range(groups):
+            places = offsets[offset_start // 2 + group * per_group :][:per_group].astype(np.int64)
+            assert (places % (TILE // 2) == 0).all()
+            columns = places // (TILE // 2)
+            assert (columns < quads.shape[1]).all()
+            members = values[weight_start + 4 * group * per_group :][: 4 * per_group].astype(np.int64).reshape(-1, 4)
+            if TIER == "avx2":
+                # channels 0 and 1 meet in one int16 lane, 2 and 3 in the other
+                lanes = members.reshape(-1, 2, 2)
+                assert np.maximum(lanes, 0).sum(axis=(0, 2)).max() <= 128
+                assert np.minimum(lanes, 0).sum(axis=(0, 2)).min() >= -128
+            np.add.at(sums[row], columns, members)
+            np.add.at(entries[row], columns, members.any(axis=1))
+    np.testing.assert_array_equal(sums, quads)
+    kept = quads.any(axis=2)
+    assert ((entries > 0) == kept).all()
+    if np.abs(weight).max(initial=0) <= 32:
+        np.testing.assert_array_equal(entries, kept)  # what fits is never split
+
+
+def test_dense_streams_hold_panels_of_four_rows() -> None:
+    weight = draw(10, 37, 1.0, 127, False, 3)
+    packed = pack_dense(weight)
+    if TIER == "avx2":
+        assert packed.kernel == "blocks"
+        return
+    assert (packed.layout, packed.kernel) == ("quads", "dense")
+    panels = packed.weights.view(np.int8).reshape(10, 3, 4, 4).transpose(0, 2, 1, 3).reshape(40, 12)
+    np.testing.assert_array_equal(panels[:37, :10], weight)
+    assert not panels[37:].any()
+    assert not panels[:, 10:].any()
+    assert packed.starts[:, 0].tolist() == [0, BLOCK_ROWS * 12]
+    assert pack_dense(weight * 2).kernel == "blocks"  # nine bits do not fit a panel of bytes
+
+
+@settings(max_examples=40)
+@given(
+    in_features=st.integers(1, 100),
+    out_features=st.integers(1, 70),
+    density=st.sampled_from([0.0, 0.1, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_float_streams(in_features: int, out_features: int, density: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (out_features, in_features)
+    weight = np.where(rng.random(shape) < density, rng.standard_normal(shape), 0).astype(np.float32)
+    packed = pack_float_sparse(weight)
+    check_order(packed)
+    got = np.zeros_like(weight)
+    for row, groups, weight_start, offset_start in rows_of(packed):
+        values = packed.weights[weight_start // 4 :][: 2 * groups]
+        columns = packed.offsets[offset_start // 4 :][: 2 * groups] // (4 * TILE)
+        np.add.at(got[row], columns, values)
+        assert (values != 0).sum() == (weight[row] != 0).sum()
+    np.testing.assert_array_equal(got, weight)
+    dense = pack_float_dense(weight)
+    panels = dense.weights.reshape(-1, in_features, 4).transpose(0, 2, 1).reshape(-1, in_features)
+    np.testing.assert_array_equal(panels[:out_features], weight)
+
+
+@pytest.mark.parametrize("pack", [pack_unstructured, pack_blocks])
+def test_a_matrix_too_wide_for_the_offsets_is_refused(pack: object) -> None:
+    widest = 65535 * 8 // TILE
+    narrow = np.zeros((1, widest), np.int16)
+    narrow[0, -1] = 5
+    assert pack(narrow).offsets.max() <= 65535  # type: ignore[operator]
+    with pytest.raises(ModelFormatError, match=f"{widest + 1} input features.*up to {widest}"):
+        pack(np.zeros((1, widest + 1), np.int16))  # type: ignore[operator]
+
+
+def test_the_size_in_bytes_is_that_of_the_streams() -> None:
+    packed = pack_unstructured(draw(64, 33, 0.5, 100, False, 1))
+    streams = (packed.headers, packed.weights, packed.offsets, packed.starts)
+    assert packed.nbytes == sum(stream.size * stream.itemsize for stream in streams)
