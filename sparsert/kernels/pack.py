@@ -15,6 +15,9 @@ __all__ = ["PackedWeight", "pack_blocks", "pack_dense", "pack_float_dense", "pac
 _LIMIT = 128
 """Sum of the positive (or negative) weights of an int16 group: 255 * 128 = 32640 fits int16."""
 
+_CANDIDATES = 6
+"""Groups that compete for an entry; more balance better and take longer."""
+
 _SAMPLE_ROWS = 48
 """Rows looked at to choose the group size."""
 
@@ -43,68 +46,87 @@ class PackedWeight:
 
 
 @jit()
-def _assign_groups(indptr, positive, negative, rows, group_entries, groups, counts):
-    """Distribute the entries of every row over the fewest groups that keep int16 sums exact.
+def _try_groups(order, positive, negative, first, count, group_entries, groups, sums, used):
+    """Deal the entries of one row, heaviest first, to ``count`` groups; False when one does not fit.
 
-    ``positive`` and ``negative`` (entries, 2) hold what an entry adds to the two int16 lanes. Greedy, largest entry
-    first, into the group that stays lowest; one group more until all fit. Writes the group of each entry and the number
-    of groups of each row.
+    Each entry goes to the group that stays lowest among the next few in turn, or, if none of those takes it, to the
+    first that does.
     """
-    longest = 0
-    for r in rows:
-        longest = max(longest, indptr[r + 1] - indptr[r])
+    sums[:count] = 0
+    used[:count] = 0
+    turn = 0
+    for i in range(order.size):
+        e = first + order[i]
+        best, best_height, best_turn = -1, _LIMIT + 1, 0
+        for attempt in range(count):
+            g = turn + attempt
+            if g >= count:
+                g -= count
+            if used[g] < group_entries:
+                height = np.int32(0)
+                for lane in range(2):
+                    if positive[e, lane]:
+                        height = max(height, sums[g, lane] + positive[e, lane])
+                    if negative[e, lane]:
+                        height = max(height, sums[g, 2 + lane] + negative[e, lane])
+                if height < best_height:
+                    best, best_height, best_turn = g, height, attempt
+            if attempt + 1 >= _CANDIDATES and best >= 0:
+                break
+        if best < 0:
+            return False
+        turn += 1 if best_turn == 0 else 0
+        if turn >= count:
+            turn = 0
+        groups[e] = best
+        used[best] += 1
+        for lane in range(2):
+            sums[best, lane] += positive[e, lane]
+            sums[best, 2 + lane] += negative[e, lane]
+    return True
+
+
+@jit()
+def _assign_groups(indptr, positive, negative, rows, group_entries, groups, counts):
+    """Distribute the entries of every row over few groups that keep int16 sums exact.
+
+    ``positive`` and ``negative`` (entries, 2) hold what an entry adds to the two int16 lanes. Writes the group of each
+    entry and the number of groups of each row.
+    """
+    longest = 1
+    for r in range(rows.size):
+        longest = max(longest, indptr[rows[r] + 1] - indptr[rows[r]])
     sums = np.zeros((longest, 4), np.int32)
     used = np.zeros(longest, np.int32)
+    buckets = np.zeros(_LIMIT + 3, np.int64)
+    order = np.zeros(longest, np.int64)
     for r in range(rows.size):
         first, last = indptr[rows[r]], indptr[rows[r] + 1]
         n = last - first
-        if n == 0:
-            counts[r] = 0
-            continue
-        weight = np.empty(n, np.int32)
         total = np.zeros(4, np.int64)
-        for i in range(n):
-            e = first + i
-            total[0] += positive[e, 0]
-            total[1] += positive[e, 1]
-            total[2] += negative[e, 0]
-            total[3] += negative[e, 1]
-            weight[i] = max(max(positive[e, 0], positive[e, 1]), max(negative[e, 0], negative[e, 1]))
-        order = np.argsort(-weight, kind="mergesort")
+        buckets[:] = 0
+        for e in range(first, last):
+            heaviest = np.int32(0)
+            for lane in range(2):
+                total[lane] += positive[e, lane]
+                total[2 + lane] += negative[e, lane]
+                heaviest = max(heaviest, max(positive[e, lane], negative[e, lane]))
+            buckets[_LIMIT - heaviest + 1] += 1
+        for b in range(1, buckets.size):
+            buckets[b] += buckets[b - 1]
+        for e in range(first, last):
+            heaviest = max(max(positive[e, 0], positive[e, 1]), max(negative[e, 0], negative[e, 1]))
+            order[buckets[_LIMIT - heaviest]] = e - first
+            buckets[_LIMIT - heaviest] += 1
         count = max((n + group_entries - 1) // group_entries, (total.max() + _LIMIT - 1) // _LIMIT)
-        while True:
-            sums[:count] = 0
-            used[:count] = 0
-            fits = True
-            for i in range(n):
-                e = first + order[i]
-                best, best_height = -1, 1 << 30
-                for g in range(count):
-                    if used[g] < group_entries:
-                        height = max(
-                            max(
-                                sums[g, 0] + positive[e, 0] if positive[e, 0] else 0,
-                                sums[g, 1] + positive[e, 1] if positive[e, 1] else 0,
-                            ),
-                            max(
-                                sums[g, 2] + negative[e, 0] if negative[e, 0] else 0,
-                                sums[g, 3] + negative[e, 1] if negative[e, 1] else 0,
-                            ),
-                        )
-                        if height < best_height:
-                            best, best_height = g, height
-                if best < 0 or best_height > _LIMIT:
-                    fits = False
-                    break
-                groups[e] = best
-                used[best] += 1
-                sums[best, 0] += positive[e, 0]
-                sums[best, 1] += positive[e, 1]
-                sums[best, 2] += negative[e, 0]
-                sums[best, 3] += negative[e, 1]
-            if fits:
-                break
-            count = min(count + max(1, count // 16), n)  # one entry per group always fits
+        while count < n and not _try_groups(
+            order[:n], positive, negative, first, count, group_entries, groups, sums, used
+        ):
+            count += max(1, count // 16)
+        if count >= n:  # one entry a group always fits
+            count = n
+            for e in range(first, last):
+                groups[e] = e - first
         counts[r] = count
 
 

@@ -1,10 +1,12 @@
 """The run loop: a whole plan, as a table of integers, executed in one call without the GIL.
 
 A program is an int64 table, one row a step; columns are named below. Addresses are absolute; a place is a pair
-``(base, stride)``: tile ``t`` lives at ``base + t * stride``, and stride -1 means the running thread's scratch, where
-values live that never leave a region. Regions run one after the other; inside one, units (tiles, or tiles times heads)
-are distributed over the threads, and a unit runs all steps of the region, so that one tile's whole column of
-activations stays in the core's L2 while the weights stream past it.
+``(base, stride)``: tile ``t`` lives at ``base + t * stride``. A negative stride means the running thread's scratch,
+where values live that never leave a region: the group's ``i``-th tile lives at ``scratch + base - i * stride``.
+
+Regions run one after the other; inside one, units are distributed over the threads. A unit is a group of tiles (or a
+head of one tile), and runs all steps of the region, so that the group's whole column of activations stays near the
+core while the weights stream past it, each piece of them once a group.
 """
 
 from __future__ import annotations
@@ -31,7 +33,17 @@ __all__ = [
     "run_program",
 ]
 
-OPCODES = {"rows": 0, "embed": 1, "gather": 2, "scatter": 3, "attention": 4, "extrema": 5, "dynamic": 6, "select": 7}
+OPCODES = {
+    "rows": 0,
+    "embed": 1,
+    "gather": 2,
+    "scatter": 3,
+    "attention": 4,
+    "extrema": 5,
+    "dynamic": 6,
+    "select": 7,
+    "linear": 8,
+}
 
 SOURCES = {
     "unstructured": 0,
@@ -58,9 +70,10 @@ ATTENTION_WORK = 4 * TILE * TILE + TILE * TILE + 4 * TILE
 
 
 @jit()
-def _place(base, stride, tile, scratch):
+def _place(base, stride, tile, group, scratch):
+    """Address of tile ``tile``; ``group`` is the first tile of its group."""
     if stride < 0:
-        return scratch + base
+        return scratch + base - stride * (tile - group)
     return base + stride * tile
 
 
@@ -182,13 +195,13 @@ def _run_stage(kind, block, rows, acc_bias, scale, bias, params, source, destina
 
 
 @jit()
-def _run_stages(table, count, block, first, rows, tile, scratch):
+def _run_stages(table, count, block, first, rows, tile, group, scratch):
     """All stages of a step on the block whose first row is ``first``."""
     for index in range(count):
         stage = table + index * (8 * STAGE_COLUMNS)
         word = 4 * first
-        source = _place(load_i64(stage + 40), load_i64(stage + 48), tile, scratch) + first * (4 * TILE)
-        destination = _place(load_i64(stage + 56), load_i64(stage + 64), tile, scratch)
+        source = _place(load_i64(stage + 40), load_i64(stage + 48), tile, group, scratch) + first * (4 * TILE)
+        destination = _place(load_i64(stage + 56), load_i64(stage + 64), tile, group, scratch)
         destination += first * load_i64(stage + 72)
         _run_stage(
             load_i64(stage),
@@ -204,48 +217,65 @@ def _run_stages(table, count, block, first, rows, tile, scratch):
 
 
 @jit()
-def _rows_step(step, unit, scratch):
-    """A source of rows (accumulator, load, normalisation), block by block, each block through the stages.
+def _rows_step(step, tile, group, scratch):
+    """Rows that need no weights (load, dequantize, normalize), block by block, each block through the stages.
 
-    Columns: 1 source, 2-3 x, 4 headers, 5 weights, 6 offsets, 7 starts, 8 rows, 9 offsets are a count, 10 gamma,
-    11 beta, 12 parameters, 13 stages, 14 stage table, 15 parts (units per tile).
+    Columns: 1 source, 2-3 x, 8 rows, 10 gamma, 11 beta, 12 parameters, 13 stages, 14 stage table.
     """
-    parts = step[15]
-    tile, part = unit // parts, unit % parts
-    kind, count, table = step[1], step[13], step[14]
-    x = _place(step[2], step[3], tile, scratch)
+    kind, rows = step[1], step[8]
+    x = _place(step[2], step[3], tile, group, scratch)
     block = scratch
     statistics = scratch + _BLOCK_BYTES
-    rows = step[8]
     if kind == 15:
         normalize_statistics(x, rows, step[12], statistics)
-    blocks = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
-    for index in range(part * blocks // parts, (part + 1) * blocks // parts):
-        first = index * BLOCK_ROWS
+    for first in range(0, rows, BLOCK_ROWS):
         size = min(BLOCK_ROWS, rows - first)
-        if kind < 13:
-            starts = step[7] + 16 * index
-            offsets = step[6]
-            if step[9] == 0:
-                offsets += load_i64(starts + 8)
-            _accumulate(kind, x, step[4] + 16 * first, step[5] + load_i64(starts), offsets, block, size)
-        elif kind == 13:
+        if kind == 13:
             load_rows(x + first * (4 * TILE), block, size)
         elif kind == 14:
             dequantize_rows(x + first * TILE, block, size, step[12])
         else:
-            normalize_rows(x + first * (4 * TILE), block, size, statistics, step[10] + 4 * first, step[11] + 4 * first)
-        _run_stages(table, count, block, first, size, tile, scratch)
+            gamma, beta = step[10] + 4 * first, step[11] + 4 * first
+            normalize_rows(x + first * (4 * TILE), block, size, statistics, gamma, beta)
+        _run_stages(step[14], step[13], block, first, size, tile, group, scratch)
 
 
 @jit()
-def _embed_step(step, tile, meta, scratch):
+def _linear_step(step, group, tiles, part, parts, scratch):
+    """Accumulators of ``tiles`` tiles from ``group`` on, through the stages.
+
+    Panels of a few blocks of rows come first and tiles second: a panel's weights are read from memory once and stay in
+    the L2 for the whole group, a tile's activations stay in the L1 for the whole panel.
+
+    Columns: 1 source, 2-3 x, 4 headers, 5 weights, 6 offsets, 7 starts, 8 rows, 9 offsets are a count, 13 stages,
+    14 stage table, 16 blocks per panel.
+    """
+    kind, rows, panel = step[1], step[8], step[16]
+    block = scratch
+    blocks = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
+    last = (part + 1) * blocks // parts
+    for start in range(part * blocks // parts, last, panel):
+        for tile in range(group, group + tiles):
+            x = _place(step[2], step[3], tile, group, scratch)
+            for index in range(start, min(start + panel, last)):
+                first = index * BLOCK_ROWS
+                size = min(BLOCK_ROWS, rows - first)
+                starts = step[7] + 16 * index
+                offsets = step[6]
+                if step[9] == 0:
+                    offsets += load_i64(starts + 8)
+                _accumulate(kind, x, step[4] + 16 * first, step[5] + load_i64(starts), offsets, block, size)
+                _run_stages(step[14], step[13], block, first, size, tile, group, scratch)
+
+
+@jit()
+def _embed_step(step, tile, group, meta, scratch):
     """Sum of table rows for every token of a tile, written transposed; tokens beyond the sequence become zero.
 
     Columns: 1 tables, 2 table of tables, 3 channels, 4-5 out. A table: weight, element (0 float32, 1 uint8, 2 int8),
     scale address, zero point, index kind (0 input, 1 position, 2 constant), ids (int64) address, offset, rows.
     """
-    out = _place(step[4], step[5], tile, scratch)
+    out = _place(step[4], step[5], tile, group, scratch)
     channels = step[3]
     for lane in range(TILE):
         if lane >= meta[tile, 3]:
@@ -280,9 +310,9 @@ def _embed_step(step, tile, meta, scratch):
 
 
 @jit()
-def _gather_step(step, tile, meta, scratch):
+def _gather_step(step, tile, group, meta, scratch):
     """Rows of a float tile to an array [tokens][columns]. Columns: 1-2 x, 3 rows, 4 array, 5 columns, 6 first column."""
-    x = _place(step[1], step[2], tile, scratch)
+    x = _place(step[1], step[2], tile, group, scratch)
     width = step[5]
     for lane in range(meta[tile, 3]):
         place = step[4] + 4 * ((meta[tile, 2] + lane) * width + step[6])
@@ -291,21 +321,21 @@ def _gather_step(step, tile, meta, scratch):
 
 
 @jit()
-def _select_step(step, tile, meta, scratch):
+def _select_step(step, tile, group, meta, scratch):
     """One token of every sequence to an array [sequences][rows]. Columns: 1-2 x, 3 rows, 4 array, 5 token, 6 length."""
     lane = step[5] - meta[tile, 4]
     if lane < 0 or lane >= meta[tile, 3]:
         return
-    x = _place(step[1], step[2], tile, scratch)
+    x = _place(step[1], step[2], tile, group, scratch)
     sequence = (meta[tile, 2] - meta[tile, 4]) // step[6]
     for row in range(step[3]):
         store_f32(step[4] + 4 * (sequence * step[3] + row), load_f32(x + 4 * (row * TILE + lane)))
 
 
 @jit()
-def _scatter_step(step, tile, meta, scratch):
+def _scatter_step(step, tile, group, meta, scratch):
     """An array [tokens][rows] to a float tile; tokens beyond the sequence become zero. Columns as gather."""
-    x = _place(step[1], step[2], tile, scratch)
+    x = _place(step[1], step[2], tile, group, scratch)
     for lane in range(TILE):
         place = step[4] + 4 * (meta[tile, 2] + lane) * step[3]
         for row in range(step[3]):
@@ -327,9 +357,9 @@ def _attention_step(step, unit, meta, scratch):
     first_tile = tile - meta[tile, 0]
     tiles = meta[tile, 1]
     row = head * size
-    queries = _place(step[1], step[2], tile, scratch) + row * step[15]
-    keys = _place(step[3], step[4], first_tile, scratch) + row * step[15]
-    values = _place(step[5], step[6], first_tile, scratch) + row * step[16]
+    queries = step[1] + step[2] * tile + row * step[15]
+    keys = step[3] + step[4] * first_tile + row * step[15]
+    values = step[5] + step[6] * first_tile + row * step[16]
     bias = step[9] + 4 * TILE * meta[tile, 5]  # padded to whole tiles, like the tokens
     out = scratch
     work = scratch + size * 4 * TILE
@@ -354,13 +384,13 @@ def _attention_step(step, unit, meta, scratch):
     for first in range(0, size, BLOCK_ROWS):
         count = min(BLOCK_ROWS, size - first)
         block = out + first * 4 * TILE
-        _run_stages(step[14], step[13], block, row + first, count, tile, scratch)
+        _run_stages(step[14], step[13], block, row + first, count, tile, tile, scratch)
 
 
 @jit()
-def _extrema_step(step, tile, meta, scratch):
+def _extrema_step(step, tile, group, meta, scratch):
     """Minimum and maximum of the valid tokens of a float tile. Columns: 1-2 x, 3 rows, 4 results (two floats a tile)."""
-    x = _place(step[1], step[2], tile, scratch)
+    x = _place(step[1], step[2], tile, group, scratch)
     low, high = np.float32(0.0), np.float32(0.0)
     valid = meta[tile, 3]
     for row in range(step[3]):
@@ -395,24 +425,40 @@ def _dynamic_step(step, tiles):
 
 
 @jit()
-def _run_step(step, unit, meta, tiles, scratch):
+def _tile_step(step, tile, group, meta, scratch):
     opcode = step[0]
     if opcode == 0:
-        _rows_step(step, unit, scratch)
-    elif opcode == 4:
-        _attention_step(step, unit, meta, scratch)
+        _rows_step(step, tile, group, scratch)
     elif opcode == 1:
-        _embed_step(step, unit, meta, scratch)
+        _embed_step(step, tile, group, meta, scratch)
     elif opcode == 2:
-        _gather_step(step, unit, meta, scratch)
+        _gather_step(step, tile, group, meta, scratch)
     elif opcode == 3:
-        _scatter_step(step, unit, meta, scratch)
+        _scatter_step(step, tile, group, meta, scratch)
     elif opcode == 5:
-        _extrema_step(step, unit, meta, scratch)
-    elif opcode == 6:
-        _dynamic_step(step, tiles)
+        _extrema_step(step, tile, group, meta, scratch)
     else:
-        _select_step(step, unit, meta, scratch)
+        _select_step(step, tile, group, meta, scratch)
+
+
+@jit()
+def _run_unit(program, first, last, kind, size, unit, meta, tiles, scratch):
+    """One unit of a region; see :func:`run_program` for ``kind`` and ``size``."""
+    if kind == 1:
+        _attention_step(program[first], unit, meta, scratch)
+    elif kind == 2:
+        _dynamic_step(program[first], tiles)
+    elif kind == 3:
+        _linear_step(program[first], unit // size, 1, unit % size, size, scratch)
+    else:
+        group = unit * size
+        count = min(size, tiles - group)
+        for index in range(first, last):
+            if program[index, 0] == 8:
+                _linear_step(program[index], group, count, 0, 1, scratch)
+            else:
+                for tile in range(group, group + count):
+                    _tile_step(program[index], tile, group, meta, scratch)
 
 
 @jit(parallel=True)
@@ -422,17 +468,21 @@ def run_program(program, regions, meta, tiles, scratch, scratch_stride):
     Parameters
     ----------
     program : int64 array, shape (steps, STEP_COLUMNS)
-    regions : int64 array, shape (regions, 3)
-        First step, step after the last, units per tile (0: one unit in all).
+    regions : int64 array, shape (regions, 4)
+        First step, step after the last, kind, size. Kind 0: groups of ``size`` tiles; 1: ``size`` heads of every tile;
+        2: one unit in all; 3: ``size`` parts of the rows of every tile.
     meta : int64 array, shape (tiles, META_COLUMNS)
     tiles : int
     scratch, scratch_stride : int
         Address of the threads' scratch, and bytes for each thread.
     """
     for region in range(regions.shape[0]):
-        first, last, per_tile = regions[region, 0], regions[region, 1], regions[region, 2]
-        units = tiles * per_tile if per_tile > 0 else 1
+        first, last, kind, size = regions[region, 0], regions[region, 1], regions[region, 2], regions[region, 3]
+        units = 1
+        if kind == 0:
+            units = (tiles + size - 1) // size
+        elif kind != 2:
+            units = tiles * size
         for unit in prange(units):
             own = scratch + scratch_stride * numba.get_thread_id()
-            for index in range(first, last):
-                _run_step(program[index], unit, meta, tiles, own)
+            _run_unit(program, first, last, kind, size, unit, meta, tiles, own)

@@ -291,7 +291,7 @@ class Lowering:
         weight = packed.weight
         form = "floats" if weight.layout == "float" else weight.layout
         x = self._buffers[node.inputs[0], form]
-        step = Step("rows", [x], [], [], weight.kernel, weight.out_features, packed)
+        step = Step("linear", [x], [], [], weight.kernel, weight.out_features, packed)
         if weight.layout == "float":
             if op.bias is not None:
                 step.stages.append(Stage("bias", vector=packed.bias))
