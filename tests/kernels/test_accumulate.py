@@ -111,7 +111,6 @@ def test_integer_sums_of_a_real_width_are_exact(form: str, values: str, density:
     np.testing.assert_array_equal(got, naive.accumulate(weight, x))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["unstructured", "blocks"])
 def test_the_widest_row_of_the_largest_weights_is_exact(form: str) -> None:
     # offsets reach 65535, and on AVX2 every nonzero needs an int16 group of its own
