@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from sparsert import cpu
 from sparsert.graph import fused
 from sparsert.graph.ir import Graph, Node
 from sparsert.kernels.accumulate import BLOCK_ROWS
@@ -41,13 +43,18 @@ def _scalar(quantization: fused.Quantization | None) -> bool:
     return quantization is not None and np.size(quantization.scale) == 1 and np.size(quantization.zero_point) == 1
 
 
-def _attention_fits(op: fused.Attention, channels: int | None) -> bool:
-    if op.dynamic or channels is None or channels % op.heads or (channels // op.heads) % 4:
+def _attention_fits(op: fused.Attention, sizes: set[int | None]) -> bool:
+    channels = sizes.pop()
+    if sizes or op.dynamic or channels is None or channels % op.heads or (channels // op.heads) % 4:
         return False
     parts = (op.q_quantization, op.k_quantization, op.probs_quantization, op.v_quantization)
     if all(part is None for part in (*parts, op.scores_quantization, op.context_quantization)):
         return True
-    if not all(_scalar(part) for part in parts) or op.qk_scale is None or op.pv_scale is None:
+    if not all(_scalar(part) for part in parts) or np.size(op.qk_scale) != 1 or np.size(op.pv_scale) != 1:
+        return False
+    if op.qk_scale is None or op.pv_scale is None:
+        return False
+    if any(part is not None and not _scalar(part) for part in (op.scores_quantization, op.context_quantization)):
         return False
     probabilities = op.probs_quantization
     assert probabilities is not None
@@ -55,11 +62,14 @@ def _attention_fits(op: fused.Attention, channels: int | None) -> bool:
 
 
 def can_lower(node: Node, channels: dict[str, int]) -> bool:
-    """Whether the native run loop can take a fused node. ``channels`` maps values to their last dimension."""
+    """Whether the native run loop can take a fused node. ``channels`` maps values to their last dimension.
+
+    Sizes that contradict each other are left to the array nodes, which say so: a kernel would read beyond its buffer.
+    """
     op = node.fused
     match op:
         case fused.Attention():
-            return _attention_fits(op, channels.get(node.inputs[0]))
+            return _attention_fits(op, {channels.get(name) for name in node.inputs[:3]})
         case fused.Quantize() | fused.Dequantize():
             return _scalar(op.quantization) and node.inputs[0] in channels
         case fused.Add():
@@ -67,11 +77,15 @@ def can_lower(node: Node, channels: dict[str, int]) -> bool:
         case fused.Linear():
             if op.input_quantization is not None and not _scalar(op.input_quantization):
                 return False
-            return op.weight.ndim == 2 and op.weight.dtype in (np.float32, np.int8, np.uint8)
+            if op.weight.ndim != 2 or op.weight.dtype not in (np.float32, np.int8, np.uint8):
+                return False
+            return channels.get(node.inputs[0]) == op.weight.shape[0]
+        case fused.LayerNorm():
+            return channels.get(node.inputs[0]) == len(op.gamma)
         case fused.KeyMask():
             return False
         case fused.Embeddings():
-            return all(_table_fits(table) for table in op.tables)
+            return len({table.weight.shape[1:] for table in op.tables}) == 1 and all(map(_table_fits, op.tables))
         case None:
             return False
     return node.inputs[0] in channels
@@ -120,8 +134,7 @@ class Lowering:
         for node in self.nodes:
             for name in dict.fromkeys(node.inputs):
                 self._readers.setdefault(name, []).append(node)
-            if isinstance(node.fused, fused.Linear):
-                self.packed[node.outputs[0]] = pack_linear(node.fused)
+        self._pack()
         for node in self.nodes:
             for name in self._tile_inputs(node):
                 if name not in produced and name not in self.arrays and name not in self.graph.constants:
@@ -131,6 +144,13 @@ class Lowering:
                 self._done.add(id(node))
                 _RULES[type(node.fused)](self, node)
         return self
+
+    def _pack(self) -> None:
+        """Pack all weights, on all cores: the packers release the GIL most of the time."""
+        linears = [node for node in self.nodes if isinstance(node.fused, fused.Linear)]
+        with ThreadPoolExecutor(cpu.available_cores()) as pool:
+            packed = pool.map(lambda node: pack_linear(node.fused), linears)
+            self.packed = {node.outputs[0]: result for node, result in zip(linears, packed, strict=True)}
 
     @staticmethod
     def _tile_inputs(node: Node) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 
 from sparsert.errors import InputRangeError, InputShapeError
@@ -55,6 +56,8 @@ class _Segment:
         lead = self._lead(values)
         batch, tokens = lead if self._sequences else (1, int(np.prod(lead, dtype=np.int64)))
         self._check_ids(values)
+        # scratch is indexed by Numba's thread number, so never fewer than Numba may use here
+        threads = max(threads, numba.get_num_threads())
         key = (batch, tokens, threads)
         with self._lock:
             instances = self._free.setdefault(key, [])
