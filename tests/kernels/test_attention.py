@@ -193,6 +193,19 @@ def test_extreme_probabilities_never_saturate_the_sums(
     np.testing.assert_array_equal(got, np.broadcast_to(exact, got.shape))
 
 
+@pytest.mark.parametrize("second", [1, TILE, 2 * TILE + 1], ids=["neighbour", "next_tile", "tile_after_next"])
+@pytest.mark.parametrize("total", [254, 255, 256, 257, 258, 300, 510])
+def test_the_limit_of_int16_lanes_is_met_exactly(total: int, second: int) -> None:
+    # two keys whose products meet in one int16 lane on AVX2; -128 * 256 is the last sum that fits
+    first_byte = total // 2
+    bias = np.full(3 * TILE, -np.inf, np.float32)
+    bias[0], bias[second] = np.log(first_byte), np.log(total - first_byte)
+    q, k = np.zeros((2, 4), np.int16), np.zeros((3 * TILE, 4), np.int16)
+    v = np.full((3 * TILE, 4), -128, np.int8)
+    got = integer_context(q, k, v, bias, replace(FORM, probability_factor=float(total)))
+    np.testing.assert_array_equal(got, np.full((2, 4), -128 * total))
+
+
 @settings(max_examples=40)
 @given(keys=st.integers(2, 260), factor=st.sampled_from([255.0, 300.0, 512.0, 5000.0, 1e6]), seed=st.integers(0, 999))
 def test_sums_stay_exact_when_key_tiles_mix_low_and_high_probabilities(keys: int, factor: float, seed: int) -> None:
