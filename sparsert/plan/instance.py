@@ -80,7 +80,7 @@ class Instance:
         self._tiles_each = max(1, -(-tokens // TILE))
         coupled = any(step.opcode == "dynamic" for step in lowering.steps)
         wanted = -(-_CHUNK_TILES * threads // self._tiles_each)
-        self._chunk = batch if coupled else max(1, min(batch, wanted))
+        self._chunk = max(1, batch if coupled else min(batch, wanted))
         tiles = self._chunk * self._tiles_each
         self._parts = 1 if tiles >= 2 * threads or tiles % threads == 0 else threads
         weights = sum(packed.nbytes for packed in lowering.packed.values())

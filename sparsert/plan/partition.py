@@ -13,6 +13,19 @@ from sparsert.plan.lower import can_lower
 
 __all__ = ["Group", "channels_of", "partition"]
 
+_SELECTIONS = (fused.SelectToken, fused.SelectFeature)
+
+_KEEP_LEAD = (
+    fused.Activation,
+    fused.Add,
+    fused.Attention,
+    fused.Dequantize,
+    fused.Gelu,
+    fused.LayerNorm,
+    fused.Linear,
+    fused.Quantize,
+)
+
 
 @dataclass
 class Group:
@@ -77,11 +90,13 @@ class _Partitioner:
     def native(self, node: Node) -> bool:
         if node.fused is None or not can_lower(node, self.channels):
             return False
-        if isinstance(node.fused, fused.Add) and not _vector_add(self.graph, node):
-            return False
         if isinstance(node.fused, fused.Embeddings):
             return all(name not in self.graph.constants for name in node.inputs)
-        return all(name in self.graph.constants or _floating(self.graph, name) for name in node.inputs[:1])
+        if isinstance(node.fused, fused.Add):
+            tiles = [name for name in node.inputs if name not in self.graph.constants]
+            return bool(tiles) and _vector_add(self.graph, node) and all(_floating(self.graph, name) for name in tiles)
+        tiles = node.inputs[:3] if isinstance(node.fused, fused.Attention) else node.inputs[:1]
+        return all(_floating(self.graph, name) for name in tiles)
 
     def grow(self, ready: list[Node], have: set[str]) -> list[Node]:
         """The longest list of native nodes that can start now, all over the same leading dimensions."""
@@ -103,10 +118,9 @@ class _Partitioner:
             if isinstance(op, (fused.Dequantize, fused.Linear)) and self._takes_bytes(op):
                 if node.inputs[0] not in quantized:
                     continue
-            spaces = {
-                id(self.spaces[name]) if not isinstance(self.spaces[name], tuple) else self.spaces[name]
-                for name in outside
-            }
+            spaces = {self.spaces[name] for name in outside}
+            if len(spaces) > 1 and space is None and isinstance(op, fused.Embeddings):
+                spaces = {object()}  # ids broadcast, and a run checks that they do
             if len(spaces) > 1 or (spaces and space is not None and next(iter(spaces)) != space):
                 continue
             if spaces:
@@ -114,8 +128,15 @@ class _Partitioner:
             segment.append(node)
             if isinstance(op, (fused.Quantize, fused.DynamicQuantize)):
                 quantized.add(node.outputs[0])
-            (closed if isinstance(op, (fused.SelectToken, fused.SelectFeature)) else inside).update(node.outputs)
+            (closed if isinstance(op, _SELECTIONS) else inside).update(node.outputs)
         return segment
+
+    def kept_space(self, node: Node) -> object:
+        """Where the result of an array node lies: beside its first input, if the op keeps leading dimensions."""
+        values = [name for name in node.inputs if name not in self.graph.constants]
+        if isinstance(node.fused, _KEEP_LEAD) and values and _floating(self.graph, values[0]):
+            return self.spaces[values[0]]
+        return object()
 
     @staticmethod
     def _takes_bytes(op: object) -> bool:
@@ -163,7 +184,8 @@ def partition(graph: Graph, channels: dict[str, int]) -> list[Group]:
         for node in nodes:
             for name in node.outputs:
                 have.add(name)
-                work.spaces[name] = object() if isinstance(node.fused, fused.SelectToken) or not native else space
+                alone = isinstance(node.fused, _SELECTIONS)
+                work.spaces[name] = object() if alone else space if native else work.kept_space(node)
 
     while pending:
         arrays = [node for node in pending if not work.native(node) and all(name in have for name in _inputs(node))]

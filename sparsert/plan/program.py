@@ -56,12 +56,12 @@ class _Segment:
         lead = self._lead(values)
         batch, tokens = lead if self._sequences else (1, int(np.prod(lead, dtype=np.int64)))
         self._check_ids(values)
+        self._check_selections(tokens)
         # scratch is indexed by Numba's thread number, so never fewer than Numba may use here
         threads = max(threads, numba.get_num_threads())
         key = (batch, tokens, threads)
         with self._lock:
-            instances = self._free.setdefault(key, [])
-            self._free.move_to_end(key)
+            instances = self._free.get(key)
             instance = instances.pop() if instances else None
         if instance is None:
             instance = Instance(self.lowering, batch, tokens, threads)
@@ -70,13 +70,17 @@ class _Segment:
         finally:
             with self._lock:
                 self._free.setdefault(key, []).append(instance)
+                self._free.move_to_end(key)
                 while len(self._free) > _KEPT_SHAPES:
                     self._free.popitem(last=False)
 
     def _lead(self, values: dict[str, np.ndarray]) -> tuple[int, ...]:
         shapes = {name: values[name].shape for name in self.lowering.ids}
         shapes |= {name: values[name].shape[:-1] for name in self.lowering.arrays}
-        lead = np.broadcast_shapes(*shapes.values()) if len(set(shapes.values())) > 1 else next(iter(shapes.values()))
+        try:
+            lead = np.broadcast_shapes(*shapes.values())
+        except ValueError as error:
+            raise InputShapeError(f"Leading dimensions {shapes} do not fit each other, expected the same") from error
         for name, shape in shapes.items():
             if shape != lead and name not in self.lowering.ids:
                 raise InputShapeError(f"Value '{name}' has leading dimensions {shape}, expected {lead}")
@@ -104,6 +108,14 @@ class _Segment:
                     raise InputRangeError(
                         f"Input '{name}' holds {wrong}, but its table has {rows} rows; ids must lie in [{-rows}, {rows})"
                     )
+
+    def _check_selections(self, tokens: int) -> None:
+        for step in self.lowering.steps:
+            if step.opcode == "select" and not -tokens <= step.constants["token"] < tokens:
+                raise InputShapeError(
+                    f"The model takes token {step.constants['token']} of every sequence, but the sequences given have "
+                    f"{tokens} tokens; give longer inputs"
+                )
 
 
 def compile_graph(graph: Graph) -> Program:
