@@ -15,6 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DECORATORS = {"njit", "jit", "vectorize", "guvectorize", "stencil", "cfunc"}
+NOT_FLAGS = {"cfunc": {"nogil"}}
+"""A C function never takes the GIL, so it has no such flag."""
 
 
 def decorator_name(node: ast.expr) -> str:
@@ -83,7 +85,8 @@ def check_file(path: Path, rules: dict) -> list[str]:
             if decorator_name(decorator) not in checked:
                 continue
             flags = flags_of(decorator, dicts)
-            missing = [flag for flag in rules["required"] if flag not in flags and flag not in exempt]
+            required = set(rules["required"]) - NOT_FLAGS.get(decorator_name(decorator), set())
+            missing = sorted(flag for flag in required if flag not in flags and flag not in exempt)
             if missing:
                 complaints.append(f"{name}:{decorator.lineno}: {function} does not state {', '.join(missing)}")
             if flags.get("fastmath") is True and "fastmath" not in exempt:

@@ -35,6 +35,8 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch, root: Path) -> ModuleType:
         ("from sparsert.kernels.jit import jit\n@jit()\ndef f(): ...", None),
         ("from numba import jit\n@jit()\ndef f(): ...", "does not state cache, nogil"),
         ("@intrinsic\ndef f(): ...", None),
+        ("@cfunc(signature, cache=True)\ndef f(): ...", None),
+        ("@cfunc(signature)\ndef f(): ...", "does not state cache"),
     ],
 )
 def test_njit_flags(source: str, complaint: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def _sum_rows(v: Simd, scratch: Value, header: Value, accumulators: list[Variabl
         v.store(total, v.at(place, k * v.bytes))
 
 
-# -- int8, dot products of four bytes (vpdpbusd or portable) ----------------------------------------------------------
+# -- int8, dot products of four bytes (vpdpbusd or portable) --------------------------------------------------------
 
 
 def _dot4_unstructured(
@@ -130,7 +130,7 @@ def _dot4_dense(v: Simd, x: Value, headers: Value, weights: Value, offsets: Valu
                 v.store(accumulators[4 * r + k].get(), v.at(place, k * v.bytes))
 
 
-# -- int8 without a four-byte dot product (AVX2) ----------------------------------------------------------------------
+# -- int8 without a four-byte dot product (AVX2) --------------------------------------------------------------------
 #
 # vpmaddubsw adds two u8*s8 products in int16 and saturates. The packer knows the weights, so it forms groups whose
 # positive weights sum to at most 128 and whose negative ones to at least -128: then every partial sum over uint8
@@ -214,7 +214,7 @@ def _block_rows(group: int) -> Any:
     return block_rows
 
 
-# -- float32 ------------------------------------------------------------------------------------------------------------
+# -- float32 --------------------------------------------------------------------------------------------------------
 
 
 @micro_kernel(TIER, 6)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsert.kernels.jit import TIER, TILE, jit
+from sparsert.kernels.jit import TIER, TILE, inner, jit
 from sparsert.kernels.simd import LOG2_E, Simd, Value, micro_kernel
 
 __all__ = ["ATTENTION_PARAMETERS", "attend_float", "attend_int8"]
@@ -315,7 +315,7 @@ if TIER == "avx2":
 
         return types.CPointer(types.int16)(types.int64), codegen
 
-    @jit()
+    @inner()
     def _sum_values(values, value_stride, tiles, probabilities, rows, out, lane_sums):
         """Split the key tiles into runs that stay exact in int16 and add up their contexts."""
         for row in range(rows):
@@ -335,7 +335,8 @@ if TIER == "avx2":
                 start = first * TILE * TILE
                 _sum_fast(values + first * value_stride, value_stride, tile - first, probabilities + start, rows, out)
             first = tile
-            running[:] = lanes[tile]
+            for i in range(2 * TILE):  # a slice assignment would add 5 s to the compile time for its error message
+                running[i] = lanes[tile, i]
             if alone > _LANE_LIMIT:
                 _sum_split(values + tile * value_stride, value_stride, 1, probabilities + tile * TILE * TILE, rows, out)
                 first = tile + 1
@@ -346,7 +347,7 @@ if TIER == "avx2":
 
 else:
 
-    @jit()
+    @inner()
     def _sum_values(values, value_stride, tiles, probabilities, rows, out, lane_sums):
         _context_int(values, value_stride, tiles, probabilities, rows, out)
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import cfunc, njit, types
 
 from sparsert import cpu
 
-__all__ = ["FINGERPRINT", "PORTABLE", "TIER", "TILE", "jit"]
+__all__ = ["FINGERPRINT", "PORTABLE", "TIER", "TILE", "entry", "inner", "jit"]
 
 TIER: str = cpu.isa()
 """The tier all kernels of this process are compiled for."""
@@ -49,8 +49,30 @@ def jit(**flags: Any) -> Callable[[Callable[..., Any]], Any]:
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        variant = f"{TIER}_portable" if PORTABLE else TIER
-        function.__qualname__ = f"{function.__qualname__}_{variant}_{FINGERPRINT}"
+        _rename(function)
         return njit(cache=True, nogil=True, error_model="numpy", boundscheck=False, **flags)(function)
 
     return decorate
+
+
+def inner() -> Callable[[Callable[..., Any]], Any]:
+    """:func:`jit` for what compiled code alone calls: no wrapper for Python, since that takes its time to compile.
+
+    A call from Python would crash the process.
+    """
+    return jit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def entry(function: Callable[..., Any], arity: int) -> Any:
+    """``numba.cfunc`` of ``arity`` integers with the flags of :func:`jit`, to be called at its ``address``.
+
+    LLVM compiles a function again inside every compiled function that calls it; behind an address it is compiled once.
+    """
+    _rename(function)
+    signature = types.void(*(types.int64,) * arity)
+    return cfunc(signature, cache=True, error_model="numpy", boundscheck=False)(function)
+
+
+def _rename(function: Callable[..., Any]) -> None:
+    variant = f"{TIER}_portable" if PORTABLE else TIER
+    function.__qualname__ = f"{function.__qualname__}_{variant}_{FINGERPRINT}"

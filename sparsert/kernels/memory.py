@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["load_f32", "load_i32", "load_i64", "load_i8", "load_u8", "store_f32", "store_i32"]
+__all__ = ["call", "load_f32", "load_i32", "load_i64", "load_i8", "load_u8", "pointer", "store_f32", "store_i32"]
 
 
 def _loader(kind: ir.Type, result: types.Type, extend: str | None) -> Any:
@@ -44,3 +44,27 @@ load_u8 = _loader(ir.IntType(8), types.int64, "zext")
 load_f32 = _loader(ir.FloatType(), types.float32, None)
 store_f32 = _storer(ir.FloatType(), types.float32, False)
 store_i32 = _storer(ir.IntType(32), types.int64, True)
+
+
+@intrinsic
+def pointer(typing_context: Any, address: Any) -> Any:
+    """An address as a pointer to int64, for ``numba.carray``."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[ir.Value]) -> ir.Value:
+        return builder.inttoptr(values[0], ir.IntType(64).as_pointer())
+
+    return types.CPointer(types.int64)(types.int64), codegen
+
+
+@intrinsic
+def call(typing_context: Any, address: Any, arguments: Any) -> Any:
+    """Call the C function at ``address`` on a tuple of int64; it returns nothing."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[ir.Value]) -> ir.Value:
+        word = ir.IntType(64)
+        function_type = ir.FunctionType(ir.VoidType(), [word] * len(signature.args[1]))
+        function = builder.inttoptr(values[0], function_type.as_pointer())
+        builder.call(function, [builder.extract_value(values[1], i) for i in range(len(signature.args[1]))])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.UniTuple(types.int64, len(arguments))), codegen

@@ -8,7 +8,7 @@ import numpy as np
 
 from sparsert.errors import ModelFormatError
 from sparsert.kernels.accumulate import BLOCK_ROWS, DENSE_ROWS, GROUP_SIZES
-from sparsert.kernels.jit import TIER, TILE, jit
+from sparsert.kernels.jit import TIER, TILE, inner, jit
 
 __all__ = ["PackedWeight", "pack_blocks", "pack_dense", "pack_float_dense", "pack_float_sparse", "pack_unstructured"]
 
@@ -45,7 +45,7 @@ class PackedWeight:
         return self.headers.nbytes + self.weights.nbytes + self.offsets.nbytes + self.starts.nbytes
 
 
-@jit()
+@inner()
 def _try_groups(order, positive, negative, first, count, group_entries, groups, sums, used):
     """Deal the entries of one row, heaviest first, to ``count`` groups; False when one does not fit.
 
@@ -119,7 +119,7 @@ def _assign_groups(indptr, positive, negative, rows, group_entries, groups, coun
             heaviest = max(max(positive[e, 0], positive[e, 1]), max(negative[e, 0], negative[e, 1]))
             order[buckets[_LIMIT - heaviest]] = e - first
             buckets[_LIMIT - heaviest] += 1
-        fewest = (total.max() + _LIMIT - 1) // _LIMIT
+        fewest = (max(max(total[0], total[1]), max(total[2], total[3])) + _LIMIT - 1) // _LIMIT
         count = max((n + group_entries - 1) // group_entries, np.int64(fewest * ratio))
         tried = count
         while count < n and not _try_groups(
@@ -142,8 +142,13 @@ def _assign_groups(indptr, positive, negative, rows, group_entries, groups, coun
 def _sort_rows(counts, order):
     """Within each block of rows, order them by length; ``order`` receives row numbers."""
     for first in range(0, counts.size, BLOCK_ROWS):
-        last = min(first + BLOCK_ROWS, counts.size)
-        order[first:last] = first + np.argsort(counts[first:last], kind="mergesort")
+        # an insertion sort: np.argsort in compiled code takes 9 s to compile
+        for row in range(first, min(first + BLOCK_ROWS, counts.size)):
+            place = row
+            while place > first and counts[order[place - 1]] > counts[row]:
+                order[place] = order[place - 1]
+                place -= 1
+            order[place] = row
 
 
 @jit()
@@ -306,7 +311,7 @@ def _pair_sums(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pack_blocks(weight: np.ndarray) -> PackedWeight:
-    """Pack integer weights (N, K), values in -255..255, keeping the aligned blocks of 4 channels that hold a nonzero."""
+    """Pack integer weights (N, K), values in -255..255: the aligned blocks of 4 channels that hold a nonzero."""
     _check_width(weight.shape[1])
     quads = _quads(weight)
     rows, columns = np.nonzero(quads.any(axis=2))

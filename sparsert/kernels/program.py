@@ -11,15 +11,18 @@ core while the weights stream past it, each piece of them once a group.
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numba
 import numpy as np
-from numba import prange
+from numba import carray, prange
 
 from sparsert.kernels import accumulate, stages
 from sparsert.kernels.accumulate import BLOCK_ROWS
 from sparsert.kernels.attention import attend_float, attend_int8
-from sparsert.kernels.jit import TILE, jit
-from sparsert.kernels.memory import load_f32, load_i8, load_i32, load_i64, load_u8, store_f32, store_i32
+from sparsert.kernels.jit import TILE, entry, inner, jit
+from sparsert.kernels.memory import call, load_f32, load_i8, load_i64, load_u8, pointer, store_f32, store_i32
 from sparsert.kernels.stages import dequantize_rows, load_rows, normalize_rows, normalize_statistics
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "STEP_COLUMNS",
     "TABLE_COLUMNS",
     "run_program",
+    "unit_entry",
 ]
 
 OPCODES = {
@@ -69,7 +73,7 @@ ATTENTION_WORK = 4 * TILE * TILE + TILE * TILE + 4 * TILE
 """Scratch bytes that attention needs per key tile, besides 8 rows of a tile."""
 
 
-@jit()
+@inner()
 def _place(base, stride, tile, group, scratch):
     """Address of tile ``tile``; ``group`` is the first tile of its group."""
     if stride < 0:
@@ -84,7 +88,7 @@ _float_sparse = accumulate.accumulate_float_sparse
 _float_dense = accumulate.accumulate_float_dense
 
 
-@jit()
+@inner()
 def _accumulate(kind, x, headers, weights, offsets, block, rows):
     if kind == 0:
         _unstructured_0(x, headers, weights, offsets, block, rows)
@@ -142,7 +146,7 @@ def _accumulate(kind, x, headers, weights, offsets, block, rows):
 ) = stages.STAGES
 
 
-@jit()
+@inner()
 def _run_stage(kind, block, rows, acc_bias, scale, bias, params, source, destination):
     if kind == 0:
         _dequantize(block, rows, acc_bias, scale, bias, params, source, destination)
@@ -194,7 +198,7 @@ def _run_stage(kind, block, rows, acc_bias, scale, bias, params, source, destina
         _bias_floats(block, rows, acc_bias, scale, bias, params, source, destination)
 
 
-@jit()
+@inner()
 def _run_stages(table, count, block, first, rows, tile, group, scratch):
     """All stages of a step on the block whose first row is ``first``."""
     for index in range(count):
@@ -216,7 +220,7 @@ def _run_stages(table, count, block, first, rows, tile, group, scratch):
         )
 
 
-@jit()
+@inner()
 def _rows_step(step, tile, group, scratch):
     """Rows that need no weights (load, dequantize, normalize), block by block, each block through the stages.
 
@@ -240,7 +244,7 @@ def _rows_step(step, tile, group, scratch):
         _run_stages(step[14], step[13], block, first, size, tile, group, scratch)
 
 
-@jit()
+@inner()
 def _linear_step(step, group, tiles, part, parts, scratch):
     """Accumulators of ``tiles`` tiles from ``group`` on, through the stages.
 
@@ -268,7 +272,7 @@ def _linear_step(step, group, tiles, part, parts, scratch):
                 _run_stages(step[14], step[13], block, first, size, tile, group, scratch)
 
 
-@jit()
+@inner()
 def _embed_step(step, tile, group, meta, scratch):
     """Sum of table rows for every token of a tile, written transposed; tokens beyond the sequence become zero.
 
@@ -309,9 +313,9 @@ def _embed_step(step, tile, group, meta, scratch):
                     store_f32(place, load_f32(place) + value)
 
 
-@jit()
+@inner()
 def _gather_step(step, tile, group, meta, scratch):
-    """Rows of a float tile to an array [tokens][columns]. Columns: 1-2 x, 3 rows, 4 array, 5 columns, 6 first column."""
+    """Rows of a float tile to an array [tokens][columns]. Columns: 1-2 x, 3 rows, 4 array, 5 width, 6 first column."""
     x = _place(step[1], step[2], tile, group, scratch)
     width = step[5]
     for lane in range(meta[tile, 3]):
@@ -320,7 +324,7 @@ def _gather_step(step, tile, group, meta, scratch):
             store_f32(place + 4 * row, load_f32(x + 4 * (row * TILE + lane)))
 
 
-@jit()
+@inner()
 def _select_step(step, tile, group, meta, scratch):
     """One token of every sequence to an array [sequences][rows]. Columns: 1-2 x, 3 rows, 4 array, 5 token, 6 length."""
     lane = step[5] - meta[tile, 4]
@@ -332,7 +336,7 @@ def _select_step(step, tile, group, meta, scratch):
         store_f32(step[4] + 4 * (sequence * step[3] + row), load_f32(x + 4 * (row * TILE + lane)))
 
 
-@jit()
+@inner()
 def _scatter_step(step, tile, group, meta, scratch):
     """An array [tokens][rows] to a float tile; tokens beyond the sequence become zero. Columns as gather."""
     x = _place(step[1], step[2], tile, group, scratch)
@@ -345,7 +349,7 @@ def _scatter_step(step, tile, group, meta, scratch):
             store_f32(x + 4 * (row * TILE + lane), value)
 
 
-@jit()
+@inner()
 def _attention_step(step, unit, meta, scratch):
     """One head of one tile of queries, then the stages on its rows.
 
@@ -387,9 +391,9 @@ def _attention_step(step, unit, meta, scratch):
         _run_stages(step[14], step[13], block, row + first, count, tile, tile, scratch)
 
 
-@jit()
+@inner()
 def _extrema_step(step, tile, group, meta, scratch):
-    """Minimum and maximum of the valid tokens of a float tile. Columns: 1-2 x, 3 rows, 4 results (two floats a tile)."""
+    """Extrema of the valid tokens of a float tile. Columns: 1-2 x, 3 rows, 4 results (two floats a tile)."""
     x = _place(step[1], step[2], tile, group, scratch)
     low, high = np.float32(0.0), np.float32(0.0)
     valid = meta[tile, 3]
@@ -404,9 +408,9 @@ def _extrema_step(step, tile, group, meta, scratch):
     store_f32(step[4] + 8 * tile + 4, high)
 
 
-@jit()
+@inner()
 def _dynamic_step(step, tiles):
-    """DynamicQuantizeLinear's parameters from all tiles' extrema (ONNX operator page). Columns: 4 results, 12 params."""
+    """DynamicQuantizeLinear's parameters from all tiles' extrema (ONNX page). Columns: 4 results, 12 parameters."""
     low, high = np.float32(0.0), np.float32(0.0)
     for tile in range(tiles):
         low = min(low, load_f32(step[4] + 8 * tile))
@@ -424,7 +428,7 @@ def _dynamic_step(step, tiles):
     store_f32(params + 20, scale)
 
 
-@jit()
+@inner()
 def _tile_step(step, tile, group, meta, scratch):
     opcode = step[0]
     if opcode == 0:
@@ -441,28 +445,34 @@ def _tile_step(step, tile, group, meta, scratch):
         _select_step(step, tile, group, meta, scratch)
 
 
-@jit()
 def _run_unit(program, first, last, kind, size, unit, meta, tiles, scratch):
     """One unit of a region; see :func:`run_program` for ``kind`` and ``size``."""
+    steps = carray(pointer(program), (last, STEP_COLUMNS))
+    tile_meta = carray(pointer(meta), (tiles, META_COLUMNS))
     if kind == 1:
-        _attention_step(program[first], unit, meta, scratch)
+        _attention_step(steps[first], unit, tile_meta, scratch)
     elif kind == 2:
-        _dynamic_step(program[first], tiles)
-    elif kind == 3:
-        _linear_step(program[first], unit // size, 1, unit % size, size, scratch)
+        _dynamic_step(steps[first], tiles)
     else:
-        group = unit * size
-        count = min(size, tiles - group)
+        group, count, part, parts = unit * size, min(size, tiles - unit * size), 0, 1
+        if kind == 3:
+            group, count, part, parts = unit // size, 1, unit % size, size
         for index in range(first, last):
-            if program[index, 0] == 8:
-                _linear_step(program[index], group, count, 0, 1, scratch)
+            if steps[index, 0] == 8:
+                _linear_step(steps[index], group, count, part, parts, scratch)
             else:
                 for tile in range(group, group + count):
-                    _tile_step(program[index], tile, group, meta, scratch)
+                    _tile_step(steps[index], tile, group, tile_meta, scratch)
+
+
+@functools.cache
+def unit_entry() -> Any:
+    """What compiles, or loads, nearly all that a program runs; its ``address`` is for :func:`run_program`."""
+    return entry(_run_unit, 9)
 
 
 @jit(parallel=True)
-def run_program(program, regions, meta, tiles, scratch, scratch_stride):
+def run_program(program, regions, meta, tiles, scratch, scratch_stride, run_unit):
     """Run all regions over ``tiles`` tiles.
 
     Parameters
@@ -475,7 +485,10 @@ def run_program(program, regions, meta, tiles, scratch, scratch_stride):
     tiles : int
     scratch, scratch_stride : int
         Address of the threads' scratch, and bytes for each thread.
+    run_unit : int
+        Address of :func:`unit_entry`.
     """
+    steps, tile_meta = program.ctypes.data, meta.ctypes.data
     for region in range(regions.shape[0]):
         first, last, kind, size = regions[region, 0], regions[region, 1], regions[region, 2], regions[region, 3]
         units = 1
@@ -485,4 +498,4 @@ def run_program(program, regions, meta, tiles, scratch, scratch_stride):
             units = tiles * size
         for unit in prange(units):
             own = scratch + scratch_stride * numba.get_thread_id()
-            _run_unit(program, first, last, kind, size, unit, meta, tiles, own)
+            call(run_unit, (steps, first, last, kind, size, np.int64(unit), tile_meta, tiles, np.int64(own)))

@@ -62,7 +62,7 @@ class Simd:
         self.i32 = ir.VectorType(_I32, self.lanes)
         self.f32 = ir.VectorType(_F32, self.lanes)
 
-    # -- scalars and control flow -------------------------------------------------------------------------------------
+    # -- scalars and control flow -----------------------------------------------------------------------------------
     def integer(self, value: int) -> Value:
         """An int64 constant."""
         return ir.Constant(_I64, value)
@@ -85,7 +85,7 @@ class Simd:
         """Scalar int64 product."""
         return self.builder.mul(a, b if isinstance(b, ir.Value) else self.integer(b))
 
-    # -- memory ---------------------------------------------------------------------------------------------------------
+    # -- memory -----------------------------------------------------------------------------------------------------
     def pointer(self, address: Value) -> Value:
         """An int64 address as a byte pointer; derive further places from it with :meth:`at`."""
         return self.builder.inttoptr(address, _BYTE_POINTER)
@@ -135,7 +135,7 @@ class Simd:
     def broadcast_f32(self, place: Value) -> Value:
         return self.splat(self.load(place, _F32, 4), self.f32)
 
-    # -- constants and shuffles -------------------------------------------------------------------------------------------
+    # -- constants and shuffles -------------------------------------------------------------------------------------
     def splat(self, scalar: Value, kind: ir.VectorType) -> Value:
         first = self.builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, _I32(0))
         mask = ir.Constant(ir.VectorType(_I32, kind.count), [0] * kind.count)
@@ -165,7 +165,7 @@ class Simd:
                 indices += [first + k, count + first + k]
         return self.shuffle(a, b, indices)
 
-    # -- integer arithmetic ---------------------------------------------------------------------------------------------
+    # -- integer arithmetic -----------------------------------------------------------------------------------------
     def dot4(self, acc: Value, unsigned_bytes: Value, signed_bytes: Value) -> Value:
         """``acc[i] += sum of four u8 * s8 products`` in int32 lanes: ``vpdpbusd``, or the same in portable IR."""
         b = self.builder
@@ -285,7 +285,7 @@ class Simd:
                 packed.append(self.to_bytes([self.clamp_i32(value, 0, 255) for value in quad]))
         return packed
 
-    # -- float arithmetic -------------------------------------------------------------------------------------------------
+    # -- float arithmetic -------------------------------------------------------------------------------------------
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """``a * b + c``, rounded once; in the generic tier twice where the CPU has no such instruction.
 
@@ -320,7 +320,7 @@ class Simd:
         return result
 
     def exp2(self, x: Value) -> Value:
-        """2**x for x <= 127; below -126 the result is 2**-126, NaN stays NaN. Relative error below 3e-7 (degree 6 minimax)."""
+        """2**x for x <= 127; below -126 it is 2**-126, NaN stays NaN. Relative error below 3e-7 (degree 6 minimax)."""
         return self._exp2(x, _EXP2_COEFFICIENTS)
 
     def _exp2(self, x: Value, coefficients: Sequence[float]) -> Value:
@@ -357,7 +357,7 @@ class Simd:
         one = self.constant(self.f32, 1.0)
         return b.fsub(one, b.fdiv(self.constant(self.f32, 2.0), b.fadd(power, one)))
 
-    # -- declarations -------------------------------------------------------------------------------------------------
+    # -- declarations -----------------------------------------------------------------------------------------------
     def _declare(self, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
         return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, arguments), name)
 

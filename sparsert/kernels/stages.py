@@ -240,7 +240,7 @@ _register("bias+gelu+floats", [_bias, _gelu], _sink_floats)
 _register("bias+floats", [_bias], _sink_floats)
 
 
-# -- sources of a block other than accumulators ---------------------------------------------------------------------------
+# -- sources of a block other than accumulators ---------------------------------------------------------------------
 
 
 @micro_kernel(TIER, 3)

@@ -20,6 +20,7 @@ from sparsert.kernels.program import (
     STEP_COLUMNS,
     TABLE_COLUMNS,
     run_program,
+    unit_entry,
 )
 from sparsert.kernels.stages import PARAMETERS, STAGE_NUMBERS
 from sparsert.plan.lower import Lowering
@@ -110,7 +111,7 @@ class Instance:
         """Memory of the activations and scratch in bytes."""
         return self._arena.nbytes + self._scratch.nbytes
 
-    # -- layout ---------------------------------------------------------------------------------------------------------
+    # -- layout -----------------------------------------------------------------------------------------------------
 
     def _find_regions(self) -> list[_Region]:
         """Consecutive tile-local steps form one region; with row parts every Linear is its own."""
@@ -179,7 +180,7 @@ class Instance:
         for buffer, _, _ in own:
             self._places[id(buffer)] = (fixed + own_offsets[id(buffer)] * self._group, -buffer.nbytes)
 
-    # -- encoding -------------------------------------------------------------------------------------------------------
+    # -- encoding ---------------------------------------------------------------------------------------------------
 
     @staticmethod
     def _parameters_of(step: Step) -> list[Any]:
@@ -304,7 +305,7 @@ class Instance:
         name = step.parameters.name  # type: ignore[union-attr]
         row[4], row[12] = self._extrema[name].ctypes.data, self._dynamic[name].ctypes.data
 
-    # -- running --------------------------------------------------------------------------------------------------------
+    # -- running ----------------------------------------------------------------------------------------------------
 
     def run(self, values: dict[str, np.ndarray], lead: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Run the segment on arrays; ``lead`` is the shape of its inputs without channels. The GIL is released."""
@@ -330,9 +331,10 @@ class Instance:
             rows[id(output.step)][4] = results[output.name].ctypes.data
         total = self._batch * self._tiles_each if self._tokens else 0
         step_tiles = self._chunk * self._tiles_each
+        scratch, run_unit = self._scratch.ctypes.data, unit_entry().address
         for first in range(0, total, step_tiles):
             meta = self._meta[first : first + step_tiles]
-            run_program(self._program, self._table, meta, len(meta), self._scratch.ctypes.data, self._stride)
+            run_program(self._program, self._table, meta, len(meta), scratch, self._stride, run_unit)
         return results
 
 

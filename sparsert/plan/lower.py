@@ -185,10 +185,10 @@ class Lowering:
             self.steps.append(Step("rows", [floats], [], sinks, "load", floats.rows))
             self._finish(self.steps[-1])
 
-    # -- epilogues ------------------------------------------------------------------------------------------------------
+    # -- epilogues --------------------------------------------------------------------------------------------------
 
     def _produce(self, step: Step, value: str) -> None:
-        """Let ``step``, whose rows are ``value``, absorb what follows and sink the result in every form that is wanted."""
+        """Let ``step``, whose rows are ``value``, absorb what follows and sink the result in every form wanted."""
         value = self._absorb(step, value)
         step.stages += self._sinks(value)
         if not any(stage.destination for stage in step.stages):
@@ -293,7 +293,7 @@ class Lowering:
             self.steps.append(step)
             self.outputs.append(Output(value, "tokens", floats.rows, step))
 
-    # -- one function a fused op ------------------------------------------------------------------------------------------
+    # -- one function a fused op ------------------------------------------------------------------------------------
 
     def _embeddings(self, node: Node) -> None:
         op: fused.Embeddings = node.fused

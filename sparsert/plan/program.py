@@ -106,7 +106,8 @@ class _Segment:
                 if ids.size and not (-rows <= int(ids.min()) and int(ids.max()) < rows):
                     wrong = int(ids[(ids < -rows) | (ids >= rows)][0])
                     raise InputRangeError(
-                        f"Input '{name}' holds {wrong}, but its table has {rows} rows; ids must lie in [{-rows}, {rows})"
+                        f"Input '{name}' holds {wrong}, but its table has {rows} rows: ids must lie in "
+                        f"[{-rows}, {rows})"
                     )
 
     def _check_selections(self, tokens: int) -> None:
