@@ -1,4 +1,4 @@
-"""What the tests of fusion share: feeds, the two references, and the comparison.
+"""What the tests of fusion and of plans share: files, feeds, the two references, and the comparison.
 
 ONNX Runtime runs the file itself. Its U8S8 kernels saturate on processors without VNNI, so sessions ask for
 ``session.x64quantprecision``, which makes them exact. The naive twin runs the unfused graph node by node on
@@ -7,6 +7,7 @@ onnx.reference: there integer forms must agree almost to the bit, since fusion o
 
 from __future__ import annotations
 
+import importlib.util
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from sparsert.graph.ir import FUSED_DOMAIN, Graph
 
 ort = pytest.importorskip("onnxruntime")
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "graph" / "data"
 VOCAB, LAYERS, HEADS = 60, 2, 2
 
 FORMS = {
@@ -51,6 +52,28 @@ FLOAT_ERROR = 2e-5
 
 ROBERTA_INTEGERS = ("Equal", "Not", "Cast", "CumSum", "Mul", "Add")
 """What computes RoBERTa's positions from its ids, and stays ONNX."""
+
+
+_TINY = f"--layers {LAYERS} --hidden 32 --heads {HEADS} --ffn 64 --vocab {VOCAB} --max-pos 40 --no-check"
+
+
+@pytest.fixture(scope="session")
+def make_bert(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Write a file of the generator's form once per session; for a conftest to import."""
+    spec = importlib.util.spec_from_file_location("make_bert", shared / "tools" / "make_bert.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder, made = tmp_path_factory.mktemp("bert"), {}
+
+    def write(arguments: str) -> Path:
+        if arguments not in made:
+            path = folder / f"{len(made)}.onnx"
+            module.main([*_TINY.split(), *arguments.split(), "--out", str(path)])
+            made[arguments] = path
+        return made[arguments]
+
+    return write
 
 
 def feeds_for(graph: Graph, batch: int = 2, tokens: int = 19, seed: int = 0) -> dict[str, np.ndarray]:
