@@ -15,12 +15,13 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.extending import intrinsic
 from numba.np.ufunc import parallel as numba_parallel
 
 from sparsert import cpu
 from sparsert.errors import EngineError
+from sparsert.kernels.jit import jit
 
 __all__ = ["inherited_gnu_openmp", "max_threads", "parallel_guard", "pinning_wanted", "prepare"]
 
@@ -88,7 +89,7 @@ def _sched_setaffinity(typingctx, address, size, mask):  # type: ignore[no-untyp
     return types.int32(types.int64, types.int64, types.int64), codegen
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@jit(parallel=True)
 def _pin_team(address, masks, status):  # type: ignore[no-untyped-def]
     for item in prange(masks.shape[0]):
         thread = numba.get_thread_id()

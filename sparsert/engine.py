@@ -382,9 +382,9 @@ def _parse_batch_size(batch_size: int | None) -> int | None:
             raise InputTypeError(
                 f"batch_size must be an integer or None, given {batch_size!r} ({type(batch_size)})"
             ) from None
-    if batch_size is None or batch_size < 1:
-        _log.warning("batch_size < 1 so disabling batch size override")
-        return None
+        if batch_size < 1:
+            _log.warning("batch_size < 1 so disabling batch size override")
+            return None
     return batch_size
 
 

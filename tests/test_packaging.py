@@ -47,7 +47,7 @@ def test_package_data_is_packed_and_small() -> None:
 def test_every_import_is_declared() -> None:
     """Third-party modules that the package imports come from install_requires, or from what these always bring."""
     required = {re.split(r"[<>=\[; ]", line)[0].lower() for line in lines(CONFIG["options"]["install_requires"])}
-    brought = {"numba": {"llvmlite"}, "onnx": {"google", "ml_dtypes"}, "transformers": {"huggingface_hub"}}
+    brought = {"numba": {"llvmlite"}, "onnx": {"google"}, "transformers": {"huggingface_hub"}}
     allowed = {name.replace("pyyaml", "yaml") for name in required} | {"sparsert"}
     allowed |= {module for name in required for module in brought.get(name, ())}
     optional = {

@@ -8,6 +8,7 @@ another name, hence another cache entry.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from typing import Any
 from numba import cfunc, njit, types
 
 from sparsert import cpu
+from sparsert.kernels import cache
 
 __all__ = ["FINGERPRINT", "PORTABLE", "TIER", "TILE", "entry", "inner", "jit"]
+
+_log = logging.getLogger(__name__)
 
 TIER: str = cpu.isa()
 """The tier all kernels of this process are compiled for."""
@@ -41,6 +45,12 @@ def _fingerprint() -> str:
 
 FINGERPRINT: str = _fingerprint()
 
+_CACHED = cache.directory(_fingerprint) is not None
+if not _CACHED:
+    _log.warning(
+        "no folder for compiled kernels can be written, so every process compiles them again; set NUMBA_CACHE_DIR"
+    )
+
 
 def jit(**flags: Any) -> Callable[[Callable[..., Any]], Any]:
     """``numba.njit`` with this package's flags: cached on disk, GIL released, no Python-style division checks.
@@ -50,7 +60,7 @@ def jit(**flags: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         _rename(function)
-        return njit(cache=True, nogil=True, error_model="numpy", boundscheck=False, **flags)(function)
+        return njit(cache=_CACHED, nogil=True, error_model="numpy", boundscheck=False, **flags)(function)
 
     return decorate
 
@@ -70,7 +80,7 @@ def entry(function: Callable[..., Any], arity: int) -> Any:
     """
     _rename(function)
     signature = types.void(*(types.int64,) * arity)
-    return cfunc(signature, cache=True, error_model="numpy", boundscheck=False)(function)
+    return cfunc(signature, cache=_CACHED, error_model="numpy", boundscheck=False)(function)
 
 
 def _rename(function: Callable[..., Any]) -> None:

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 import sparsert
-from sparsert.kernels import jit
+from sparsert.kernels import cache, jit
 from sparsert.kernels.pack import _sort_rows
 
 KERNEL = """
@@ -77,3 +79,35 @@ def test_the_fingerprint_follows_the_sources(tmp_path: Path) -> None:
     assert fingerprint() == before
     (tmp_path / "simd.py").write_text((tmp_path / "simd.py").read_text() + "\n")
     assert fingerprint() != before
+
+
+def test_stale_entries_are_those_of_other_sources(tmp_path: Path) -> None:
+    ours, theirs = jit.FINGERPRINT, "0123456789ab"
+    kept = [
+        f"program._place_avx2_{ours}-72.py311.nbi",
+        f"program._place_avx2_{ours}-72.py311.1.nbc",
+        "program.somebody_else-72.py311.nbi",
+        f"notes_avx2_{theirs}.txt",
+        f"program._place_avx2_{theirs}-72.py311.nbi.tmp",
+        "jit.cpython-311.pyc",
+    ]
+    stale = [
+        f"program._place_avx2_{theirs}-72.py311.nbi",
+        f"program._place_avx2_{theirs}-72.py311.1.nbc",
+        f"pack.pack_avx512_vnni_portable_{theirs}-7.py310.12.nbc",
+        f"pack.pack_generic_{theirs}-7.py313t.nbi",
+    ]
+    for name in kept + stale:
+        (tmp_path / name).write_text("")
+    removed = cache.remove_stale(tmp_path, ours)
+    assert {path.name for path in removed} == set(stale)
+    assert {path.name for path in tmp_path.iterdir()} == set(kept)
+    suffixes = [path.suffix for path in removed]
+    assert suffixes == sorted(suffixes, reverse=True), "an index before the data that it points to"
+
+
+def test_real_entries_are_recognized_as_ours() -> None:
+    folder = cache.directory(_sort_rows.py_func)
+    assert folder is not None
+    _sort_rows(np.zeros(3, np.int64), np.zeros(3, np.int64))
+    assert any(cache._ENTRY.search(path.name) and jit.FINGERPRINT in path.name for path in folder.iterdir())

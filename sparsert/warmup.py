@@ -1,0 +1,117 @@
+"""``python -m sparsert.warmup``: compile all kernels for this CPU and keep them on disk, ahead of the first request."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsert.errors import EngineError, SparsertError
+
+__all__ = ["Warmup", "main", "warmup"]
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """What :func:`warmup` did."""
+
+    isa: str
+    directory: Path
+    """Where the kernels are cached."""
+    seconds: float
+    compiled: int
+    """Functions that were compiled now; the rest was in the cache."""
+    removed: int
+    """Files of other versions of the kernels that were deleted."""
+
+
+def warmup(progress: Callable[[str, int, int], None] | None = None) -> Warmup:
+    """Compile, or load from the cache, all that running a model takes.
+
+    Parameters
+    ----------
+    progress
+        Called before each function with its name, its number from 1 on, and how many there are.
+
+    Raises
+    ------
+    EngineError
+        No folder for the cache can be written.
+    """
+    from numba.core import event
+
+    from sparsert.kernels import cache
+    from sparsert.kernels.jit import FINGERPRINT, TIER, jit
+
+    folder = cache.directory(jit)
+    if folder is None:
+        wanted = os.environ.get("NUMBA_CACHE_DIR")
+        raise EngineError(
+            "No folder for compiled kernels can be written: neither "
+            + (f"NUMBA_CACHE_DIR ({wanted}), " if wanted else "")
+            + f"{Path(cache.__file__).parent / '__pycache__'} nor the user's cache. Set NUMBA_CACHE_DIR to a folder "
+            "that this user may write to, for this command and for the program that runs models"
+        )
+    start = time.perf_counter()
+    jobs = list(_jobs())
+    with event.install_recorder("numba:compile") as recorder:
+        for number, (name, job) in enumerate(jobs, 1):
+            if progress is not None:
+                progress(name, number, len(jobs))
+            job()
+    names = {
+        compiled.data["dispatcher"].py_func.__qualname__ for _, compiled in recorder.buffer if compiled.is_start
+    }  # also inner functions, which are cached with those that call them
+    removed = cache.remove_stale(folder, FINGERPRINT)
+    ours = sum(FINGERPRINT in name for name in names)
+    return Warmup(TIER, folder, time.perf_counter() - start, ours, len(removed))
+
+
+def _jobs() -> Iterator[tuple[str, Callable[[], object]]]:
+    """A name and a call for each function that is compiled for use from Python."""
+    import numpy as np
+    from numba import int64, uint8
+
+    from sparsert import _team
+    from sparsert.kernels import pack, program
+
+    integers, floats = np.ones((3, 8), np.int16), np.ones((3, 8), np.float32)
+    yield "packing of integers", lambda: pack.pack_unstructured(integers)
+    yield "packing of 4-blocks", lambda: pack.pack_blocks(integers)
+    yield "packing of floats", lambda: pack.pack_float_sparse(floats)
+    yield "pinning of threads", lambda: _team._pin_team.compile((int64, uint8[:, ::1], int64[::1]))
+    yield "kernels", program.unit_entry
+    table = int64[:, ::1]
+    yield "run loop", lambda: program.run_program.compile((table, table, table, int64, int64, int64, int64))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Fill the cache; say what was done on stdout and progress on stderr; return the exit status."""
+    argparse.ArgumentParser(
+        prog="python -m sparsert.warmup",
+        description="Compile all kernels for this CPU (or for the tier that SPARSERT_ISA names) and keep them on disk. "
+        "They go to NUMBA_CACHE_DIR if that is set, else to __pycache__ beside the package if that can be written, "
+        "else to the user's cache; a program finds them under the same setting.",
+    ).parse_args(argv)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    try:
+        done = warmup(lambda name, number, count: print(f"[{number}/{count}] {name}", file=sys.stderr, flush=True))
+    except (SparsertError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    print(f"tier       {done.isa}")
+    print(f"cache      {done.directory}")
+    print(f"compiled   {f'{done.compiled} functions' if done.compiled else 'nothing, all was there'}")
+    print(f"seconds    {done.seconds:.1f}")
+    if done.removed:
+        print(f"removed    {done.removed} files of other versions")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
