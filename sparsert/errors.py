@@ -7,9 +7,9 @@
     │   │   └── ShapeError         shapes of the model contradict each other or cannot be resolved
     │   └── UnsupportedOpError     (also NotImplementedError) a node that nothing can run
     ├── InputError                 (also ValueError) arguments or arrays given by the caller do not fit
-    │   ├── InputShapeError        rank or dimension of an input array
-    │   ├── InputTypeError         dtype of an input array, or Python type of an argument
-    │   └── InputRangeError        a value outside its range, such as a token id beyond the vocabulary
+    │   ├── InputShapeError        (also RuntimeError) rank or dimension of an input array
+    │   ├── InputTypeError         (also RuntimeError, TypeError) dtype of an input array, or Python type of an argument
+    │   └── InputRangeError        (also IndexError) a value outside its range, such as a token id beyond the vocabulary
     └── EngineError                (also RuntimeError) the engine cannot run here or now
 
 A message names the thing, what was expected, what came, and what to do.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 
 import sparsert
+from sparsert import errors
 
 
 def test_every_export_exists() -> None:
@@ -23,3 +25,13 @@ def test_import_is_lazy() -> None:
     code = "import sys, sparsert; print([m for m in ('numpy', 'numba', 'onnx', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+    drawn = {}
+    ancestors: list[str] = []
+    for prefix, name, also in re.findall(r"^    ([ │├└─]*)(\w+)(?: +\(also ([\w, ]+)\))?", errors.__doc__ or "", re.M):
+        ancestors = [*ancestors[: len(prefix) // 4], name]
+        bases = ancestors[-2:-1] or ["Exception"]
+        drawn[name] = [*bases, *(also.split(", ") if also else [])]
+    assert drawn == {name: [base.__name__ for base in getattr(errors, name).__bases__] for name in errors.__all__}
