@@ -10,10 +10,21 @@ from sparsert.errors import ModelFormatError
 from sparsert.kernels.accumulate import BLOCK_ROWS, DENSE_ROWS, GROUP_SIZES
 from sparsert.kernels.jit import TIER, TILE, inner, jit
 
-__all__ = ["PackedWeight", "pack_blocks", "pack_dense", "pack_float_dense", "pack_float_sparse", "pack_unstructured"]
+__all__ = [
+    "WIDEST",
+    "PackedWeight",
+    "pack_blocks",
+    "pack_dense",
+    "pack_float_dense",
+    "pack_float_sparse",
+    "pack_unstructured",
+]
 
 _LIMIT = 128
 """Sum of the positive (or negative) weights of an int16 group: 255 * 128 = 32640 fits int16."""
+
+WIDEST = 65535 * 8 // TILE
+"""Input features of an int8 matrix at most: offsets are uint16 in units of 8 bytes."""
 
 _CANDIDATES = 6
 """Groups that compete for an entry; more balance better and take longer."""
@@ -197,9 +208,8 @@ def _headers(counts: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def _check_width(in_features: int) -> None:
-    widest = 65535 * 8 // TILE
-    if in_features > widest:
-        raise ModelFormatError(f"a Linear has {in_features} input features; the sparse kernels take up to {widest}")
+    if in_features > WIDEST:
+        raise ModelFormatError(f"a Linear has {in_features} input features; the int8 kernels take up to {WIDEST}")
 
 
 def _grouped(

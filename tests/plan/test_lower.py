@@ -1,0 +1,40 @@
+"""Which fused nodes the native run loop takes, and what happens to the others."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparsert.graph import fused
+from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node, TensorInfo
+from sparsert.kernels.pack import WIDEST
+from sparsert.plan import compile_graph
+
+
+def _quantized_linear(in_features: int) -> tuple[Graph, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-128, 128, (in_features, 8)).astype(np.int8)
+    quantization = fused.Quantization(np.float32(1.0), np.array(128, np.uint8), np.dtype(np.uint8))
+    linear = fused.Linear(
+        weight,
+        weight_zero_point=np.array(0, np.int8),
+        input_quantization=quantization,
+        acc_scale=np.float32(1.0),
+    )
+    nodes = [
+        Node("Quantize", ["x"], ["q"], name="quantize", domain=FUSED_DOMAIN, fused=fused.Quantize(quantization)),
+        Node("Linear", ["q"], ["y"], name="linear", domain=FUSED_DOMAIN, fused=linear),
+    ]
+    single = np.dtype(np.float32)
+    inputs = [TensorInfo("x", single, ("batch", in_features))]
+    graph = Graph("wide", inputs, [TensorInfo("y", single, ("batch", 8))], nodes, {}, {"": 17})
+    x = rng.integers(-100, 100, (3, in_features)).astype(np.float32)
+    return graph, weight, x
+
+
+def test_linear_wider_than_the_offsets_runs_on_arrays_with_the_same_result() -> None:
+    for in_features, fallback in ((WIDEST, False), (WIDEST + 1, True)):
+        graph, weight, x = _quantized_linear(in_features)
+        program = compile_graph(graph)
+        assert any(step.fallback for step in program.steps) == fallback
+        expected = x.astype(np.int64) @ weight.astype(np.int64)
+        np.testing.assert_array_equal(program.run({"x": x}, 1)["y"], expected.astype(np.float32))
