@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -147,6 +147,11 @@ class Lowering:
                 self._done.add(id(node))
                 _RULES[type(node.fused)](self, node)
         return self
+
+    def release(self) -> None:
+        """Let go of the file's own weights: packed, they would stay in memory twice."""
+        self.graph = replace(self.graph, nodes=[], constants={})
+        self.nodes, self._readers = [], {}
 
     def _pack(self) -> None:
         """Pack all weights, on all cores: the packers release the GIL most of the time."""

@@ -140,6 +140,7 @@ def compile_graph(graph: Graph) -> Program:
             lowering = Lowering(graph, group.nodes, channels, needed).run()
             steps.append(_Segment(lowering))
             reports += [_native_report(node, lowering) for node in group.nodes]
+            lowering.release()
         else:
             steps.append(_array_step(group.nodes[0], graph))
             reports.append(_array_report(group.nodes[0]))

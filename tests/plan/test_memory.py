@@ -1,0 +1,247 @@
+"""Memory of compiled programs: buffers that share it, instances that keep it, and callers that run at once."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from fusion_checks import DATA, FORMS, feeds_for
+from hypothesis import given
+from hypothesis import strategies as st
+from program_checks import run
+
+from sparsert.graph import fuse_graph, load_graph
+from sparsert.graph.fused import Linear
+from sparsert.kernels.jit import TILE
+from sparsert.plan import compile_graph
+from sparsert.plan.instance import Instance, _allocate
+from sparsert.plan.lower import Lowering
+from sparsert.plan.partition import channels_of, partition
+from sparsert.plan.program import _KEPT_SHAPES
+from sparsert.plan.steps import Buffer
+
+Maker = Callable[[str], Path]
+SOME = ["float", "sparseml 1.4", "sparseml float attention", "dynamic", "dynamic constant only", "qdq"]
+
+
+def program_of(form: str, make_bert: Maker) -> tuple:
+    graph = fuse_graph(load_graph(make_bert(f"{FORMS[form]} --max-pos 128")))
+    return graph, compile_graph(graph)
+
+
+def same_bits(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
+    for name, expected in want.items():
+        np.testing.assert_array_equal(got[name], expected, err_msg=name)
+
+
+# -- buffers
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 70), st.sampled_from(["floats", "rows", "pairs"]), st.integers(0, 9), st.integers(0, 9)
+        ),
+        max_size=20,
+    )
+)
+def test_allocation_never_overlaps(wanted: list[tuple[int, str, int, int]]) -> None:
+    """No two buffers that are alive at one step share a byte, and all lie inside the arena."""
+    lives = [(Buffer(str(k), form, rows), min(a, b), max(a, b)) for k, (rows, form, a, b) in enumerate(wanted)]
+    offsets, size = _allocate(lives)
+    for k, (one, first, last) in enumerate(lives):
+        start = offsets[id(one)]
+        assert start % 64 == 0 and 0 <= start <= start + one.nbytes <= size
+        for other, begin, end in lives[k + 1 :]:
+            if begin <= last and first <= end:
+                assert start + one.nbytes <= offsets[id(other)] or offsets[id(other)] + other.nbytes <= start
+
+
+def lowerings(graph: object) -> list[Lowering]:
+    channels = channels_of(graph)
+    groups = partition(graph, channels)
+    outputs = {info.name for info in graph.outputs}
+    found = []
+    for position, group in enumerate(groups):
+        if group.native:
+            later = {name for other in groups[position + 1 :] for node in other.nodes for name in node.inputs}
+            produced = {name for node in group.nodes for name in node.outputs}
+            found.append(Lowering(graph, group.nodes, channels, produced & (later | outputs)).run())
+    return found
+
+
+def extents(instance: Instance, buffer: Buffer) -> tuple[int, int]:
+    """First and last byte of a buffer: of all tiles in the arena, or of one group of tiles in a thread's scratch."""
+    base, stride = instance._places[id(buffer)]
+    copies = instance._group if stride < 0 else instance._chunk * instance._tiles_each
+    assert abs(stride) == buffer.nbytes
+    return base, base + copies * buffer.nbytes
+
+
+@pytest.mark.parametrize("form", SOME)
+@pytest.mark.parametrize(
+    ("batch", "tokens", "threads"), [(1, 5, 1), (1, TILE, 2), (1, 3 * TILE, 2), (1, TILE, 8), (7, 40, 2), (64, 128, 4)]
+)
+def test_live_buffers_never_overlap(form: str, batch: int, tokens: int, threads: int, make_bert: Maker) -> None:
+    """Of real plans, with tiles divided among threads and with rows divided among them: by brute force.
+
+    Units of a region run at any pace, so a buffer in the arena counts as alive for every step of its regions.
+    """
+    graph, _ = program_of(form, make_bert)
+    for lowering in lowerings(graph):
+        instance = Instance(lowering, batch, tokens, threads)
+        region_of = {
+            index: number
+            for number, region in enumerate(instance._regions)
+            for index in range(region.first, region.last)
+        }
+        assert sorted(region_of) == list(range(len(lowering.steps)))
+        alive: dict[int, tuple[Buffer, list[int]]] = {}
+        for index, step in enumerate(lowering.steps):
+            for buffer in (*step.reads, *step.writes):
+                alive.setdefault(id(buffer), (buffer, []))[1].append(index)
+        arena = instance._arena.ctypes.data
+        places = []
+        for buffer, steps in alive.values():
+            start, end = extents(instance, buffer)
+            private = instance._places[id(buffer)][1] < 0
+            if private:
+                assert len({region_of[index] for index in steps}) == 1 and instance._parts == 1
+                assert 0 < start and end <= instance._stride
+                when = (min(steps), max(steps))
+            else:
+                assert arena <= start and end <= arena + instance._arena.nbytes
+                when = (min(region_of[index] for index in steps), max(region_of[index] for index in steps))
+            places.append((private, start, end, *when))
+        for k, (private, start, end, first, last) in enumerate(places):
+            for other, begin, stop, earliest, latest in places[k + 1 :]:
+                if private == other and earliest <= last and first <= latest:
+                    assert end <= begin or stop <= start
+
+
+def test_both_divisions_are_covered(make_bert: Maker) -> None:
+    """The shapes above meet row parts as well as tiles."""
+    graph, _ = program_of("sparseml 1.4", make_bert)
+    (lowering,) = lowerings(graph)
+    assert Instance(lowering, 1, TILE, 2)._parts == 2
+    assert Instance(lowering, 7, 40, 2)._parts == 1
+
+
+def test_values_are_written_before_they_are_read(make_bert: Maker) -> None:
+    for form in SOME:
+        graph, _ = program_of(form, make_bert)
+        for lowering in lowerings(graph):
+            written: set[int] = set()
+            for step in lowering.steps:
+                assert all(id(buffer) in written for buffer in step.reads)
+                written.update(id(buffer) for buffer in step.writes)
+
+
+# -- what stays
+
+
+def test_segments_keep_a_bounded_number_of_shapes(make_bert: Maker) -> None:
+    graph, program = program_of("sparseml 1.4", make_bert)
+    segments = [step for step in program._steps if hasattr(step, "lowering")]
+    feeds = feeds_for(graph, 1, 30)
+    expected = run(program, feeds)
+    for tokens in range(1, 3 * _KEPT_SHAPES):
+        run(program, feeds_for(graph, 1 + tokens % 3, tokens))
+    for segment in segments:
+        assert len(segment._free) <= _KEPT_SHAPES
+        assert sum(map(len, segment._free.values())) <= _KEPT_SHAPES
+    same_bits(run(program, feeds), expected)
+
+
+def test_file_weights_are_freed(make_bert: Maker) -> None:
+    """A program holds packed weights; the file's own must not stay beside them."""
+    graph = fuse_graph(load_graph(make_bert("--quant none --ffn 256")))
+    weights = [weakref.ref(node.fused) for node in graph.nodes if isinstance(node.fused, Linear)]
+    program = compile_graph(graph)
+    del graph
+    gc.collect()
+    assert [reference for reference in weights if reference() is not None] == []
+    assert program.steps
+
+
+@pytest.mark.parametrize("form", SOME)
+def test_runs_leave_nothing_behind(form: str, make_bert: Maker) -> None:
+    """A, B, A: the second A equals the first, whatever shape or length B had."""
+    graph, program = program_of(form, make_bert)
+    first = feeds_for(graph, 2, 40, seed=1)
+    expected = run(program, first)
+    for batch, tokens, seed in [(2, 40, 2), (2, 33, 3), (5, 64, 4)]:
+        run(program, feeds_for(graph, batch, tokens, seed=seed))
+        same_bits(run(program, first), expected)
+
+
+def test_nan_of_one_run_does_not_reach_the_next() -> None:
+    """One row of the table is NaN: who looks it up gets NaN, and nobody after him does."""
+    graph = fuse_graph(load_graph(DATA / "bert-qa-sdpa-script17.onnx"))
+    clean = feeds_for(graph, 2, 31)
+    for node in graph.nodes:
+        if node.op == "Embeddings":
+            table = max(node.fused.tables, key=lambda table: len(table.weight))
+            table.weight.flags.writeable = True
+            table.weight[59] = np.nan
+    program = compile_graph(graph)
+    clean["input_ids"][clean["input_ids"] == 59] = 58
+    expected = run(program, clean)
+    assert all(np.isfinite(array).all() for array in expected.values())
+    for threads in (1, 2):
+        spoilt = {name: array.copy() for name, array in clean.items()}
+        spoilt["input_ids"][1, 3] = 59
+        got = run(program, spoilt, threads)
+        for name, array in got.items():
+            assert np.isnan(array[1]).all(), name
+            np.testing.assert_array_equal(array[0], expected[name][0])
+        same_bits(run(program, clean, threads), expected)
+
+
+def test_results_belong_to_the_caller(make_bert: Maker) -> None:
+    graph, program = program_of("float", make_bert)
+    feeds = feeds_for(graph, 2, 30)
+    first = run(program, feeds)
+    kept = {name: array.copy() for name, array in first.items()}
+    run(program, feeds_for(graph, 2, 30, seed=5))
+    same_bits(first, kept)
+    for array in first.values():
+        array[:] = np.nan
+    same_bits(run(program, feeds), kept)
+
+
+# -- several callers
+
+
+@pytest.mark.parametrize("form", SOME)
+def test_concurrent_callers(form: str, make_bert: Maker) -> None:
+    """Four Python threads, shapes both different and equal: each result is the one of the call alone."""
+    graph, program = program_of(form, make_bert)
+    jobs = [feeds_for(graph, batch, tokens, seed=tokens) for batch, tokens in [(1, 5), (3, 33), (1, 100), (3, 33)]]
+    alone = [run(program, feeds) for feeds in jobs]
+    failures: list[BaseException] = []
+    start = threading.Barrier(len(jobs))
+
+    def work(number: int) -> None:
+        try:
+            numba.set_num_threads(1)
+            start.wait(timeout=60)
+            for turn in range(8):
+                chosen = number if turn % 2 else (number + turn) % len(jobs)
+                same_bits(program.run(dict(jobs[chosen]), 1), alone[chosen])
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert not any(thread.is_alive() for thread in threads)
+    assert failures == []
