@@ -23,9 +23,9 @@ class StepReport:
     op, name : str
         The fused op or ONNX op, and the name of the node.
     kernel : str
-        What runs it, such as ``"spmm_u8s8 avx2"``, or ``"onnx.reference"`` for a fallback.
+        What runs it, such as ``"unstructured u8s8 avx2"``, or ``"onnx.reference"`` for a fallback.
     weight_format : str
-        ``"csr"``, ``"block4"``, ``"dense"``, ..., or ``""`` for a step without weights.
+        ``"unstructured"``, ``"blocks"``, ``"sparse"`` (float) or ``"dense"``; ``""`` for a step without weights.
     shape : tuple of int
         Shape of the weight, ``(in_features, out_features)``.
     sparsity, block_sparsity : float or None
@@ -82,7 +82,7 @@ def _row(step: StepReport) -> tuple[str, ...]:
     )
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """Every step of a compiled model, and totals.
 
@@ -173,6 +173,9 @@ class Report:
             for row in rows
         ]
         return "\n".join([*([self.model_path] if self.model_path else []), *lines, *self._summary()])
+
+    def __repr__(self) -> str:
+        return f"<Report: {self._summary()[0]}>"
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{html.escape(name)}</th>" for name in _COLUMNS)
