@@ -121,30 +121,22 @@ _maximum_int = _maximum("int")
 _maximum_float = _maximum("float")
 
 
-def _exponentials(coarse: bool) -> Any:
+@micro_kernel(TIER, 4)
+def _exponentials(v: Simd, scores: Value, keys: Value, maxima: Value, sums: Value) -> None:
     """In place: exp(score - maximum); ``sums`` receives the total of every query."""
-
-    @micro_kernel(TIER, 4)
-    def exponentials(v: Simd, scores: Value, keys: Value, maxima: Value, sums: Value) -> None:
-        b = v.builder
-        scores = v.pointer(scores)
-        log2_e = v.constant(v.f32, LOG2_E)
-        highest = v.load_row(v.pointer(maxima), v.f32)
-        totals = [v.variable(v.zero(v.f32)) for _ in range(4)]
-        with v.loop(keys) as key:
-            place = v.at(scores, v.mul(key, _ROW))
-            for k in range(4):
-                value = b.fmul(b.fsub(v.load(v.at(place, k * v.bytes), v.f32), highest[k]), log2_e)
-                power = v.exp2_coarse(value) if coarse else v.exp2(value)
-                totals[k].set(b.fadd(totals[k].get(), power))
-                v.store(power, v.at(place, k * v.bytes))
-        v.store_row([total.get() for total in totals], v.pointer(sums))
-
-    return exponentials
-
-
-_exponentials_coarse = _exponentials(True)
-_exponentials_precise = _exponentials(False)
+    b = v.builder
+    scores = v.pointer(scores)
+    log2_e = v.constant(v.f32, LOG2_E)
+    highest = v.load_row(v.pointer(maxima), v.f32)
+    totals = [v.variable(v.zero(v.f32)) for _ in range(4)]
+    with v.loop(keys) as key:
+        place = v.at(scores, v.mul(key, _ROW))
+        for k in range(4):
+            value = b.fmul(b.fsub(v.load(v.at(place, k * v.bytes), v.f32), highest[k]), log2_e)
+            power = v.exp2(value)
+            totals[k].set(b.fadd(totals[k].get(), power))
+            v.store(power, v.at(place, k * v.bytes))
+    v.store_row([total.get() for total in totals], v.pointer(sums))
 
 
 @micro_kernel(TIER, 6)
@@ -371,7 +363,7 @@ def attend_int8(
         _maximum_quantized(scores, tiles * TILE, bias, params, maxima)
     else:
         _maximum_int(scores, tiles * TILE, bias, params, maxima)
-    _exponentials_coarse(scores, tiles * TILE, maxima, sums)
+    _exponentials(scores, tiles * TILE, maxima, sums)
     _quantize_probabilities(scores, tiles, sums, params, probabilities, lane_sums)
     _sum_values(values, value_stride, tiles, probabilities, head_dim, out, lane_sums)
     if offset_values:
@@ -386,6 +378,6 @@ def attend_float(queries, keys, key_stride, values, value_stride, tiles, head_di
     sums = maxima + _ROW
     _scores_float(queries, keys, key_stride, tiles, head_dim, scores)
     _maximum_float(scores, tiles * TILE, bias, params, maxima)
-    _exponentials_precise(scores, tiles * TILE, maxima, sums)
+    _exponentials(scores, tiles * TILE, maxima, sums)
     _context_float(values, value_stride, tiles, scores, head_dim, out)
     _normalize(out, head_dim, sums)

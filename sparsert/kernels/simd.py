@@ -321,20 +321,13 @@ class Simd:
 
     def exp2(self, x: Value) -> Value:
         """2**x for x <= 127; below -126 it is 2**-126, NaN stays NaN. Relative error below 3e-7 (degree 6 minimax)."""
-        return self._exp2(x, _EXP2_COEFFICIENTS)
-
-    def _exp2(self, x: Value, coefficients: Sequence[float]) -> Value:
         lowest = self.constant(self.f32, -126.0)
         x = self.maximum(lowest, x)  # in this order NaN stays NaN
         whole = self.round_to_i32(x)
         part = self.builder.fsub(x, self.to_float(whole))
-        value = self.polynomial(part, coefficients)
+        value = self.polynomial(part, _EXP2_COEFFICIENTS)
         exponent = self.builder.shl(whole, self.constant(self.i32, 23))
         return self.cast(self.builder.add(self.cast(value, self.i32), exponent), self.f32)
-
-    def exp2_coarse(self, x: Value) -> Value:
-        """2**x as :meth:`exp2`, relative error below 3e-6 (degree 4): for probabilities that become bytes."""
-        return self._exp2(x, _EXP2_COARSE)
 
     def gelu(self, x: Value) -> Value:
         """x * Phi(x), absolute error below 1.5e-6 for |x| < 6 and 5e-7 |x| beyond; NaN stays NaN.
@@ -376,7 +369,6 @@ _EXP2_COEFFICIENTS = (
     1.0,
 )
 
-_EXP2_COARSE = (0.009570097063692442, 0.05591786328891768, 0.24024744976653845, 0.6931218144013465, 0.9999992613918495)
 _GELU_COEFFICIENTS = (
     0.0004929619608446956,
     -0.0015141477342694998,
