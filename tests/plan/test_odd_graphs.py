@@ -420,7 +420,7 @@ def test_dynamic_quantization_of_an_input(save: Save) -> None:
         ],
         [("x", FLOAT, ROWS)],
         [("y", FLOAT, None)],
-        {"w": RNG.integers(-127, 128, (8, 12)).astype(np.int8), "ws": SCALE},
+        {"w": RNG.integers(-64, 65, (8, 12)).astype(np.int8), "ws": SCALE},  # more saturates in old ONNX Runtimes
     )
     check(path, {"x": normal(2, 33, 8)}, {"x": np.zeros((1, 2, 8), np.float32)}, {"x": -np.abs(normal(1, 70, 8))})
 

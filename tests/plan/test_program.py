@@ -101,12 +101,18 @@ def exact_feeds(quantize: Quantize | DynamicQuantize, shape: tuple[int, ...]) ->
 
 
 def onnxruntime_accumulator(op: Linear, stored: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
-    """MatMulInteger of the stored bytes, which is exact, plus the integer bias."""
-    arrays = {"w": op.weight, "zx": np.asarray(zero_point, stored.dtype).reshape(())}
-    names = ["x", "w", "zx"]
-    if op.weight_zero_point is not None and np.any(op.weight_zero_point):
-        arrays["zw"] = np.asarray(op.weight_zero_point, op.weight.dtype)
-        names.append("zw")
+    """MatMulInteger of the stored bytes, which is exact for unsigned weights, plus the integer bias.
+
+    Products with int8 weights saturate in ONNX Runtime on AVX2, and the option against that may abort.
+    """
+    shift = 128 if op.weight.dtype == np.int8 else 0
+    zero = np.zeros(1, np.int16) if op.weight_zero_point is None else np.asarray(op.weight_zero_point, np.int16)
+    arrays = {
+        "w": (op.weight.astype(np.int16) + shift).astype(np.uint8),
+        "zx": np.asarray(zero_point, stored.dtype).reshape(()),
+        "zw": (zero + shift).astype(np.uint8).reshape(-1 if zero.size > 1 else ()),
+    }
+    names = ["x", "w", "zx", "zw"]
     graph = helper.make_graph(
         [helper.make_node("MatMulInteger", names, ["y"])],
         "product",
