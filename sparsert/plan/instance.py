@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,12 @@ _PANEL_BYTES = 96 << 10
 _ALIGNMENT = 64
 
 
+@functools.lru_cache(maxsize=1)
+def _l3_bytes() -> int:
+    """Size of the L3, read once: a new shape should not read the machine's description again."""
+    return cpu.cache_sizes()["L3"] or _TYPICAL_L3
+
+
 def _aligned(size: int) -> np.ndarray:
     """Zeroed bytes at a 64-byte boundary."""
     raw = np.zeros(size + _ALIGNMENT, np.uint8)
@@ -85,7 +92,7 @@ class Instance:
         tiles = self._chunk * self._tiles_each
         self._parts = 1 if tiles >= 2 * threads or tiles % threads == 0 else threads
         weights = sum(packed.nbytes for packed in lowering.packed.values())
-        streamed = weights > (cpu.cache_sizes()["L3"] or _TYPICAL_L3)
+        streamed = weights > _l3_bytes()
         self._group = _group_size(tiles, threads) if streamed and self._parts == 1 else 1
         self._regions = self._find_regions()
         self._meta = self._describe_tiles()
@@ -94,7 +101,6 @@ class Instance:
         for mask, bias in self._bias.items():
             if not mask:
                 bias[:, :tokens] = 0.0
-        self._arrays: dict[str, np.ndarray] = {}
         self._place_buffers(tiles)
         names = {
             p.name for step in lowering.steps for p in self._parameters_of(step) if isinstance(p, DynamicParameters)
@@ -104,6 +110,11 @@ class Instance:
         self._program = np.zeros((len(lowering.steps), STEP_COLUMNS), np.int64)
         for row, step in zip(self._program, lowering.steps, strict=True):
             self._encode(row, step)
+        rows = {id(step): row for row, step in zip(self._program, lowering.steps, strict=True)}
+        self._scatters = [
+            (rows[id(step)], step.constants["array"]) for step in lowering.steps if step.opcode == "scatter"
+        ]
+        self._gathers = [(rows[id(output.step)], output) for output in lowering.outputs]
         self._table = np.array([(r.first, r.last, r.kind, r.size) for r in self._regions], np.int64).reshape(-1, 4)
 
     @property
@@ -156,10 +167,10 @@ class Instance:
             for buffer in (*step.reads, *step.writes):
                 first = lives[id(buffer)][1] if id(buffer) in lives else index
                 lives[id(buffer)] = (buffer, first, index)
-        own = [life for life in lives.values() if self._parts == 1 and region_of[life[1]] == region_of[life[2]]]
-        shared = [
-            life for life in lives.values() if not (self._parts == 1 and region_of[life[1]] == region_of[life[2]])
-        ]
+        own, shared = [], []
+        for life in lives.values():
+            stays = self._parts == 1 and region_of[life[1]] == region_of[life[2]]
+            (own if stays else shared).append(life)
         # in the arena a buffer stays alive for whole regions, since threads run ahead of each other inside one
         widened = [(b, self._regions[region_of[f]].first, self._regions[region_of[e]].last - 1) for b, f, e in shared]
         shared_offsets, shared_size = _allocate(widened)
@@ -316,19 +327,17 @@ class Instance:
                 bias[:, : self._tokens] = _fit_mask(values[mask], (self._batch, self._tokens))
         results: dict[str, np.ndarray] = {}
         inputs = []
-        for row, step in zip(self._program, self._lowering.steps, strict=True):
-            if step.opcode == "scatter":
-                inputs.append(np.ascontiguousarray(values[step.constants["array"]], np.float32))
-                row[4] = inputs[-1].ctypes.data
-        rows = {id(step): row for row, step in zip(self._program, self._lowering.steps, strict=True)}
-        for output in self._lowering.outputs:
+        for row, name in self._scatters:
+            inputs.append(np.ascontiguousarray(values[name], np.float32))
+            row[4] = inputs[-1].ctypes.data
+        for row, output in self._gathers:
             shape = {
                 "tokens": (*lead, output.columns),
                 "feature": lead,
                 "items": (self._batch, output.columns),
             }[output.shape]
             results[output.name] = np.empty(shape, np.float32)
-            rows[id(output.step)][4] = results[output.name].ctypes.data
+            row[4] = results[output.name].ctypes.data
         total = self._batch * self._tiles_each if self._tokens else 0
         step_tiles = self._chunk * self._tiles_each
         scratch, run_unit = self._scratch.ctypes.data, unit_entry().address

@@ -11,7 +11,7 @@ from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
 from sparsert.ops.fallback import implicit_inputs
 from sparsert.plan.lower import can_lower
 
-__all__ = ["Group", "channels_of", "partition"]
+__all__ = ["Group", "channels_of", "partition", "reads"]
 
 _SELECTIONS = (fused.SelectToken, fused.SelectFeature)
 
@@ -60,7 +60,8 @@ def channels_of(graph: Graph) -> dict[str, int]:
     return known
 
 
-def _inputs(node: Node) -> list[str]:
+def reads(node: Node) -> list[str]:
+    """The values that a node reads, also from inside its subgraphs."""
     return [name for name in node.inputs if name] + (implicit_inputs(node) if node.domain != FUSED_DOMAIN else [])
 
 
@@ -109,7 +110,7 @@ class _Partitioner:
             if not self.native(node):
                 continue
             op = node.fused
-            names = [name for name in _inputs(node) if name not in self.graph.constants]
+            names = [name for name in reads(node) if name not in self.graph.constants]
             outside = [name for name in names if name not in inside]
             if any(name in closed for name in names) or any(name not in have for name in outside):
                 continue
@@ -172,7 +173,7 @@ def partition(graph: Graph, channels: dict[str, int]) -> list[Group]:
     outputs = {info.name for info in graph.outputs}
     readers: dict[str, set[int]] = {}
     for node in graph.nodes:
-        for name in _inputs(node):
+        for name in reads(node):
             readers.setdefault(name, set()).add(id(node))
     groups: list[Group] = []
 
@@ -188,7 +189,7 @@ def partition(graph: Graph, channels: dict[str, int]) -> list[Group]:
                 work.spaces[name] = object() if alone else space if native else work.kept_space(node)
 
     while pending:
-        arrays = [node for node in pending if not work.native(node) and all(name in have for name in _inputs(node))]
+        arrays = [node for node in pending if not work.native(node) and all(name in have for name in reads(node))]
         if arrays:
             for node in arrays:
                 emit([node], False)
@@ -197,5 +198,5 @@ def partition(graph: Graph, channels: dict[str, int]) -> list[Group]:
         if segment:
             emit(segment, True)
         else:  # a native node that only arrays can serve, such as one that reads quantized inputs
-            emit([next(node for node in pending if all(name in have for name in _inputs(node)))], False)
+            emit([next(node for node in pending if all(name in have for name in reads(node)))], False)
     return groups

@@ -13,13 +13,13 @@ import numpy as np
 
 from sparsert.errors import InputRangeError, InputShapeError
 from sparsert.graph import fused
-from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
+from sparsert.graph.ir import Graph, Node
 from sparsert.kernels.jit import TIER
 from sparsert.ops.arrays import run_fused
 from sparsert.ops.fallback import implicit_inputs, make_runner
 from sparsert.plan.instance import Instance
 from sparsert.plan.lower import Lowering
-from sparsert.plan.partition import channels_of, partition
+from sparsert.plan.partition import channels_of, partition, reads
 from sparsert.plan.report import StepReport
 
 __all__ = ["Program", "compile_graph"]
@@ -134,7 +134,7 @@ def compile_graph(graph: Graph) -> Program:
     reports: list[StepReport] = []
     for position, group in enumerate(groups):
         if group.native:
-            later = {name for other in groups[position + 1 :] for node in other.nodes for name in _reads(node)}
+            later = {name for other in groups[position + 1 :] for node in other.nodes for name in reads(node)}
             produced = {name for node in group.nodes for name in node.outputs}
             needed = {name for name in produced if name in later or name in outputs}
             lowering = Lowering(graph, group.nodes, channels, needed).run()
@@ -147,10 +147,6 @@ def compile_graph(graph: Graph) -> Program:
     for index, report in enumerate(reports):
         report.index = index
     return Program(graph, steps, reports)
-
-
-def _reads(node: Node) -> list[str]:
-    return [*node.inputs, *(implicit_inputs(node) if node.domain != FUSED_DOMAIN else [])]
 
 
 def _array_step(node: Node, graph: Graph) -> _ArrayStep:
