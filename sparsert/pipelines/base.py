@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 from pydantic import BaseModel
 
 from sparsert.errors import InputError
@@ -52,6 +53,7 @@ class Pipeline(ABC):
     default_model_path: ClassVar[str | None] = None
     input_schema: ClassVar[type[BaseModel]]
     output_schema: ClassVar[type[BaseModel]]
+    batch_fields: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -110,26 +112,79 @@ class Pipeline(ABC):
     # ---- a request ---------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Answer one request, given as an instance of ``input_schema`` or as its fields by name.
+        """Answer one request, or a batch of them.
+
+        One request is an instance of ``input_schema``, a mapping of its fields, or its fields by name, and gives one
+        result. A list of instances or mappings, or lists for some of the fields in ``batch_fields``, is a batch and
+        gives a list of results; a field that is no list then holds for every request.
 
         Raises
         ------
         pydantic.ValidationError
             A field is missing or of the wrong type. Fields that the schema does not know are ignored.
+        InputError
+            Lists of different lengths, or arguments in no such form.
         """
-        prepared = self.preprocess(self.parse_inputs(*args, **kwargs))
-        return self.postprocess(prepared, self.forward(prepared))
+        inputs, batch = self.parse_inputs(*args, **kwargs)
+        results = self.run_many(inputs)
+        return results if batch else results[0]
 
-    def parse_inputs(self, *args: Any, **kwargs: Any) -> BaseModel:
-        """Check the arguments of a call against ``input_schema``."""
+    def run_many(self, inputs: Sequence[Any], return_exceptions: bool = False) -> list[Any]:
+        """Answer independent requests together, which costs less than one after another.
+
+        Parameters
+        ----------
+        inputs : sequence of ``input_schema``
+            The requests; may be empty.
+        return_exceptions : bool
+            Give an InputError that belongs to one request as this request's result, so that the others get theirs;
+            otherwise the first one is raised.
+
+        Returns
+        -------
+        list
+            One result for each request, in order.
+        """
+        results: list[Any] = []
+        for item in inputs:
+            try:
+                prepared = self.preprocess(item)
+                results.append(self.postprocess(prepared, self.forward(prepared)))
+            except InputError as error:
+                if not return_exceptions:
+                    raise
+                results.append(error)
+        return results
+
+    def parse_inputs(self, *args: Any, **kwargs: Any) -> tuple[list[Any], bool]:
+        """Check the arguments of a call against ``input_schema``: the requests, and whether they came as a batch."""
         if not args:
-            return self.input_schema(**kwargs)
-        if len(args) == 1 and not kwargs and isinstance(args[0], self.input_schema):
-            return args[0]
+            return self._parse_fields(kwargs)
+        if len(args) == 1 and not kwargs:
+            value = args[0]
+            if isinstance(value, self.input_schema):
+                return [value], False
+            if isinstance(value, Mapping):
+                return self._parse_fields(value)
+            if isinstance(value, (list, tuple)):
+                schema = self.input_schema
+                return [item if isinstance(item, schema) else schema.model_validate(item) for item in value], True
         raise InputError(
             f"pipeline {type(self)} only supports either only a {self.input_schema} object. or keyword arguments to be "
             f"construct one. Found {len(args)} args and {len(kwargs)} kwargs"
         )
+
+    def _parse_fields(self, fields: Mapping[str, Any]) -> tuple[list[Any], bool]:
+        """Requests from their fields, some of which may be lists."""
+        columns = {name: _as_list(fields[name]) for name in self.batch_fields if _as_list(fields.get(name)) is not None}
+        if not columns:
+            return [self.input_schema(**fields)], False
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise InputError(f"lists given together must be equally long, got {lengths}")
+        rows = zip(*columns.values(), strict=True)
+        shared = {name: value for name, value in fields.items() if name not in columns}
+        return [self.input_schema(**shared, **dict(zip(columns, row, strict=True))) for row in rows], True
 
     # ---- options as data ---------------------------------------------------------------------------------------------
 
@@ -236,6 +291,13 @@ class Pipeline(ABC):
             return cls
 
         return decorate
+
+
+def _as_list(value: Any) -> list[Any] | None:
+    """A list, tuple or array as a list; None for anything else, such as a str."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    return list(value) if isinstance(value, (list, tuple)) else None
 
 
 def _normalised(task: str) -> str:

@@ -98,6 +98,7 @@ class QuestionAnsweringPipeline(Pipeline):
 
     input_schema = QuestionAnsweringInput
     output_schema = QuestionAnsweringOutput
+    batch_fields = ("question", "context", "id")
 
     def __init__(
         self,

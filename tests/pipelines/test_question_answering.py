@@ -353,7 +353,7 @@ def test_ways_to_call(pipeline: QuestionAnsweringPipeline) -> None:
     with pytest.raises(ValidationError):
         pipeline(question=QUESTION)
     with pytest.raises(ValidationError):
-        pipeline(question=QUESTION, context=[CONTEXT])
+        pipeline(question=QUESTION, context=[3])
     with pytest.raises(ValueError, match="Found 2 args and 0 kwargs"):
         pipeline(QUESTION, CONTEXT)
 
