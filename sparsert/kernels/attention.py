@@ -6,7 +6,9 @@ bytes are the interleaved operand of the next product, and V is read as broadcas
 int8 : Q and K are int16 pairs ``[D/2][TILE][2]`` with the zero point removed, V int8 rows ``[D][TILE]`` (value - 128)
 float: Q, K and V are float32 rows ``[D][TILE]``
 
-A sequence's keys fill whole tiles; keys beyond its end carry a bias of minus infinity.
+Keys come in fours: those from ``first`` to ``stop``, both multiples of 4, counted from the start of the first key tile.
+A sequence that begins or ends inside such a four shares it with a neighbour, whose keys carry a bias of minus infinity.
+What is stored for a key lies at its place in the tile; nothing is computed for the rest of the first and last tile.
 """
 
 from __future__ import annotations
@@ -55,17 +57,37 @@ def _multiply_add(v: Simd, accumulator: Value, vector: Value, scalar: Value) -> 
     return v.fma(v.cast(vector, v.f32), v.cast(scalar, v.f32), accumulator)
 
 
-def _scores(product: _Product, floating: bool) -> Any:
-    """scores[key][query] over all key tiles: ``_KEYS`` keys times ``_WIDTH`` vectors of queries in registers."""
+def _keys_of(v: Simd, tile: Value, first: Value, stop: Value) -> tuple[Value, Value]:
+    """The part of the range of keys that lies in a key tile, counted from the start of that tile."""
+    b = v.builder
+    before = v.mul(tile, TILE)
+    start = b.select(b.icmp_signed("==", tile, v.integer(0)), first, v.integer(0))
+    end = b.sub(stop, before)
+    return start, b.select(b.icmp_signed("<", end, v.integer(TILE)), end, v.integer(TILE))
 
-    @micro_kernel(TIER, 6)
-    def scores(v: Simd, queries: Value, keys: Value, key_stride: Value, tiles: Value, steps: Value, out: Value) -> None:
+
+def _scores(product: _Product, floating: bool) -> Any:
+    """scores[key][query]: ``_KEYS`` keys times ``_WIDTH`` vectors of queries in registers."""
+
+    @micro_kernel(TIER, 8)
+    def scores(
+        v: Simd,
+        queries: Value,
+        keys: Value,
+        key_stride: Value,
+        tiles: Value,
+        first_key: Value,
+        stop_key: Value,
+        steps: Value,
+        out: Value,
+    ) -> None:
         queries, keys, out = v.pointer(queries), v.pointer(keys), v.pointer(out)
         zero = v.zero(v.f32 if floating else v.i32)
         with v.loop(tiles) as tile:
             base = v.at(keys, v.mul(tile, key_stride))
             rows = v.at(out, v.mul(tile, TILE * _ROW))
-            with v.loop(v.integer(TILE), step=_KEYS) as key:
+            start, end = _keys_of(v, tile, first_key, stop_key)
+            with v.loop(end, start, _KEYS) as key:
                 for first in range(0, 4, _WIDTH):
                     accumulators = [v.variable(zero) for _ in range(_KEYS * _WIDTH)]
                     with v.loop(steps) as step:
@@ -139,9 +161,17 @@ def _exponentials(v: Simd, scores: Value, keys: Value, maxima: Value, sums: Valu
     v.store_row([total.get() for total in totals], v.pointer(sums))
 
 
-@micro_kernel(TIER, 6)
+@micro_kernel(TIER, 8)
 def _quantize_probabilities(
-    v: Simd, exponentials: Value, tiles: Value, sums: Value, params: Value, out: Value, lane_sums: Value
+    v: Simd,
+    exponentials: Value,
+    tiles: Value,
+    first_key: Value,
+    stop_key: Value,
+    sums: Value,
+    params: Value,
+    out: Value,
+    lane_sums: Value,
 ) -> None:
     """Probability bytes ``[keys/4][TILE][4]``; the sums of all bytes of a query replace ``sums`` (int32).
 
@@ -160,8 +190,9 @@ def _quantize_probabilities(
             lanes = v.variable(v.zero(v.i16))
             rows = v.at(exponentials, v.add(v.mul(tile, TILE * _ROW), column))
             quads = v.at(out, v.add(v.mul(tile, TILE * TILE), column))
-            with v.loop(v.integer(TILE // 4)) as quad:
-                place = v.at(rows, v.mul(quad, 4 * _ROW))
+            start, end = _keys_of(v, tile, first_key, stop_key)
+            with v.loop(end, start, 4) as key:
+                place = v.at(rows, v.mul(key, _ROW))
                 packed = None
                 for r in range(4):
                     scaled = b.fmul(v.load(v.at(place, r * _ROW), v.f32), factor)
@@ -169,7 +200,7 @@ def _quantize_probabilities(
                     if r:
                         byte = b.shl(byte, v.constant(v.i32, 8 * r))
                     packed = byte if packed is None else b.or_(packed, byte)
-                v.store(packed, v.at(quads, v.mul(quad, _ROW)))
+                v.store(packed, v.at(quads, v.mul(key, TILE)))
                 if v.tier == "avx2":
                     pairs = v.multiply_pairs_u8s8(packed, ones)
                     lanes.set(b.add(lanes.get(), pairs))
@@ -206,11 +237,19 @@ def _offset_values(v: Simd, context: Value, rows: Value, sums: Value, params: Va
 
 def _context(product: _Product, floating: bool) -> Any:
     """context[d][query] = sum over keys of V[d][key] * P[key][query], accumulated over all key tiles."""
-    element, steps = (4, TILE) if floating else (1, TILE // 4)
+    element, together = (4, 1) if floating else (1, 4)
 
-    @micro_kernel(TIER, 6)
+    @micro_kernel(TIER, 8)
     def context(
-        v: Simd, values: Value, value_stride: Value, tiles: Value, probabilities: Value, rows: Value, out: Value
+        v: Simd,
+        values: Value,
+        value_stride: Value,
+        tiles: Value,
+        first_key: Value,
+        stop_key: Value,
+        probabilities: Value,
+        rows: Value,
+        out: Value,
     ) -> None:
         values, probabilities, out = v.pointer(values), v.pointer(probabilities), v.pointer(out)
         zero = v.zero(v.f32 if floating else v.i32)
@@ -219,12 +258,13 @@ def _context(product: _Product, floating: bool) -> Any:
                 accumulators = [v.variable(zero) for _ in range(4 * _WIDTH)]
                 with v.loop(tiles) as tile:
                     base = v.at(values, v.add(v.mul(tile, value_stride), v.mul(row, element * TILE)))
-                    columns = v.at(probabilities, v.add(v.mul(tile, steps * _ROW), first * v.bytes))
-                    with v.loop(v.integer(steps)) as step:
-                        place = v.at(columns, v.mul(step, _ROW))
+                    columns = v.at(probabilities, v.add(v.mul(tile, TILE // together * _ROW), first * v.bytes))
+                    start, end = _keys_of(v, tile, first_key, stop_key)
+                    with v.loop(end, start, together) as key:
+                        place = v.at(columns, v.mul(key, _ROW // together))
                         vectors = [v.load(v.at(place, k * v.bytes), v.i32) for k in range(_WIDTH)]
                         for r in range(4):
-                            scalar = v.broadcast_i32(v.at(base, v.add(v.mul(step, 4), r * element * TILE)))
+                            scalar = v.broadcast_i32(v.at(base, v.add(v.mul(key, element), r * element * TILE)))
                             for k in range(_WIDTH):
                                 accumulator = accumulators[_WIDTH * r + k]
                                 accumulator.set(product(v, accumulator.get(), vectors[k], scalar))
@@ -308,8 +348,12 @@ if TIER == "avx2":
         return types.CPointer(types.int16)(types.int64), codegen
 
     @inner()
-    def _sum_values(values, value_stride, tiles, probabilities, rows, out, lane_sums):
-        """Split the key tiles into runs that stay exact in int16 and add up their contexts."""
+    def _sum_values(values, value_stride, tiles, first_key, stop_key, probabilities, rows, out, lane_sums):
+        """Split the key tiles into runs that stay exact in int16 and add up their contexts: of whole tiles."""
+        for quad in range(first_key // 4):
+            _clear_row(probabilities + quad * _ROW)
+        for quad in range(stop_key // 4, tiles * (TILE // 4)):
+            _clear_row(probabilities + quad * _ROW)
         for row in range(rows):
             _clear_row(out + row * _ROW)
         lanes = carray(_int16_pointer(lane_sums), (tiles, 2 * TILE))
@@ -340,44 +384,62 @@ if TIER == "avx2":
 else:
 
     @inner()
-    def _sum_values(values, value_stride, tiles, probabilities, rows, out, lane_sums):
-        _context_int(values, value_stride, tiles, probabilities, rows, out)
+    def _sum_values(values, value_stride, tiles, first_key, stop_key, probabilities, rows, out, lane_sums):
+        _context_int(values, value_stride, tiles, first_key, stop_key, probabilities, rows, out)
 
 
 @jit()
 def attend_int8(
-    queries, keys, key_stride, values, value_stride, tiles, head_dim, bias, params, quantized, offset_values, work, out
+    queries,
+    keys,
+    key_stride,
+    values,
+    value_stride,
+    first,
+    stop,
+    head_dim,
+    bias,
+    params,
+    quantized,
+    offset_values,
+    work,
+    out,
 ):
     """Context accumulators int32 ``[head_dim][TILE]`` of one query tile and head, into ``out``.
 
-    ``work`` holds scores (4 TILE^2 bytes per key tile), probabilities (TILE^2 per key tile), lane sums (4 TILE per key
-    tile), maxima and sums (4 TILE each).
+    ``keys`` and ``values`` are the first key tile, ``first`` and ``stop`` the range of keys from its start, ``bias``
+    begins with key ``first``. ``work`` holds scores (4 TILE^2 bytes per key tile), probabilities (TILE^2 per key tile),
+    lane sums (4 TILE per key tile), maxima and sums (4 TILE each).
     """
+    tiles = (stop + TILE - 1) // TILE
     scores = work
+    used, count = scores + first * _ROW, stop - first
     probabilities = scores + tiles * TILE * _ROW
     lane_sums = probabilities + tiles * TILE * TILE
     maxima = lane_sums + tiles * _ROW
     sums = maxima + _ROW
-    _scores_int(queries, keys, key_stride, tiles, head_dim // 2, scores)
+    _scores_int(queries, keys, key_stride, tiles, first, stop, head_dim // 2, scores)
     if quantized:
-        _maximum_quantized(scores, tiles * TILE, bias, params, maxima)
+        _maximum_quantized(used, count, bias, params, maxima)
     else:
-        _maximum_int(scores, tiles * TILE, bias, params, maxima)
-    _exponentials(scores, tiles * TILE, maxima, sums)
-    _quantize_probabilities(scores, tiles, sums, params, probabilities, lane_sums)
-    _sum_values(values, value_stride, tiles, probabilities, head_dim, out, lane_sums)
+        _maximum_int(used, count, bias, params, maxima)
+    _exponentials(used, count, maxima, sums)
+    _quantize_probabilities(scores, tiles, first, stop, sums, params, probabilities, lane_sums)
+    _sum_values(values, value_stride, tiles, first, stop, probabilities, head_dim, out, lane_sums)
     if offset_values:
         _offset_values(out, head_dim, sums, params)
 
 
 @jit()
-def attend_float(queries, keys, key_stride, values, value_stride, tiles, head_dim, bias, params, work, out):
-    """Context float32 ``[head_dim][TILE]`` of one query tile and head, into ``out``; ``work`` as for int8."""
+def attend_float(queries, keys, key_stride, values, value_stride, first, stop, head_dim, bias, params, work, out):
+    """Context float32 ``[head_dim][TILE]`` of one query tile and head, into ``out``; arguments as for int8."""
+    tiles = (stop + TILE - 1) // TILE
     scores = work
+    used, count = scores + first * _ROW, stop - first
     maxima = scores + tiles * TILE * _ROW
     sums = maxima + _ROW
-    _scores_float(queries, keys, key_stride, tiles, head_dim, scores)
-    _maximum_float(scores, tiles * TILE, bias, params, maxima)
-    _exponentials(scores, tiles * TILE, maxima, sums)
-    _context_float(values, value_stride, tiles, scores, head_dim, out)
+    _scores_float(queries, keys, key_stride, tiles, first, stop, head_dim, scores)
+    _maximum_float(used, count, bias, params, maxima)
+    _exponentials(used, count, maxima, sums)
+    _context_float(values, value_stride, tiles, first, stop, scores, head_dim, out)
     _normalize(out, head_dim, sums)

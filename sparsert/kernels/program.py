@@ -4,9 +4,12 @@ A program is an int64 table, one row a step; columns are named below. Addresses 
 ``(base, stride)``: tile ``t`` lives at ``base + t * stride``. A negative stride means the running thread's scratch,
 where values live that never leave a region: the group's ``i``-th tile lives at ``scratch + base - i * stride``.
 
-Regions run one after the other; inside one, units are distributed over the threads. A unit is a group of tiles (or a
-head of one tile), and runs all steps of the region, so that the group's whole column of activations stays near the
+Regions run one after the other; inside one, units are distributed over the threads. A unit is a group of tiles (of
+attention, some heads of some tiles), and runs all steps of the region, so that the group's whole column of activations stays near the
 core while the weights stream past it, each piece of them once a group.
+
+Tiles hold sequences end to end, so a tile may hold pieces of several; its *segments* say of which. Only what depends on
+a token's place in its sequence looks at them: embeddings, attention and the selection of one token.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ __all__ = [
     "ATTENTION_WORK",
     "META_COLUMNS",
     "OPCODES",
+    "SEGMENT_COLUMNS",
     "SOURCES",
     "STAGE_COLUMNS",
     "STEP_COLUMNS",
@@ -64,8 +68,13 @@ STEP_COLUMNS = 32
 STAGE_COLUMNS = 10
 TABLE_COLUMNS = 8
 META_COLUMNS = 6
-"""Per tile: tiles since its sequence's first, tiles of the sequence, flat index of its first token, valid tokens,
-position of its first token in the sequence, index of the sequence's first tile in the whole batch."""
+"""Per tile: address of its segments, number of segments, flat index of its first token, valid tokens (the lanes behind
+them are empty), work of attention in the tiles before it, work of attention in it."""
+
+SEGMENT_COLUMNS = 9
+"""Per piece of a sequence in a tile: first lane, lane after the last, position of the first lane's token in its
+sequence, index of the sequence, tokens of the sequence, tile of its first key (as tiles of the chunk are counted), first
+key and key after the last (from the start of that tile, in whole fours), index of its first key's bias."""
 
 _BLOCK_BYTES = BLOCK_ROWS * TILE * 4
 _STATISTICS_BYTES = 2 * 4 * TILE
@@ -281,11 +290,14 @@ def _embed_step(step, tile, group, meta, scratch):
     """
     out = _place(step[4], step[5], tile, group, scratch)
     channels = step[3]
-    for lane in range(TILE):
-        if lane >= meta[tile, 3]:
-            for channel in range(channels):
-                store_f32(out + 4 * (channel * TILE + lane), np.float32(0.0))
-            continue
+    for lane in range(meta[tile, 3], TILE):
+        for channel in range(channels):
+            store_f32(out + 4 * (channel * TILE + lane), np.float32(0.0))
+    segment, position = meta[tile, 0], 0
+    for lane in range(meta[tile, 3]):
+        if lane == load_i64(segment + 8):
+            segment += 8 * SEGMENT_COLUMNS
+        position = load_i64(segment + 16) + lane - load_i64(segment)
         for index in range(step[1]):
             table = step[2] + index * (8 * TABLE_COLUMNS)
             weight, element, kind = load_i64(table), load_i64(table + 8), load_i64(table + 32)
@@ -295,7 +307,7 @@ def _embed_step(step, tile, group, meta, scratch):
                 if row < 0:
                     row += load_i64(table + 56)
             elif kind == 1:
-                row += meta[tile, 4] + lane
+                row += position
             scale = load_f32(load_i64(table + 16))
             zero_point = load_i64(table + 24)
             start = row * channels
@@ -326,14 +338,21 @@ def _gather_step(step, tile, group, meta, scratch):
 
 @inner()
 def _select_step(step, tile, group, meta, scratch):
-    """One token of every sequence to an array [sequences][rows]. Columns: 1-2 x, 3 rows, 4 array, 5 token, 6 length."""
-    lane = step[5] - meta[tile, 4]
-    if lane < 0 or lane >= meta[tile, 3]:
-        return
+    """One token of every sequence to an array [sequences][rows]. Columns: 1-2 x, 3 rows, 4 array, 5 token.
+
+    A negative token counts from the end of its sequence.
+    """
     x = _place(step[1], step[2], tile, group, scratch)
-    sequence = (meta[tile, 2] - meta[tile, 4]) // step[6]
-    for row in range(step[3]):
-        store_f32(step[4] + 4 * (sequence * step[3] + row), load_f32(x + 4 * (row * TILE + lane)))
+    for index in range(meta[tile, 1]):
+        segment = meta[tile, 0] + index * (8 * SEGMENT_COLUMNS)
+        token = step[5]
+        if token < 0:
+            token += load_i64(segment + 32)
+        lane = load_i64(segment) + token - load_i64(segment + 16)
+        if load_i64(segment) <= lane < load_i64(segment + 8):
+            place = step[4] + 4 * load_i64(segment + 24) * step[3]
+            for row in range(step[3]):
+                store_f32(place + 4 * row, load_f32(x + 4 * (row * TILE + lane)))
 
 
 @inner()
@@ -350,45 +369,68 @@ def _scatter_step(step, tile, group, meta, scratch):
 
 
 @inner()
-def _attention_step(step, unit, meta, scratch):
-    """One head of one tile of queries, then the stages on its rows.
+def _attention_step(step, tile, head, meta, scratch):
+    """One head of one tile of queries, for each sequence that has tokens in the tile; then the stages on its rows.
+
+    All lanes are queries of every sequence in turn, and each sequence overwrites its own lanes and those behind it.
 
     Columns: 1-2 q, 3-4 k, 5-6 v, 7 heads, 8 head size, 9 key bias, 10 parameters, 11 form (0 float, 1 int8, 2 int8 with
     quantized scores), 12 add the value offset, 13 stages, 14 stage table, 15 row bytes of q and k, 16 row bytes of v.
     """
-    heads, size = step[7], step[8]
-    tile, head = unit // heads, unit % heads
-    first_tile = tile - meta[tile, 0]
-    tiles = meta[tile, 1]
+    size = step[8]
     row = head * size
     queries = step[1] + step[2] * tile + row * step[15]
-    keys = step[3] + step[4] * first_tile + row * step[15]
-    values = step[5] + step[6] * first_tile + row * step[16]
-    bias = step[9] + 4 * TILE * meta[tile, 5]  # padded to whole tiles, like the tokens
     out = scratch
-    work = scratch + size * 4 * TILE
-    if step[11] == 0:
-        attend_float(queries, keys, step[4], values, step[6], tiles, size, bias, step[10], work, out)
-    else:
-        attend_int8(
-            queries,
-            keys,
-            step[4],
-            values,
-            step[6],
-            tiles,
-            size,
-            bias,
-            step[10],
-            step[11] == 2,
-            step[12] != 0,
-            work,
-            out,
-        )
+    other = scratch + size * 4 * TILE
+    work = other + size * 4 * TILE
+    for index in range(meta[tile, 1]):
+        segment = meta[tile, 0] + index * (8 * SEGMENT_COLUMNS)
+        key_tile = load_i64(segment + 40)
+        first, stop = load_i64(segment + 48), load_i64(segment + 56)
+        keys = step[3] + step[4] * key_tile + row * step[15]
+        values = step[5] + step[6] * key_tile + row * step[16]
+        bias = step[9] + 4 * load_i64(segment + 64)
+        target = out if index == 0 else other
+        if step[11] == 0:
+            attend_float(queries, keys, step[4], values, step[6], first, stop, size, bias, step[10], work, target)
+        else:
+            attend_int8(
+                queries,
+                keys,
+                step[4],
+                values,
+                step[6],
+                first,
+                stop,
+                size,
+                bias,
+                step[10],
+                step[11] == 2,
+                step[12] != 0,
+                work,
+                target,
+            )
+        if index > 0:
+            for place in range(0, size * 4 * TILE, 4 * TILE):
+                for lane in range(load_i64(segment), TILE):
+                    store_f32(out + place + 4 * lane, load_f32(other + place + 4 * lane))
     for first in range(0, size, BLOCK_ROWS):
         count = min(BLOCK_ROWS, size - first)
         block = out + first * 4 * TILE
         _run_stages(step[14], step[13], block, row + first, count, tile, tile, scratch)
+
+
+@inner()
+def _attention_share(step, share, shares, meta, tiles, scratch):
+    """Those heads of tiles whose work begins in one of ``shares`` equal parts of all the work."""
+    heads = step[7]
+    total = (meta[tiles - 1, 4] + meta[tiles - 1, 5]) * heads
+    start, stop = share * total // shares, (share + 1) * total // shares
+    for tile in range(tiles):
+        for head in range(heads):
+            begin = meta[tile, 4] * heads + meta[tile, 5] * head
+            if start <= begin < stop:
+                _attention_step(step, tile, head, meta, scratch)
 
 
 @inner()
@@ -445,12 +487,12 @@ def _tile_step(step, tile, group, meta, scratch):
         _select_step(step, tile, group, meta, scratch)
 
 
-def _run_unit(program, first, last, kind, size, unit, meta, tiles, scratch):
-    """One unit of a region; see :func:`run_program` for ``kind`` and ``size``."""
+def _run_unit(program, first, last, kind, size, unit, units, meta, tiles, scratch):
+    """One of the ``units`` units of a region; see :func:`run_program` for ``kind`` and ``size``."""
     steps = carray(pointer(program), (last, STEP_COLUMNS))
     tile_meta = carray(pointer(meta), (tiles, META_COLUMNS))
     if kind == 1:
-        _attention_step(steps[first], unit, tile_meta, scratch)
+        _attention_share(steps[first], unit, units, tile_meta, tiles, scratch)
     elif kind == 2:
         _dynamic_step(steps[first], tiles)
     else:
@@ -468,7 +510,7 @@ def _run_unit(program, first, last, kind, size, unit, meta, tiles, scratch):
 @functools.cache
 def unit_entry() -> Any:
     """What compiles, or loads, nearly all that a program runs; its ``address`` is for :func:`run_program`."""
-    return entry(_run_unit, 9)
+    return entry(_run_unit, 10)
 
 
 @jit(parallel=True)
@@ -479,8 +521,8 @@ def run_program(program, regions, meta, tiles, scratch, scratch_stride, run_unit
     ----------
     program : int64 array, shape (steps, STEP_COLUMNS)
     regions : int64 array, shape (regions, 4)
-        First step, step after the last, kind, size. Kind 0: groups of ``size`` tiles; 1: ``size`` heads of every tile;
-        2: one unit in all; 3: ``size`` parts of the rows of every tile.
+        First step, step after the last, kind, size. Kind 0: groups of ``size`` tiles; 1: attention, ``size`` units of
+        about equal work; 2: one unit in all; 3: ``size`` parts of the rows of every tile.
     meta : int64 array, shape (tiles, META_COLUMNS)
     tiles : int
     scratch, scratch_stride : int
@@ -494,8 +536,11 @@ def run_program(program, regions, meta, tiles, scratch, scratch_stride, run_unit
         units = 1
         if kind == 0:
             units = (tiles + size - 1) // size
-        elif kind != 2:
+        elif kind == 1:
+            units = size
+        elif kind == 3:
             units = tiles * size
         for unit in prange(units):
             own = scratch + scratch_stride * numba.get_thread_id()
-            call(run_unit, (steps, first, last, kind, size, np.int64(unit), tile_meta, tiles, np.int64(own)))
+            arguments = (steps, first, last, kind, size, np.int64(unit), units, tile_meta, tiles, np.int64(own))
+            call(run_unit, arguments)

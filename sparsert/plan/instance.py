@@ -1,4 +1,4 @@
-"""Instance: a segment bound to a batch shape, with addresses and memory of its own. One runs at a time."""
+"""Instance: a segment bound to a number of tiles, with addresses and memory of its own. One runs at a time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from sparsert import cpu
-from sparsert.errors import InputRangeError, InputShapeError
+from sparsert.errors import InputShapeError
 from sparsert.kernels.accumulate import BLOCK_ROWS
 from sparsert.kernels.jit import TILE
 from sparsert.kernels.program import (
     ATTENTION_WORK,
-    META_COLUMNS,
     OPCODES,
     SOURCES,
     STAGE_COLUMNS,
@@ -24,14 +23,11 @@ from sparsert.kernels.program import (
     unit_entry,
 )
 from sparsert.kernels.stages import PARAMETERS, STAGE_NUMBERS
+from sparsert.plan.layout import Layout
 from sparsert.plan.lower import Lowering
 from sparsert.plan.steps import ROW_BYTES, Buffer, DynamicParameters, Stage, Step
 
 __all__ = ["Instance"]
-
-_CHUNK_TILES = 4
-"""Tiles per thread, at least, that go through the whole network together: enough to balance the threads, few enough
-that their activations stay in the L3."""
 
 _GROUP_TILES = 4
 """Tiles per group, at most, for models whose weights do not fit the L3: each reading of the weights serves a group.
@@ -70,49 +66,44 @@ class _Region:
 
 
 class Instance:
-    """One segment for (batch, tokens) and a number of threads.
+    """One segment for a number of tiles at once and a number of threads.
 
     Parameters
     ----------
     lowering : Lowering
-    batch, tokens : int
-        Sequences, and tokens in each.
+    tiles : int
+        Tiles of a chunk, at most.
+    key_tiles : int
+        Tiles over which a sequence extends, at most.
     threads : int
         Threads that will run it; more would overflow the scratch.
     """
 
-    def __init__(self, lowering: Lowering, batch: int, tokens: int, threads: int) -> None:
+    def __init__(self, lowering: Lowering, tiles: int, key_tiles: int, threads: int) -> None:
         self._lowering = lowering
-        self._batch, self._tokens, self._threads = batch, tokens, threads
+        self._tiles, self._threads = tiles, threads
         self._keep: list[Any] = []
-        self._tiles_each = max(1, -(-tokens // TILE))
-        coupled = any(step.opcode == "dynamic" for step in lowering.steps)
-        wanted = -(-_CHUNK_TILES * threads // self._tiles_each)
-        self._chunk = max(1, batch if coupled else min(batch, wanted))
-        tiles = self._chunk * self._tiles_each
         self._parts = 1 if tiles >= 2 * threads or tiles % threads == 0 else threads
         weights = sum(packed.nbytes for packed in lowering.packed.values())
         streamed = weights > _l3_bytes()
         self._group = _group_size(tiles, threads) if streamed and self._parts == 1 else 1
         self._regions = self._find_regions()
-        self._meta = self._describe_tiles()
-        self._ids = {name: np.zeros((batch, tokens), np.int64) for name in lowering.ids}
-        self._bias = {mask: np.full((batch, self._tiles_each * TILE), -np.inf, np.float32) for mask in lowering.masks}
-        for mask, bias in self._bias.items():
-            if not mask:
-                bias[:, :tokens] = 0.0
-        self._place_buffers(tiles)
+        self._place_buffers(key_tiles)
         names = {
             p.name for step in lowering.steps for p in self._parameters_of(step) if isinstance(p, DynamicParameters)
         }
         self._dynamic = {name: np.zeros(1, PARAMETERS) for name in names}
         self._extrema = {name: np.zeros((tiles, 2), np.float32) for name in names}
         self._program = np.zeros((len(lowering.steps), STEP_COLUMNS), np.int64)
+        self._id_places: list[tuple[np.ndarray, str]] = []
         for row, step in zip(self._program, lowering.steps, strict=True):
             self._encode(row, step)
         rows = {id(step): row for row, step in zip(self._program, lowering.steps, strict=True)}
         self._scatters = [
             (rows[id(step)], step.constants["array"]) for step in lowering.steps if step.opcode == "scatter"
+        ]
+        self._attentions = [
+            (rows[id(step)], step.constants["mask"]) for step in lowering.steps if step.opcode == "attention"
         ]
         self._gathers = [(rows[id(output.step)], output) for output in lowering.outputs]
         self._table = np.array([(r.first, r.last, r.kind, r.size) for r in self._regions], np.int64).reshape(-1, 4)
@@ -130,7 +121,7 @@ class Instance:
         open_region = False
         for index, step in enumerate(self._lowering.steps):
             if step.opcode == "attention":
-                regions.append(_Region(index, index + 1, 1, step.constants["heads"]))
+                regions.append(_Region(index, index + 1, 1, self._threads))
             elif step.opcode == "dynamic":
                 regions.append(_Region(index, index + 1, 2, 1))
             elif self._parts > 1 and step.opcode == "linear" and step.rows > BLOCK_ROWS:
@@ -145,18 +136,7 @@ class Instance:
             open_region = False
         return regions
 
-    def _describe_tiles(self) -> np.ndarray:
-        meta = np.zeros((self._batch, self._tiles_each, META_COLUMNS), np.int64)
-        first = np.arange(self._tiles_each) * TILE
-        meta[:, :, 0] = np.arange(self._tiles_each)
-        meta[:, :, 1] = self._tiles_each
-        meta[:, :, 2] = np.arange(self._batch)[:, None] * self._tokens + first
-        meta[:, :, 3] = np.clip(self._tokens - first, 0, TILE)
-        meta[:, :, 4] = first
-        meta[:, :, 5] = np.arange(self._batch)[:, None] * self._tiles_each
-        return meta.reshape(-1, META_COLUMNS)
-
-    def _place_buffers(self, tiles: int) -> None:
+    def _place_buffers(self, key_tiles: int) -> None:
         """Offsets by lifetime: values of one region in the thread's scratch, the others in the arena."""
         region_of = {}
         for number, region in enumerate(self._regions):
@@ -179,15 +159,15 @@ class Instance:
         attention = 0
         for step in self._lowering.steps:
             if step.opcode == "attention":
-                rows = (step.constants["size"] + 8) * 4 * TILE
-                attention = max(attention, rows + self._tiles_each * ATTENTION_WORK)
+                rows = (2 * step.constants["size"] + 8) * 4 * TILE
+                attention = max(attention, rows + key_tiles * ATTENTION_WORK)
         self._stride = -(-max(fixed + own_size * self._group, attention) // 4096) * 4096 + _ALIGNMENT
-        self._arena = _aligned(shared_size * tiles)
+        self._arena = _aligned(shared_size * self._tiles)
         self._scratch = _aligned(self._stride * self._threads)
         arena = self._arena.ctypes.data
         self._places: dict[int, tuple[int, int]] = {}
         for buffer, _, _ in shared:
-            self._places[id(buffer)] = (arena + shared_offsets[id(buffer)] * tiles, buffer.nbytes)
+            self._places[id(buffer)] = (arena + shared_offsets[id(buffer)] * self._tiles, buffer.nbytes)
         for buffer, _, _ in own:
             self._places[id(buffer)] = (fixed + own_offsets[id(buffer)] * self._group, -buffer.nbytes)
 
@@ -267,21 +247,12 @@ class Instance:
             line[2] = self._address(np.ascontiguousarray(scale))
             line[4] = {"input": 0, "position": 1, "constant": 2}[table.index]
             if table.index == "input":
-                line[5] = self._ids[next(ids)].ctypes.data
+                self._id_places.append((line, next(ids)))
             else:
-                self._check_row(table.offset + (self._tokens - 1 if table.index == "position" else 0), table)
                 line[6] = table.offset
             line[7] = len(table.weight)
         row[1], row[2], row[3] = len(tables), self._address(encoded), step.rows
         row[4:6] = self._places[id(step.writes[0])]
-
-    @staticmethod
-    def _check_row(last: int, table: Any) -> None:
-        if last >= len(table.weight):
-            raise InputRangeError(
-                f"The input has a token at position {last - table.offset}, but the model's position table has "
-                f"{len(table.weight)} rows (first used row {table.offset}); shorten the sequence"
-            )
 
     def _encode_gather(self, row: np.ndarray, step: Step) -> None:
         base, stride = self._places[id(step.reads[0])]
@@ -290,8 +261,7 @@ class Instance:
 
     def _encode_select(self, row: np.ndarray, step: Step) -> None:
         row[1:3] = self._places[id(step.reads[0])]
-        token = step.constants["token"]
-        row[3], row[5], row[6] = step.rows, token + self._tokens if token < 0 else token, self._tokens
+        row[3], row[5] = step.rows, step.constants["token"]
 
     def _encode_scatter(self, row: np.ndarray, step: Step) -> None:
         row[1:3] = self._places[id(step.writes[0])]
@@ -302,7 +272,6 @@ class Instance:
             row[1 + 2 * position : 3 + 2 * position] = self._places[id(buffer)]
         constants = step.constants
         row[7], row[8] = constants["heads"], constants["size"]
-        row[9] = self._bias[constants["mask"]].ctypes.data
         row[10] = self._parameter_address(step.parameters)
         row[11], row[12] = constants["form"], constants["offset_values"]
         row[13], row[14] = len(step.stages), self._encode_stages(step.stages)
@@ -318,31 +287,48 @@ class Instance:
 
     # -- running ----------------------------------------------------------------------------------------------------
 
-    def run(self, values: dict[str, np.ndarray], lead: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """Run the segment on arrays; ``lead`` is the shape of its inputs without channels. The GIL is released."""
-        for name, held in self._ids.items():
-            held[:] = np.broadcast_to(values[name], held.shape)
-        for mask, bias in self._bias.items():
-            if mask:
-                bias[:, : self._tokens] = _fit_mask(values[mask], (self._batch, self._tokens))
-        results: dict[str, np.ndarray] = {}
-        inputs = []
+    def run(
+        self, values: dict[str, np.ndarray], layout: Layout, lead: tuple[int, ...], items: int
+    ) -> dict[str, np.ndarray]:
+        """Run the segment on arrays. The GIL is released.
+
+        Parameters
+        ----------
+        values : dict
+            Inputs by name: with leading dimensions ``lead``, or such that broadcast to them.
+        layout : Layout
+            The sequences, within the instance's limits.
+        lead : tuple of int
+            Leading dimensions of inputs and outputs: (batch, tokens), or (all tokens,).
+        items : int
+            Number of sequences.
+        """
+        inputs = {
+            name: np.ascontiguousarray(np.broadcast_to(values[name], lead), np.int64) for name in self._lowering.ids
+        }
+        for line, name in self._id_places:
+            line[5] = inputs[name].ctypes.data
+        biases = {
+            mask: layout.key_bias(_fit_mask(values[mask], lead).reshape(-1) if mask else 0.0)
+            for mask in self._lowering.masks
+        }
+        for row, mask in self._attentions:
+            row[9] = biases[mask].ctypes.data
         for row, name in self._scatters:
-            inputs.append(np.ascontiguousarray(values[name], np.float32))
-            row[4] = inputs[-1].ctypes.data
+            inputs[name] = np.ascontiguousarray(values[name], np.float32)
+            row[4] = inputs[name].ctypes.data
+        results: dict[str, np.ndarray] = {}
         for row, output in self._gathers:
             shape = {
                 "tokens": (*lead, output.columns),
                 "feature": lead,
-                "items": (self._batch, output.columns),
+                "items": (items, output.columns),
             }[output.shape]
             results[output.name] = np.empty(shape, np.float32)
             row[4] = results[output.name].ctypes.data
-        total = self._batch * self._tiles_each if self._tokens else 0
-        step_tiles = self._chunk * self._tiles_each
         scratch, run_unit = self._scratch.ctypes.data, unit_entry().address
-        for first in range(0, total, step_tiles):
-            meta = self._meta[first : first + step_tiles]
+        for first, stop in layout.chunks:
+            meta = layout.meta[first:stop]
             run_program(self._program, self._table, meta, len(meta), scratch, self._stride, run_unit)
         return results
 
@@ -356,7 +342,7 @@ def _group_size(tiles: int, threads: int) -> int:
     return 1
 
 
-def _fit_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _fit_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     try:
         return np.broadcast_to(mask, shape)
     except ValueError as error:

@@ -14,10 +14,12 @@ import numpy as np
 from sparsert.errors import InputRangeError, InputShapeError
 from sparsert.graph import fused
 from sparsert.graph.ir import Graph, Node
+from sparsert.graph.mapped import detach
 from sparsert.kernels.jit import TIER
 from sparsert.ops.arrays import run_fused
 from sparsert.ops.fallback import implicit_inputs, make_runner
 from sparsert.plan.instance import Instance
+from sparsert.plan.layout import Layout, Packing, even_keys
 from sparsert.plan.lower import Lowering
 from sparsert.plan.partition import channels_of, partition, reads
 from sparsert.plan.report import StepReport
@@ -25,7 +27,7 @@ from sparsert.plan.report import StepReport
 __all__ = ["Program", "compile_graph"]
 
 _KEPT_SHAPES = 8
-"""Shapes whose arenas stay allocated; the least recently used one goes first."""
+"""Shapes whose layouts and arenas stay allocated; the least recently used one goes first."""
 
 
 @dataclass
@@ -36,7 +38,7 @@ class _ArrayStep:
     inputs: list[str]
     runner: Callable[[Sequence[np.ndarray | None]], list[np.ndarray]]
 
-    def run(self, values: dict[str, np.ndarray], threads: int) -> None:
+    def run(self, values: dict[str, np.ndarray], threads: int, lengths: np.ndarray | None = None) -> None:
         results = self.runner([values[name] if name else None for name in self.inputs])
         for name, result in zip(self.node.outputs, results, strict=False):
             if name:
@@ -44,29 +46,40 @@ class _ArrayStep:
 
 
 class _Segment:
-    """A native segment, with its instances: bound shapes, each used by one caller at a time."""
+    """A native segment, with its instances, each used by one caller at a time, and the layouts of the last shapes."""
 
     def __init__(self, lowering: Lowering) -> None:
         self.lowering = lowering
         self._free: OrderedDict[tuple[int, int, int], list[Instance]] = OrderedDict()
+        self._layouts: OrderedDict[tuple[int, int, int], Layout] = OrderedDict()
         self._lock = threading.Lock()
-        self._sequences = any(step.opcode in ("attention", "select", "embed") for step in lowering.steps)
+        self.sequences = any(step.opcode in ("attention", "select", "embed") for step in lowering.steps)
+        self.coupled = any(step.opcode == "dynamic" for step in lowering.steps)
+        self._even_keys = even_keys(lowering)
 
-    def run(self, values: dict[str, np.ndarray], threads: int) -> None:
-        lead = self._lead(values)
-        batch, tokens = lead if self._sequences else (1, int(np.prod(lead, dtype=np.int64)))
-        self._check_ids(values)
-        self._check_selections(tokens)
+    def run(self, values: dict[str, np.ndarray], threads: int, lengths: np.ndarray | None = None) -> None:
+        """Run on ``values``: arrays of sequences of one length, or of all tokens, the sequences' ``lengths`` given."""
         # scratch is indexed by Numba's thread number, so never fewer than Numba may use here
         threads = max(threads, numba.get_num_threads())
-        key = (batch, tokens, threads)
+        lead = self._lead(values, 2 if lengths is None else 1)
+        self._check_ids(values)
+        if lengths is not None and self.sequences:
+            self._check_lengths(int(lengths.min()), int(lengths.max()))
+            layout, items = Layout.of(lengths, self._packing(threads)), len(lengths)
+            # lengths hardly repeat, so instances for about as many tiles serve all
+            key = (_rounded(layout.tiles), _rounded(layout.key_tiles), threads)
+        else:
+            items, tokens = lead if self.sequences else (1, int(np.prod(lead, dtype=np.int64)))
+            self._check_lengths(tokens, tokens)
+            layout = self._uniform(items, tokens, threads)
+            key = (layout.tiles, layout.key_tiles, threads)
         with self._lock:
             instances = self._free.get(key)
             instance = instances.pop() if instances else None
         if instance is None:
-            instance = Instance(self.lowering, batch, tokens, threads)
+            instance = Instance(self.lowering, *key)
         try:
-            values.update(instance.run(values, lead))
+            values.update(instance.run(values, layout, lead, items))
         finally:
             with self._lock:
                 self._free.setdefault(key, []).append(instance)
@@ -74,7 +87,24 @@ class _Segment:
                 while len(self._free) > _KEPT_SHAPES:
                     self._free.popitem(last=False)
 
-    def _lead(self, values: dict[str, np.ndarray]) -> tuple[int, ...]:
+    def _packing(self, threads: int) -> Packing:
+        return Packing(threads, self.coupled, self._even_keys)
+
+    def _uniform(self, batch: int, tokens: int, threads: int) -> Layout:
+        """The layout of sequences of one length, kept for the last shapes."""
+        key = (batch, tokens, threads)
+        with self._lock:
+            layout = self._layouts.get(key)
+        if layout is None:
+            layout = Layout.of(np.full(batch if tokens else 0, tokens), self._packing(threads))
+        with self._lock:
+            self._layouts[key] = layout
+            self._layouts.move_to_end(key)
+            while len(self._layouts) > _KEPT_SHAPES:
+                self._layouts.popitem(last=False)
+        return layout
+
+    def _lead(self, values: dict[str, np.ndarray], rank: int) -> tuple[int, ...]:
         shapes = {name: values[name].shape for name in self.lowering.ids}
         shapes |= {name: values[name].shape[:-1] for name in self.lowering.arrays}
         try:
@@ -89,7 +119,7 @@ class _Segment:
                 raise InputShapeError(
                     f"Value '{name}' has {values[name].shape[-1]} channels, expected {self.lowering.channels[name]}"
                 )
-        if self._sequences and len(lead) != 2:
+        if self.sequences and len(lead) != rank:
             raise InputShapeError(f"Expected inputs of shape (batch, tokens), got {shapes}")
         return lead
 
@@ -110,13 +140,21 @@ class _Segment:
                         f"[{-rows}, {rows})"
                     )
 
-    def _check_selections(self, tokens: int) -> None:
+    def _check_lengths(self, shortest: int, longest: int) -> None:
+        """Refuse sequences too short for a selected token, or too long for a table of positions."""
         for step in self.lowering.steps:
-            if step.opcode == "select" and not -tokens <= step.constants["token"] < tokens:
+            if step.opcode == "select" and not -shortest <= step.constants["token"] < shortest:
                 raise InputShapeError(
-                    f"The model takes token {step.constants['token']} of every sequence, but the sequences given have "
-                    f"{tokens} tokens; give longer inputs"
+                    f"The model takes token {step.constants['token']} of every sequence, but a sequence given has "
+                    f"{shortest} tokens; give longer inputs"
                 )
+            for table in step.constants.get("tables", ()):
+                last = longest - 1 if table.index == "position" else 0
+                if table.index != "input" and table.offset + last >= len(table.weight):
+                    raise InputRangeError(
+                        f"The input has a token at position {last}, but the model's position table has "
+                        f"{len(table.weight)} rows (first used row {table.offset}); shorten the sequence"
+                    )
 
 
 def compile_graph(graph: Graph) -> Program:
@@ -142,11 +180,17 @@ def compile_graph(graph: Graph) -> Program:
             reports += [_native_report(node, lowering) for node in group.nodes]
             lowering.release()
         else:
-            steps.append(_array_step(group.nodes[0], graph))
+            steps.append(_array_step(detach(group.nodes[0]), graph))
             reports.append(_array_report(group.nodes[0]))
     for index, report in enumerate(reports):
         report.index = index
     return Program(graph, steps, reports)
+
+
+def _rounded(count: int) -> int:
+    """A count rounded up to one of four steps a power of two."""
+    step = 1 << max(0, count.bit_length() - 3)
+    return -(-count // step) * step
 
 
 def _array_step(node: Node, graph: Graph) -> _ArrayStep:
@@ -201,7 +245,7 @@ class Program:
         self._steps = steps
         self._outputs = [info.name for info in graph.outputs]
         self._constants = {
-            name: graph.constants[name]
+            name: detach(graph.constants[name])
             for name in {name for step in steps for name in _constant_names(step)} | set(self._outputs)
             if name in graph.constants
         }

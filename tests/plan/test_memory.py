@@ -21,6 +21,7 @@ from sparsert.graph.fused import Linear
 from sparsert.kernels.jit import TILE
 from sparsert.plan import compile_graph
 from sparsert.plan.instance import Instance, _allocate
+from sparsert.plan.layout import Layout, Packing
 from sparsert.plan.lower import Lowering
 from sparsert.plan.partition import channels_of, partition
 from sparsert.plan.program import _KEPT_SHAPES
@@ -79,7 +80,7 @@ def lowerings(graph: object) -> list[Lowering]:
 def extents(instance: Instance, buffer: Buffer) -> tuple[int, int]:
     """First and last byte of a buffer: of all tiles in the arena, or of one group of tiles in a thread's scratch."""
     base, stride = instance._places[id(buffer)]
-    copies = instance._group if stride < 0 else instance._chunk * instance._tiles_each
+    copies = instance._group if stride < 0 else instance._tiles
     assert abs(stride) == buffer.nbytes
     return base, base + copies * buffer.nbytes
 
@@ -95,7 +96,8 @@ def test_live_buffers_never_overlap(form: str, batch: int, tokens: int, threads:
     """
     graph, _ = program_of(form, make_bert)
     for lowering in lowerings(graph):
-        instance = Instance(lowering, batch, tokens, threads)
+        layout = Layout.of([tokens] * batch, Packing(threads))
+        instance = Instance(lowering, layout.tiles, layout.key_tiles, threads)
         region_of = {
             index: number
             for number, region in enumerate(instance._regions)
@@ -129,8 +131,8 @@ def test_both_divisions_are_covered(make_bert: Maker) -> None:
     """The shapes above meet row parts as well as tiles."""
     graph, _ = program_of("sparseml 1.4", make_bert)
     (lowering,) = lowerings(graph)
-    assert Instance(lowering, 1, TILE, 2)._parts == 2
-    assert Instance(lowering, 7, 40, 2)._parts == 1
+    assert Instance(lowering, 1, 1, 2)._parts == 2
+    assert Instance(lowering, 10, 2, 2)._parts == 1
 
 
 def test_values_are_written_before_they_are_read(make_bert: Maker) -> None:

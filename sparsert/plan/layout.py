@@ -1,0 +1,188 @@
+"""Layout: where the tokens of a batch lie in tiles, whatever the lengths of its sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparsert.kernels.jit import TILE
+from sparsert.kernels.program import META_COLUMNS, SEGMENT_COLUMNS
+from sparsert.plan.lower import Lowering
+
+__all__ = ["Layout", "Packing", "even_keys"]
+
+_CHUNK_TILES = 4
+"""Tiles per thread, at least, that go through the whole network together: enough to balance the threads, few enough
+that their activations stay in the L3."""
+
+_RAGGED_CHUNK_TILES = 16
+"""The same for sequences that leave a chunk's last tile partly empty, and its tiles of unequal work: both weigh less in
+a larger chunk."""
+
+_ATTENTION_OVERHEAD = 16
+"""What a sequence's piece of a tile costs in attention besides its keys, in keys."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How sequences are packed into tiles.
+
+    Attributes
+    ----------
+    threads : int
+        Threads that share a chunk.
+    whole : bool
+        Everything goes through the network together.
+    even_keys : int
+        Keys at which the attention of a token costs as much as its Linears.
+    """
+
+    threads: int
+    whole: bool = False
+    even_keys: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """A batch of sequences, end to end in tiles, and in chunks that go through the network one after the other.
+
+    Attributes
+    ----------
+    chunks : list of (int, int)
+        First tile of each chunk, and the tile after its last. A sequence lies in one chunk.
+    tiles : int
+        Tiles of the largest chunk.
+    key_tiles : int
+        Most tiles over which a sequence extends.
+    meta : int64 array, shape (all tiles, META_COLUMNS)
+    segments : int64 array, shape (segments, SEGMENT_COLUMNS)
+        ``meta`` holds addresses of its rows.
+    """
+
+    chunks: list[tuple[int, int]]
+    tiles: int
+    key_tiles: int
+    meta: np.ndarray
+    segments: np.ndarray
+    _bias_places: np.ndarray
+    """(tokens,) index of every token's key bias."""
+    _bias_size: int
+
+    @classmethod
+    def of(cls, lengths: Sequence[int] | np.ndarray, packing: Packing) -> Layout:
+        """Lay out sequences of these lengths, each at least 1, in their order."""
+        sizes = np.asarray(lengths, np.int64)
+        count = len(sizes)
+        begins, starts, opens = _place(sizes.tolist(), packing)
+        first_tiles, last_tiles = starts // TILE, (starts + sizes - 1) // TILE
+        tiles = int(last_tiles[-1]) + 1 if count else 0
+        bounds = [*(int(starts[index]) // TILE for index in opens), tiles]
+        chunks = list(zip(bounds[:-1], bounds[1:], strict=True))
+        chunk_tiles = np.repeat(np.asarray(bounds[:-1], np.int64), np.diff([*opens, count]))
+
+        # keys in whole fours, from the start of the sequence's first tile
+        inside = starts - first_tiles * TILE
+        first_keys, stop_keys = inside // 4 * 4, -(-(inside + sizes) // 4) * 4
+        biases = np.cumsum(stop_keys - first_keys) - (stop_keys - first_keys)
+
+        pieces = last_tiles - first_tiles + 1
+        owner = np.repeat(np.arange(count), pieces)
+        piece = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        tile = first_tiles[owner] + piece
+        origin = tile * TILE - starts[owner]
+        segments = np.empty((len(owner), SEGMENT_COLUMNS), np.int64)
+        segments[:, 0] = np.maximum(-origin, 0)
+        segments[:, 1] = np.minimum(sizes[owner] - origin, TILE)
+        segments[:, 2] = np.maximum(origin, 0)
+        columns = (np.arange(count), sizes, first_tiles - chunk_tiles, first_keys, stop_keys, biases)
+        for column, values in enumerate(columns, 3):
+            segments[:, column] = values[owner]
+
+        meta = np.zeros((tiles, META_COLUMNS), np.int64)
+        each = np.bincount(tile, minlength=tiles)
+        first_segments = np.cumsum(each) - each
+        meta[:, 0] = segments.ctypes.data + first_segments * segments.strides[0]
+        meta[:, 1] = each
+        if tiles:
+            meta[:, 2] = (begins[owner] + segments[:, 2])[first_segments]
+            meta[:, 3] = segments[first_segments + each - 1, 1]
+            work = segments[:, 7] - segments[:, 6] + _ATTENTION_OVERHEAD
+            meta[:, 5] = np.add.reduceat(work, first_segments)
+            before = np.cumsum(meta[:, 5]) - meta[:, 5]
+            chunk_of_tile = np.repeat(bounds[:-1], np.diff(bounds))
+            meta[:, 4] = before - before[chunk_of_tile]
+        places = np.repeat(biases + inside - first_keys - begins, sizes) + np.arange(int(sizes.sum()))
+        return cls(
+            chunks,
+            max((stop - start for start, stop in chunks), default=0),
+            int(pieces.max(initial=0)),
+            meta,
+            segments,
+            places,
+            int((stop_keys - first_keys).sum()),
+        )
+
+    def key_bias(self, values: np.ndarray | float) -> np.ndarray:
+        """Biases (float32) as attention reads them, from those of all tokens, in order: one number, or (tokens,)."""
+        bias = np.full(self._bias_size, -np.inf, np.float32)
+        bias[self._bias_places] = values
+        return bias
+
+
+def _place(lengths: list[int], packing: Packing) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Of every sequence its first token and its place, counted in lanes of all tiles; and the sequences that open chunks.
+
+    A sequence begins where the one before it ends, or on the next tile if that is cheaper: it may save the sequence a
+    tile of queries, and costs empty lanes.
+    """
+    total = sum(-(-length // TILE) for length in lengths)
+    even = all(length % TILE == 0 for length in lengths)
+    target = (_CHUNK_TILES if even else _RAGGED_CHUNK_TILES) * packing.threads
+    if not even:  # chunks of about the same size
+        target = -(-total // max(1, round(total / target)))
+    starts, begins, opens = [], [], []
+    token = lane = chunk = 0
+    for index, length in enumerate(lengths):
+        gap = -lane % TILE
+        if index == 0 or (lane + gap - chunk >= target * TILE and not packing.whole):
+            lane = chunk = lane + gap
+            opens.append(index)
+        elif gap and gap * packing.even_keys <= TILE * length and _tiles(lane % TILE, length) > _tiles(0, length):
+            lane += gap
+        starts.append(lane)
+        begins.append(token)
+        lane += length
+        token += length
+    return np.asarray(begins, np.int64), np.asarray(starts, np.int64), opens
+
+
+def _tiles(lane: int, length: int) -> int:
+    """Tiles over which a sequence extends that begins at a lane."""
+    return (lane + length - 1) // TILE + 1
+
+
+def even_keys(lowering: Lowering) -> int:
+    """About how many keys make the attention of a token as expensive as its Linears; 0 where there is no attention.
+
+    Only the choice between empty lanes and more queries depends on it, so a count of instructions will do: float32
+    takes twice the instructions of int8, and the softmax of one key about those of 40 products.
+    """
+    linear = sum(
+        packed.density
+        * packed.weight.in_features
+        * packed.weight.out_features
+        * _width(packed.weight.layout == "float")
+        for packed in lowering.packed.values()
+    )
+    attention = sum(
+        step.constants["heads"] * (step.constants["size"] * _width(step.constants["form"] == 0) + 40)
+        for step in lowering.steps
+        if step.opcode == "attention"
+    )
+    return round(linear / attention) if attention else 0
+
+
+def _width(floating: bool) -> int:
+    return 2 if floating else 1
