@@ -31,8 +31,8 @@ def read_dataset(path: str | Path, max_samples: int | None = None) -> list[Examp
     - flat: a list, or ``{"data": list}``, of ``{"id", "question", "context", "answers"}``;
     - JSON lines: one such element, of either kind, a line.
 
-    ``answers`` is a list of objects with ``text`` or of strings, or, as the datasets library writes it, one object whose
-    ``text`` is the list of all. With ``"is_impossible": true`` a question has none, and the key may be absent.
+    ``answers`` is a list of objects with ``text`` or of strings, or, as the datasets library writes it, one object
+    whose ``text`` is the list of all. With ``"is_impossible": true`` a question has none, and the key may be absent.
 
     Parameters
     ----------

@@ -69,7 +69,7 @@ def squad_v1(truths: Mapping[str, Sequence[str]], predictions: Mapping[str, str]
     Returns
     -------
     dict
-        ``exact_match`` and ``f1`` in percent, the names of the published script, and ``total``, the number of questions.
+        ``exact_match`` and ``f1`` in percent, named as by the published script, and ``total``, the number of questions.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def squad_v2(
     Returns
     -------
     dict
-        In percent and under the names of the published script: ``exact`` and ``f1`` over all questions, ``HasAns_*`` and
+        In percent and named as by the published script: ``exact`` and ``f1`` over all questions, ``HasAns_*`` and
         ``NoAns_*`` over those with and without an answer (absent where there are none), each with its ``total``; with
         ``null_odds`` also ``best_exact`` and ``best_f1``, the metrics under the thresholds that would have been best,
         and these thresholds, ``best_exact_thresh`` and ``best_f1_thresh``.
@@ -172,8 +172,8 @@ def _best_threshold(
 ) -> tuple[float, float]:
     """The best mean score, in percent, over all thresholds on the null odds, and the threshold that reaches it.
 
-    As published: it starts from "no answer" throughout (threshold 0) and then believes one prediction more at a time, in
-    ascending order of odds. Equal odds are told apart by their order there, which no threshold could do.
+    As published: it starts from "no answer" throughout (threshold 0) and then believes one prediction more at a time,
+    in ascending order of odds. Equal odds are told apart by their order there, which no threshold could do.
     """
     best = current = float(sum(not answers for answers in truths.values()))
     threshold = 0.0

@@ -1,7 +1,7 @@
 """The metrics against the numbers that the published scripts give on the same awkward predictions.
 
-``data/published-metrics.json`` holds the cases, what the scripts made of them, and where the scripts are from. The cases
-are ours: articles, punctuation, accents, other scripts, odd spaces, several answers, none, and random mixtures.
+``data/published-metrics.json`` holds the cases, what the scripts made of them, and where the scripts are from. The
+cases are ours: articles, punctuation, accents, other scripts, odd spaces, several answers, none, and random mixtures.
 """
 
 from __future__ import annotations
