@@ -13,6 +13,7 @@ import onnx
 from sparsert.errors import ModelFormatError
 from sparsert.graph.fused import Quantization
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
+from sparsert.graph.mapped import detach
 from sparsert.graph.shapes import Facts
 
 
@@ -291,7 +292,7 @@ class Editor:
         self.sweep()
         nodes = self._sorted()
         used = {name for node in nodes for name in reads(node)} | self.outputs
-        constants = {name: array for name in used if (array := self.constant(name)) is not None}
+        constants = {name: detach(array) for name in used if (array := self.constant(name)) is not None}
         graph = self.graph
         return Graph(
             graph.name,

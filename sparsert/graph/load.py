@@ -48,7 +48,8 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
 
     Initializers, ``Constant`` nodes and ``Identity`` nodes of constants become ``constants``, also where an initializer
     is listed as an input as well; local functions are inlined; the default domain is ``""``; nodes are sorted
-    topologically and unnamed ones get a name. An output whose shape the file leaves open has shape ``()``.
+    topologically and unnamed ones get a name. An output whose shape the file leaves open has shape ``()``. Constants of
+    64 KiB or more are read-only arrays on the mapped file: copy what must outlast a change of the file.
 
     Parameters
     ----------
@@ -124,8 +125,8 @@ class _GraphLoader:
         model = inline_functions(model, self._path)
         # The imports of inlined functions join those of the model.
         opsets = self._opsets(model)
-        with TensorReader(self._source) as self._reader:
-            return self._graph(model.graph, opsets)
+        self._reader = TensorReader(self._source)
+        return self._graph(model.graph, opsets)
 
     def _graph(self, graph: onnx.GraphProto, opsets: dict[str, int]) -> Graph:
         self._read_initializers(graph)

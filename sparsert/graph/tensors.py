@@ -1,6 +1,7 @@
 """ONNX tensors to numpy arrays: every element type, every storage form, no trust in what a tensor claims.
 
 Memory is taken only for bytes that exist: the claimed shape is compared with the bytes at hand before any allocation.
+A large tensor takes none: its array lies in the mapped file.
 Element types and packing: https://onnx.ai/onnx/api/classes.html#tensorproto and
 https://onnx.ai/onnx/technical/int4.html; external data: https://onnx.ai/onnx/repo-docs/ExternalData.html.
 """
@@ -8,10 +9,9 @@ https://onnx.ai/onnx/technical/int4.html; external data: https://onnx.ai/onnx/re
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import stat
-from contextlib import ExitStack
-from io import BufferedReader
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -19,7 +19,8 @@ import numpy as np
 import onnx
 
 from sparsert.errors import ModelFormatError, ModelNotFoundError
-from sparsert.graph.wire import ModelFile, read_bytes
+from sparsert.graph.mapped import bytes_at, map_file
+from sparsert.graph.wire import ModelFile
 
 
 class ElementType(NamedTuple):
@@ -82,7 +83,7 @@ _MAX_DENSE_FROM_SPARSE = 1 << 28
 
 
 class TensorReader:
-    """Converts the tensors of one model file; a context manager that keeps external files open while it lasts.
+    """Converts the tensors of one model file.
 
     Parameters
     ----------
@@ -96,17 +97,12 @@ class TensorReader:
         self._directory = os.path.dirname(source.path) or os.curdir
         # Download caches link both the model and its data into a store of blobs: the model's real directory counts too.
         self._roots = {os.path.realpath(self._directory), os.path.dirname(os.path.realpath(source.path))}
-        self._files: dict[str, tuple[BufferedReader, int]] = {}
-        self._stack = ExitStack()
-
-    def __enter__(self) -> TensorReader:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
+        self._files: dict[str, mmap.mmap | bytes] = {}
 
     def read(self, tensor: onnx.TensorProto, where: str) -> np.ndarray:
-        """Return the tensor as a new, writable array.
+        """Return the tensor as an array, new and writable, or, from 64 KiB on, on the mapped file and read-only.
+
+        An array on the file has the alignment that its bytes happen to have there.
 
         Parameters
         ----------
@@ -273,13 +269,14 @@ class TensorReader:
         offset = self._external_number(entries, "offset", 0, where)
         self._check_size(self._external_number(entries, "length", expected, where), element, shape, where)
         location = entries.get("location", "")
-        file, size = self._open_external(location, where)
-        if offset + expected > size:
+        pages = self._map_external(location, where)
+        if offset + expected > len(pages):
             raise self._error(
                 where,
-                f"expected {expected} bytes at offset {offset} of external data {location!r}, the file has {size}",
+                f"expected {expected} bytes at offset {offset} of external data {location!r}, "
+                f"the file has {len(pages)}",
             )
-        return read_bytes(file, offset, expected, f"{self._path}: {where}: external data {location!r}")
+        return bytes_at(pages, offset, expected)
 
     def _external_number(self, entries: dict[Any, Any], key: str, default: int, where: str) -> int:
         text = entries.get(key)
@@ -290,8 +287,8 @@ class TensorReader:
             raise self._error(where, f"expected a number of bytes as {key} of external data, came {text!r:.60}")
         return int(text)
 
-    def _open_external(self, location: Any, where: str) -> tuple[BufferedReader, int]:
-        """Open the file that ``location`` names, if it lies in the model's directory; return it and its size."""
+    def _map_external(self, location: Any, where: str) -> mmap.mmap | bytes:
+        """Map the file that ``location`` names, if it lies in the model's directory."""
         if not isinstance(location, str) or not location or "\0" in location:
             raise self._error(where, f"expected a file name as location of external data, came {location!r:.200}")
         if location in self._files:
@@ -312,12 +309,12 @@ class TensorReader:
             mode = os.stat(real).st_mode
             if not stat.S_ISREG(mode):
                 raise self._error(where, f"expected a regular file as external data, {location!r:.200} is none")
-            file = self._stack.enter_context(open(real, "rb"))
+            with open(real, "rb") as file:
+                self._files[location] = map_file(file)
         except FileNotFoundError as error:
             raise ModelNotFoundError(f"{missing}, came no such file; keep it beside the model") from error
         except OSError as error:
             raise ModelNotFoundError(f"{missing}, it cannot be read: {error}") from error
-        self._files[location] = (file, os.fstat(file.fileno()).st_size)
         return self._files[location]
 
 

@@ -1,9 +1,10 @@
-"""Parse an ONNX protobuf without ever holding its large tensors twice.
+"""Parse an ONNX protobuf without reading its large tensors.
 
 ``ModelProto.ParseFromString`` needs the whole file as bytes and copies all of it; reading tensors out of the message
-copies again. Here the wire format is walked on the file instead: every large ``raw_data`` is replaced by a short
-token, the remaining skeleton (a few hundred kilobytes for BERT) is parsed by protobuf, and the tensor bytes are read
-later from the file straight into their arrays. The same walk refuses lengths that reach beyond the file.
+copies again. Here the wire format is walked on the mapped file instead: every large ``raw_data`` is replaced by a short
+token, the remaining skeleton (a few hundred kilobytes for BERT) is parsed by protobuf, and a large tensor is an array
+on the mapped pages, which nobody reads before its weights are packed. The same walk refuses lengths that reach beyond
+the file.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from sparsert.errors import ModelFormatError
+from sparsert.graph.mapped import bytes_at, map_file
 
 # Messages below this size stay in the skeleton whole: walking into them would cost more than a second copy of them.
 _SMALL = 4096
@@ -38,8 +40,7 @@ class ModelFile:
 
     Parameters
     ----------
-    file : binary file, seekable
-        Stays open as long as :meth:`read_blob` is used.
+    file : binary file
     path : str
         Name of the file in error messages.
 
@@ -51,14 +52,13 @@ class ModelFile:
 
     def __init__(self, file: BufferedReader, path: str) -> None:
         self.path = path
-        self._file = file
+        self._pages = map_file(file)
         self._blobs: list[tuple[int, int]] = []
         # Random for each load, so that no file can contain a token of its own.
         self._token = os.urandom(16)
-        size = file.seek(0, os.SEEK_END)
-        if size == 0:
+        if not len(self._pages):
             raise ModelFormatError(f"{path}: expected an ONNX protobuf, the file is empty")
-        skeleton = self._skeleton(0, size, "ModelProto")
+        skeleton = self._skeleton(0, len(self._pages), "ModelProto")
         self.model = onnx.ModelProto()
         try:
             self.model.ParseFromString(skeleton)
@@ -71,11 +71,11 @@ class ModelFile:
         return None if index is None else self._blobs[index][1]
 
     def read_blob(self, raw_data: bytes) -> np.ndarray:
-        """Return the bytes that a token stands for, as a new uint8 array of shape (size,)."""
+        """Return the bytes that a token stands for, as :func:`bytes_at` does."""
         index = self._blob_index(raw_data)
         if index is None:
             raise ValueError("not a token of this file")
-        return read_bytes(self._file, *self._blobs[index], self.path)
+        return bytes_at(self._pages, *self._blobs[index])
 
     def _blob_index(self, raw_data: bytes) -> int | None:
         if len(raw_data) != 24 or not raw_data.startswith(self._token):
@@ -88,20 +88,13 @@ class ModelFile:
             "check that the file was downloaded completely"
         )
 
-    def _read(self, start: int, stop: int) -> bytes:
-        self._file.seek(start)
-        data = self._file.read(stop - start)
-        if len(data) != stop - start:
-            raise self._malformed(f"the file ended at byte {start + len(data)} while it was being read")
-        return data
-
     def _skeleton(self, start: int, end: int, message: str) -> bytes:
         """Copy the message at bytes [start, end) with every large ``raw_data`` below it replaced by a token."""
         children = _CHILDREN[message]
         parts: list[bytes] = []
         copied = position = start
         while position < end:
-            header = self._read(position, min(position + 20, end))
+            header = self._pages[position : min(position + 20, end)]
             key, used = self._varint(header, 0, position)
             field, wire = key >> 3, key & 7
             if wire == _VARINT:
@@ -119,13 +112,13 @@ class ModelFile:
                     f"field {field} of {message} at byte {position} claims {length} bytes of {max(end - body, 0)}"
                 )
             if wire == _LENGTH and length > _SMALL and field in children:
-                parts.append(self._read(copied, position))
+                parts.append(self._pages[copied:position])
                 child = children[field]
                 inner = self._tokenize(body, length) if child == _RAW else self._skeleton(body, body + length, child)
                 parts += [_encode_varint(key), _encode_varint(len(inner)), inner]
                 copied = body + length
             position = body + length
-        parts.append(self._read(copied, end))
+        parts.append(self._pages[copied:end])
         return b"".join(parts)
 
     def _tokenize(self, offset: int, size: int) -> bytes:
@@ -140,21 +133,6 @@ class ModelFile:
             if data[index] < 0x80:
                 return value, index + 1
         raise self._malformed(f"no valid field header at byte {position}")
-
-
-def read_bytes(file: BufferedReader, offset: int, size: int, path: str) -> np.ndarray:
-    """Read ``size`` bytes at ``offset``, which the caller has checked against the file, into a new uint8 array."""
-    try:
-        data = np.empty(size, dtype=np.uint8)
-    except (MemoryError, ValueError) as error:
-        raise ModelFormatError(f"{path}: a tensor of {size} bytes does not fit into this machine's memory") from error
-    file.seek(offset)
-    count = file.readinto(data.data)
-    if count != size:
-        raise ModelFormatError(
-            f"{path}: expected {size} bytes at offset {offset}, came {count}; the file was cut meanwhile"
-        )
-    return data
 
 
 def _encode_varint(value: int) -> bytes:

@@ -11,6 +11,7 @@ import numpy as np
 from sparsert import cpu
 from sparsert.graph import fused
 from sparsert.graph.ir import Graph, Node
+from sparsert.graph.mapped import detach
 from sparsert.kernels.accumulate import BLOCK_ROWS
 from sparsert.kernels.pack import WIDEST
 from sparsert.plan.steps import (
@@ -308,7 +309,7 @@ class Lowering:
         self.ids += [name for name in node.inputs if name not in self.ids]
         out = node.outputs[0]
         floats = self._buffer(out, "floats", self.channels[out])
-        constants = {"tables": op.tables, "ids": list(node.inputs)}
+        constants = {"tables": detach(op.tables), "ids": list(node.inputs)}
         self.steps.append(Step("embed", [], [floats], rows=floats.rows, constants=constants))
         self._derive(out)
         self._export(out)

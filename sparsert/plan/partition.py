@@ -8,6 +8,7 @@ import numpy as np
 
 from sparsert.graph import fused
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
+from sparsert.graph.mapped import detach
 from sparsert.ops.fallback import implicit_inputs
 from sparsert.plan.lower import can_lower
 
@@ -178,7 +179,7 @@ def partition(graph: Graph, channels: dict[str, int]) -> list[Group]:
     groups: list[Group] = []
 
     def emit(nodes: list[Node], native: bool) -> None:
-        groups.append(Group(nodes, native))
+        groups.append(Group(nodes if native else [detach(node) for node in nodes], native))
         members = {id(node) for node in nodes}
         pending[:] = [node for node in pending if id(node) not in members]
         space = object()

@@ -14,7 +14,6 @@ import numpy as np
 from sparsert.errors import InputRangeError, InputShapeError
 from sparsert.graph import fused
 from sparsert.graph.ir import Graph, Node
-from sparsert.graph.mapped import detach
 from sparsert.kernels.jit import TIER
 from sparsert.ops.arrays import run_fused
 from sparsert.ops.fallback import implicit_inputs, make_runner
@@ -180,7 +179,7 @@ def compile_graph(graph: Graph) -> Program:
             reports += [_native_report(node, lowering) for node in group.nodes]
             lowering.release()
         else:
-            steps.append(_array_step(detach(group.nodes[0]), graph))
+            steps.append(_array_step(group.nodes[0], graph))
             reports.append(_array_report(group.nodes[0]))
     for index, report in enumerate(reports):
         report.index = index
@@ -238,6 +237,10 @@ class Program:
     ----------
     steps : list of StepReport
         What runs, in order, for :meth:`sparsert.Engine.report`.
+    output_spaces : dict or None
+        Of each output, whether it has a value per "token" or per "sequence"; None where :meth:`run` takes no lengths.
+    coupled : bool
+        Whether a sequence's result depends on the others of its batch (dynamic quantization).
     """
 
     def __init__(self, graph: Graph, steps: list[_ArrayStep | _Segment], reports: list[StepReport]) -> None:
@@ -245,13 +248,17 @@ class Program:
         self._steps = steps
         self._outputs = [info.name for info in graph.outputs]
         self._constants = {
-            name: detach(graph.constants[name])
+            name: graph.constants[name]
             for name in {name for step in steps for name in _constant_names(step)} | set(self._outputs)
             if name in graph.constants
         }
         self._dead = _last_uses(steps, set(self._outputs))
+        self.output_spaces = _output_spaces(graph, steps)
+        self.coupled = any(isinstance(step, _Segment) and step.coupled for step in steps)
 
-    def run(self, feeds: dict[str, np.ndarray], threads: int) -> dict[str, np.ndarray]:
+    def run(
+        self, feeds: dict[str, np.ndarray], threads: int, lengths: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         """Run on named input arrays with the Numba threads that the calling thread has been given.
 
         Parameters
@@ -260,6 +267,9 @@ class Program:
             One array per graph input.
         threads : int
             Upper bound of Numba worker threads; ``numba.set_num_threads`` is the caller's business.
+        lengths : int64 array, optional
+            Tokens of each sequence, at least 1. Then inputs are of shape (all tokens,), the sequences end to end, and
+            so are the leading dimensions of outputs of tokens.
 
         Returns
         -------
@@ -268,10 +278,40 @@ class Program:
         """
         values: dict[str, np.ndarray] = {**self._constants, **feeds}
         for step, dead in zip(self._steps, self._dead, strict=True):
-            step.run(values, threads)
+            step.run(values, threads, lengths)
             for name in dead:
                 values.pop(name, None)
         return {name: values[name] for name in self._outputs}
+
+
+def _output_spaces(graph: Graph, steps: Sequence[_ArrayStep | _Segment]) -> dict[str, str] | None:
+    """Whether outputs have values of tokens or of sequences, if every step can run on tokens end to end; else None.
+
+    Of the nodes that run on arrays only masks can: another may move values between tokens. Once a segment has selected
+    a token of every sequence, tokens are out of sight and whatever follows does as in a batch.
+    """
+    spaces = {info.name: "token" for info in graph.inputs if len(info.shape) == 2}
+    for step in steps:
+        if isinstance(step, _ArrayStep):
+            names = [name for name in step.inputs if name and name not in graph.constants]
+        else:
+            names = [*step.lowering.ids, *step.lowering.arrays, *(name for name in step.lowering.masks if name)]
+        found = {spaces.get(name) for name in names}
+        if len(found) != 1 or None in found:
+            return None
+        (space,) = found
+        if isinstance(step, _ArrayStep):
+            if space == "token" and not isinstance(step.node.fused, fused.KeyMask):
+                return None
+            spaces |= dict.fromkeys(step.node.outputs, space)
+        elif step.coupled or (step.sequences and space != "token"):
+            return None
+        else:
+            spaces |= {
+                output.name: "sequence" if output.shape == "items" else space for output in step.lowering.outputs
+            }
+    names = [info.name for info in graph.outputs]
+    return {name: spaces[name] for name in names} if all(name in spaces for name in names) else None
 
 
 def _constant_names(step: _ArrayStep | _Segment) -> list[str]:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsert.errors import InputTypeError, ModelError, ModelFormatError, ModelNotFoundError, ShapeError
-from sparsert.graph import load_graph
+from sparsert.graph import load_graph, mapped
 from sparsert.graph.ir import Graph
+from sparsert.graph.mapped import let_go
 from sparsert.graph.tensors import ELEMENT_TYPES
 
 FLOAT = TensorProto.FLOAT
@@ -100,8 +101,8 @@ def test_the_file_is_left_as_it_was(load: Callable, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["model.onnx"]
 
 
-def test_tensors_are_held_once(load: Callable) -> None:
-    """Peak memory of loading: the arrays themselves (8 MiB) and a skeleton without them."""
+def test_large_tensors_stay_in_the_file(load: Callable) -> None:
+    """Memory that loading takes: a skeleton of some kilobytes, and nothing for an array of 8 MiB."""
     content = linear(np.ones((4, 1 << 19), np.float32)).SerializeToString()
     path = load(content).path
     tracemalloc.start()
@@ -110,7 +111,62 @@ def test_tensors_are_held_once(load: Callable) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert len(content) <= peak < 1.1 * len(content)
+    assert peak < 0.01 * len(content)
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_large_tensors_at_any_address(tmp_path: Path, external: bool) -> None:
+    """Their bytes start anywhere in the file: each of four offsets modulo four, some floats and some bytes."""
+    rng = np.random.default_rng(0)
+    arrays = {f"w{size}": rng.standard_normal(size).astype(np.float32) for size in range(16384, 16396)}
+    arrays |= {f"b{size}": rng.integers(0, 255, size, np.uint8) for size in (65535, 65536, 65541)}
+    path, tensors = tmp_path / "model.onnx", []
+    for name, array in arrays.items():
+        tensors.append(numpy_helper.from_array(array, name))
+        tensors.append(numpy_helper.from_array(np.zeros(len(tensors) % 3 + 1, np.uint8), f"shift {name}"))
+    model = build([relu_of("x")], tensors)
+    onnx.save_model(model, str(path), save_as_external_data=external, location="w.bin", size_threshold=0)
+    graph = load_graph(path)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(graph.constants[name], array)
+        assert graph.constants[name].flags.writeable == (array.nbytes < 65536)
+    path.unlink()  # the mapping outlasts the name
+    for name, array in arrays.items():
+        let_go(graph.constants[name])
+        np.testing.assert_array_equal(graph.constants[name], array)
+
+
+def test_letting_go_gives_memory_back(load: Callable) -> None:
+    """Resident pages of the mapped file: all of 8 MiB after reading, and less than a tenth after letting go."""
+    graph = load(build([relu_of("x")], [numpy_helper.from_array(np.ones((4, 1 << 19), np.float32), "w")]))
+    array = graph.constants["w"]
+    assert float(array.sum(dtype=np.float64)) == array.size
+    assert _resident_bytes(graph.path) > 0.99 * array.nbytes
+    let_go(array.T[1:])
+    assert _resident_bytes(graph.path) < 0.1 * array.nbytes
+    own = np.ones((4, 4096), np.float32)
+    let_go(own)
+    assert own.all()
+
+
+def _resident_bytes(path: str) -> int:
+    """Bytes of this process's mappings of a file that are in memory now."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    places = [index for index, line in enumerate(lines) if line.endswith(path)]
+    sizes = [next(line for line in lines[index:] if line.startswith("Rss:")) for index in places]
+    return sum(int(size.split()[1]) * 1024 for size in sizes)
+
+
+def test_a_file_that_cannot_be_mapped_is_read(load: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **keywords: object) -> None:
+        raise OSError("no such device")
+
+    weight = np.random.default_rng(0).standard_normal((4, 1 << 15)).astype(np.float32)
+    monkeypatch.setattr(mapped.mmap, "mmap", refuse)
+    graph = load(linear(weight))
+    monkeypatch.undo()
+    let_go(graph.constants["w"])
+    np.testing.assert_array_equal(graph.constants["w"], weight)
 
 
 @pytest.mark.parametrize(("ir_version", "opset"), [(3, 7), (6, 11), (7, 13), (8, 17), (10, 20), (11, 23)])
