@@ -94,16 +94,22 @@ class Pipeline(ABC):
     # ---- what a task defines -----------------------------------------------------------------------------------------
 
     @abstractmethod
-    def preprocess(self, inputs: Any) -> Any:
-        """Turn an instance of ``input_schema`` into what :meth:`forward` takes."""
+    def preprocess(self, inputs: Sequence[Any]) -> Sequence[Any]:
+        """Turn requests, instances of ``input_schema``, into what :meth:`forward` takes.
+
+        One thing for each request; an InputError stands for one that cannot be answered, and goes no further.
+        """
 
     @abstractmethod
-    def forward(self, prepared: Any) -> Any:
-        """Run the engine."""
+    def forward(self, prepared: Sequence[Any]) -> Any:
+        """Run the engine on the prepared requests of a batch, at least one.
+
+        The result may be an iterator that runs it in parts.
+        """
 
     @abstractmethod
-    def postprocess(self, prepared: Any, outputs: Any) -> BaseModel:
-        """Turn the engine's outputs into an instance of ``output_schema``."""
+    def postprocess(self, prepared: Sequence[Any], outputs: Any) -> Sequence[Any]:
+        """Turn what :meth:`forward` gives into one result for each prepared request."""
 
     def task_options(self) -> dict[str, Any]:
         """Options of the task alone, JSON-able, by the names under which the constructor takes them."""
@@ -145,16 +151,13 @@ class Pipeline(ABC):
         list
             One result for each request, in order.
         """
-        results: list[Any] = []
-        for item in inputs:
-            try:
-                prepared = self.preprocess(item)
-                results.append(self.postprocess(prepared, self.forward(prepared)))
-            except InputError as error:
-                if not return_exceptions:
-                    raise
-                results.append(error)
-        return results
+        prepared = self.preprocess(inputs)
+        failed = [item for item in prepared if isinstance(item, InputError)]
+        if failed and not return_exceptions:
+            raise failed[0]
+        ready = [item for item in prepared if not isinstance(item, InputError)]
+        results = iter(self.postprocess(ready, self.forward(ready)) if ready else [])
+        return [item if isinstance(item, InputError) else next(results) for item in prepared]
 
     def parse_inputs(self, *args: Any, **kwargs: Any) -> tuple[list[Any], bool]:
         """Check the arguments of a call against ``input_schema``: the requests, and whether they came as a batch."""

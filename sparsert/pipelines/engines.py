@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,21 @@ if TYPE_CHECKING:
     from sparsert.pipelines.base import Pipeline
     from sparsert.zoo import ResolvedModel
 
-__all__ = ["SequenceEngine", "load_engines"]
+__all__ = ["Padding", "SequenceEngine", "load_engines", "model_positions"]
 
 SEQUENCE_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 # Architectures whose positions begin after the padding token's id, so that the first ones are never used.
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How sequences are padded to rows: to so many columns, on which side, and with which value of each input."""
+
+    columns: int
+    left: bool
+    values: Mapping[str, int]
 
 
 class SequenceEngine:
@@ -47,6 +57,33 @@ class SequenceEngine:
         self._inputs = list(zip(engine.input_names, engine.input_types, strict=True))
         _check_inputs(engine.input_names)
         self._start, self._end = _start_and_end(engine.output_names)
+
+    def packed_logits(
+        self, arrays: Mapping[str, np.ndarray], lengths: np.ndarray, padding: Padding
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Start and end logits of sequences that lie one after another.
+
+        Parameters
+        ----------
+        arrays : mapping of arrays, each of shape (N,)
+            Inputs by name; those that the model does not take are left out.
+        lengths : int array, shape (W,)
+            Tokens of each sequence; their sum is ``N``.
+        padding : Padding
+            How sequences become rows, for an engine that takes rows only.
+
+        Returns
+        -------
+        start, end : float arrays, shape (N,)
+        """
+        columns = np.arange(max(padding.columns, int(lengths.max())))
+        inside = columns >= len(columns) - lengths[:, None] if padding.left else columns < lengths[:, None]
+        rows = {}
+        for name, _ in self._inputs:
+            rows[name] = np.full(inside.shape, padding.values[name], dtype=arrays[name].dtype)
+            rows[name][inside] = arrays[name]
+        start, end = self.logits(rows)
+        return start[inside], end[inside]
 
     def logits(self, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Start and end logits, shape (W, S), for arrays of that shape; those the model does not take are left out."""
@@ -127,15 +164,21 @@ def _check_inputs(names: Sequence[str]) -> None:
         )
 
 
-def _check_positions(directory: Path, length: int) -> None:
-    """Refuse a sequence that is longer than the model has positions for; the engine would only see a bad gather."""
+def model_positions(directory: Path) -> int | None:
+    """Number of positions that the model in a directory has, if its ``config.json`` says so."""
     config = read_json(directory / "config.json")
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int):
-        return
+        return None
     if config.get("model_type") in _OFFSET_POSITIONS:
         positions -= (config.get("pad_token_id") or 0) + 1
-    if length > positions:
+    return positions
+
+
+def _check_positions(directory: Path, length: int) -> None:
+    """Refuse a sequence that is longer than the model has positions for; the engine would only see a bad gather."""
+    positions = model_positions(directory)
+    if positions is not None and length > positions:
         raise InputRangeError(
             f"sequence_length {length} exceeds the {positions} positions of the model (max_position_embeddings in "
             f"{directory / 'config.json'}); choose at most {positions}"

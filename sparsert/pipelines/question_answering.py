@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,32 @@ import numpy as np
 
 from sparsert.errors import InputError, InputRangeError
 from sparsert.pipelines.base import Pipeline
-from sparsert.pipelines.engines import SequenceEngine, load_engines
-from sparsert.pipelines.schemas import QuestionAnsweringInput, QuestionAnsweringOutput
-from sparsert.pipelines.spans import Span, best_spans, null_score, window_spans
+from sparsert.pipelines.engines import Padding, SequenceEngine, load_engines, model_positions
+from sparsert.pipelines.probabilities import SpanProbabilities
+from sparsert.pipelines.schemas import (
+    QuestionAnsweringInput,
+    QuestionAnsweringOutput,
+    QuestionAnsweringProbabilityOutput,
+)
+from sparsert.pipelines.spans import LogitSums, Ranking
 from sparsert.pipelines.tokenization import TokenizedText, load_tokenizer
-from sparsert.pipelines.windows import context_budget, layout_windows, window_overlap, window_ranges
+from sparsert.pipelines.windows import (
+    PackedWindows,
+    Reading,
+    context_budget,
+    default_overlap,
+    pack_windows,
+    window_ranges,
+)
 from sparsert.zoo import resolve
 
 __all__ = ["PreparedQuestion", "QuestionAnsweringPipeline", "WindowLogits"]
 
-_log = logging.getLogger(__name__)
+SCORINGS = ("deepsparse", "huggingface")
 
-# Rows per engine call unless batch_size says otherwise: enough to fill every tile of tokens, few enough that a context
-# of any length takes bounded memory.
-MAX_ROWS = 64
+# Tokens per engine call unless batch_size says otherwise: enough to keep all tiles of all cores busy, few enough that a
+# context of any length takes bounded memory.
+MAX_TOKENS = 16384
 
 
 @dataclass(frozen=True)
@@ -34,34 +45,40 @@ class PreparedQuestion:
 
     Attributes
     ----------
-    text : str
-        The context.
+    inputs : QuestionAnsweringInput
+        The request.
     question, context : TokenizedText
         Both as tokens; the question already truncated.
     ranges : int64 array, shape (W, 2)
         Context tokens of each window.
     bucket : int
         Sequence length of the engine that runs it.
-    row_length : int
-        Columns of each row; less than ``bucket`` only without padding to it.
     """
 
-    text: str
+    inputs: QuestionAnsweringInput
     question: TokenizedText
     context: TokenizedText
     ranges: np.ndarray
     bucket: int
-    row_length: int
 
 
 @dataclass(frozen=True)
 class WindowLogits:
-    """What the model says about every window: logits of shape (W, S), and the columns to read them at, shape (W,)."""
+    """What the model says about some windows of ``N`` tokens: their start and end logits, shape (N,)."""
 
+    windows: PackedWindows
     start: np.ndarray
     end: np.ndarray
-    context_columns: np.ndarray
-    null_columns: np.ndarray
+
+    @property
+    def engine_inputs(self) -> dict[str, np.ndarray]:
+        """What went into the engine, by name."""
+        return self.windows.arrays
+
+    @property
+    def engine_outputs(self) -> dict[str, np.ndarray]:
+        """What came out of it, by name."""
+        return {"start_logits": self.start, "end_logits": self.end}
 
 
 @Pipeline.register("question_answering", task_aliases=["qa"], default_model_path="default")
@@ -69,165 +86,270 @@ class QuestionAnsweringPipeline(Pipeline):
     """Answer questions with pieces of a context.
 
     A context that does not fit beside the question is read through overlapping windows, and the best span of all
-    windows wins. The score is the sum of its raw start and end logits: not a probability, and not comparable between
-    models.
+    windows wins. All windows of all requests of a batch run together, without padding where the engine allows that.
 
     Parameters
     ----------
     model_path, **options
         As for :class:`Pipeline`. ``batch_size`` is the number of windows that the engine runs at once.
-    sequence_length : int or list of int, default 128
-        Tokens of a row of model input. With a list, a question runs at the least of them that holds its whole context,
-        else at the greatest.
+    sequence_length : int or list of int, optional
+        Tokens that the model reads at once, 128 by default. With a list, a question runs at the least of them that
+        holds its whole context, else at the greatest.
     max_question_length : int, default 64
         Tokens of the question that are used; the rest is cut off.
-    doc_stride : int, default 64
-        Tokens that consecutive windows share. Where that is no less than what a window holds, half a window.
+    doc_stride : int, optional
+        Tokens that consecutive windows share: 64 by default, or 3/4 of a window where that is less.
     max_answer_length : int, default 15
         Most tokens of an answer.
     n_best_size : int, default 20
-        Number of best starts and ends that are considered in each window.
-    version_2_with_negative : bool, default False
-        Whether "no answer" may win (SQuAD 2.0): the answer is then empty, and its score the least null score of all
-        windows.
+        Number of best starts and ends that are considered in each window, and of spans that are kept.
+    pad_to_max_length : bool, default True
+        Pad rows to ``sequence_length`` for an engine that computes padding; False pads to the longest window only,
+        where the model takes any length. sparsert's own engine computes no padding, so neither changes its answers.
+    version_2_with_negative, handle_impossible_answer : bool, default False
+        Two names of one option: whether "no answer" may win (SQuAD 2.0). The answer is then empty, and its score the
+        least null score of all windows.
+    null_score_diff_threshold : float, default 0.0
+        "No answer" wins where its score exceeds that of the best span by more than this.
     num_spans : int, optional
         Read no more than the first ``num_spans`` windows.
-    pad_to_max_length : bool, default True
-        Pad rows to ``sequence_length``; otherwise only to the longest window, where the model takes any length.
+    top_k : int, default 1
+        Number of answers; more than one come as a list, best first, which may be shorter.
+    return_probability : bool, default False
+        Outputs also have a ``probability``: softmax of the scores of the n-best list.
+    output_dir : str or Path, optional
+        An existing directory to which predictions are appended, one JSON object a line: ``predictions.json``,
+        ``nbest_predictions.json`` and, where "no answer" may win, ``null_odds.json``.
+    scoring : {"deepsparse", "huggingface"}
+        "deepsparse" scores a span by the sum of its raw start and end logits, "huggingface" by its probability as the
+        pipeline of transformers 4 does. With "huggingface" the defaults are ``sequence_length=384`` (or what model and
+        tokenizer take) and ``doc_stride=128`` (at most half of it), and ``n_best_size`` is not used.
+    align_to_words : bool, optional
+        Widen answers to whole words; with "huggingface" only, where it is the default.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be found, read or run, or is not for question answering.
+    InputError
+        An option makes no sense.
     """
 
     input_schema = QuestionAnsweringInput
-    output_schema = QuestionAnsweringOutput
+    output_schema: type[QuestionAnsweringOutput] = QuestionAnsweringOutput
     batch_fields = ("question", "context", "id")
 
     def __init__(
         self,
         model_path: str | Path | None = None,
         *,
-        sequence_length: int | Sequence[int] = 128,
+        sequence_length: int | Sequence[int] | None = None,
         max_question_length: int = 64,
-        doc_stride: int = 64,
+        doc_stride: int | None = None,
         max_answer_length: int = 15,
         n_best_size: int = 20,
-        version_2_with_negative: bool = False,
-        num_spans: int | None = None,
         pad_to_max_length: bool = True,
+        version_2_with_negative: bool = False,
+        handle_impossible_answer: bool = False,
+        null_score_diff_threshold: float = 0.0,
+        num_spans: int | None = None,
+        top_k: int = 1,
+        return_probability: bool = False,
+        output_dir: str | Path | None = None,
+        scoring: str = "deepsparse",
+        align_to_words: bool | None = None,
         **options: Any,
     ) -> None:
         super().__init__(model_path, **options)
-        self.sequence_lengths = _sequence_lengths(sequence_length)
-        self.sequence_length = sequence_length if isinstance(sequence_length, int) else self.sequence_lengths
+        if scoring not in SCORINGS:
+            raise InputError(f"scoring must be one of {list(SCORINGS)}, got {scoring!r}")
+        if align_to_words and scoring != "huggingface":
+            raise InputError("align_to_words belongs to scoring='huggingface'; leave it out")
+        self.scoring = scoring
+        self.align_to_words = scoring == "huggingface" and align_to_words is not False
         self.max_question_length = _at_least("max_question_length", max_question_length, 1)
-        self.doc_stride = _at_least("doc_stride", doc_stride, 0)
         self.max_answer_length = _at_least("max_answer_length", max_answer_length, 1)
         self.n_best_size = _at_least("n_best_size", n_best_size, 1)
         self.num_spans = None if num_spans is None else _at_least("num_spans", num_spans, 1)
-        self.version_2_with_negative = bool(version_2_with_negative)
+        self.top_k = _at_least("top_k", top_k, 1)
         self.pad_to_max_length = bool(pad_to_max_length)
+        self.version_2_with_negative = bool(version_2_with_negative or handle_impossible_answer)
+        self.null_score_diff_threshold = float(null_score_diff_threshold)
+        self.return_probability = bool(return_probability)
+        if self.return_probability:
+            self.output_schema = QuestionAnsweringProbabilityOutput
+        self.output_dir = output_dir
         model = resolve(self.model_path, purpose="pipeline")
         self.tokenizer = load_tokenizer(model.directory)
+        self._given = {"sequence_length": sequence_length, "doc_stride": doc_stride, "align_to_words": align_to_words}
+        self._set_windows(model.directory, sequence_length, doc_stride)
         self._engines = load_engines(model, self, self.sequence_lengths)
+
+    def _set_windows(
+        self, directory: Path, sequence_length: int | Sequence[int] | None, doc_stride: int | None
+    ) -> None:
+        """Check ``sequence_length`` and ``doc_stride``, or choose them."""
+        if sequence_length is None:
+            sequence_length = 128
+            if self.scoring == "huggingface":
+                limits = (384, self.tokenizer.max_length, model_positions(directory))
+                sequence_length = min(limit for limit in limits if limit is not None)
+        self.sequence_lengths = _sequence_lengths(sequence_length)
+        longest = self.sequence_lengths[-1]
+        self.sequence_length = sequence_length if isinstance(sequence_length, int) else self.sequence_lengths
+        if doc_stride is None:
+            self.doc_stride = min(longest // 2, 128) if self.scoring == "huggingface" else 64
+            return
+        self.doc_stride = _at_least("doc_stride", doc_stride, 0)
+        budget = context_budget(longest, 0, self.tokenizer.template)
+        if doc_stride and doc_stride >= budget:
+            raise _no_room_to_advance(doc_stride, budget)
 
     def task_options(self) -> dict[str, Any]:
         """Options of question answering, by name."""
         names = (
-            "sequence_length",
             "max_question_length",
-            "doc_stride",
             "max_answer_length",
             "n_best_size",
-            "version_2_with_negative",
-            "num_spans",
             "pad_to_max_length",
+            "version_2_with_negative",
+            "null_score_diff_threshold",
+            "num_spans",
+            "top_k",
+            "return_probability",
+            "scoring",
         )
-        return {name: getattr(self, name) for name in names}
+        options = {name: getattr(self, name) for name in names} | self._given
+        return options | {"output_dir": None if self.output_dir is None else str(self.output_dir)}
 
     @property
     def engines(self) -> dict[int, SequenceEngine]:
         """The engine of each sequence length."""
         return dict(self._engines)
 
-    def preprocess(self, inputs: QuestionAnsweringInput) -> PreparedQuestion:
-        """Tokenize question and context and place the windows."""
-        question = self.tokenizer.encode(inputs.question)
-        limit = self.max_question_length
-        question = TokenizedText(question.ids[:limit], question.offsets[:limit])
-        context = self.tokenizer.encode(inputs.context)
+    # ---- a batch -----------------------------------------------------------------------------------------------------
+
+    def preprocess(self, inputs: Sequence[QuestionAnsweringInput]) -> list[PreparedQuestion | InputError]:
+        """Tokenize questions and contexts, each different text once, and place the windows."""
+        contexts = self._tokenize([item.context for item in inputs], words=self.align_to_words)
+        questions = self._tokenize([item.question for item in inputs])
+        prepared: list[PreparedQuestion | InputError] = []
+        for item in inputs:
+            question = self.tokenizer.shortened(questions[item.question], self.max_question_length)
+            try:
+                prepared.append(self._place_windows(item, question, contexts[item.context]))
+            except InputError as error:
+                prepared.append(error)
+        return prepared
+
+    def _tokenize(self, texts: list[str], words: bool = False) -> dict[str, TokenizedText]:
+        different = list(dict.fromkeys(texts))
+        return dict(zip(different, self.tokenizer.encode_batch(different, words), strict=True))
+
+    def _place_windows(
+        self, item: QuestionAnsweringInput, question: TokenizedText, context: TokenizedText
+    ) -> PreparedQuestion:
         template = self.tokenizer.template
         bucket = self.bucket_for(template.special_tokens + len(question) + len(context))
         budget = context_budget(bucket, len(question), template)
         if budget < min(1, len(context)):
             raise InputRangeError(
                 f"the question leaves no room for the context: its {len(question)} tokens and "
-                f"{template.special_tokens} special tokens against a sequence_length of {bucket}; "
-                f"shorten the question, lower max_question_length (now {limit}), or raise sequence_length"
+                f"{template.special_tokens} special tokens against a sequence_length of {bucket}; shorten the "
+                f"question, lower max_question_length (now {self.max_question_length}), or raise sequence_length"
             )
-        overlap = window_overlap(self.doc_stride, budget)
-        if len(context) > budget and overlap != self.doc_stride:
-            _log.warning(
-                "doc_stride %d leaves windows of %d context tokens no room to advance; they overlap by %d instead",
-                self.doc_stride,
-                budget,
-                overlap,
-            )
-        ranges = window_ranges(len(context), budget, overlap)[: self.num_spans]
-        row_length = bucket
-        if not self.pad_to_max_length and self._engines[bucket].any_length:
-            row_length = template.special_tokens + len(question) + int((ranges[:, 1] - ranges[:, 0]).max())
-        return PreparedQuestion(inputs.context, question, context, ranges, bucket, row_length)
+        ranges = window_ranges(
+            len(context), budget, self._overlap(budget, len(context)), self.tokenizer.truncation_side
+        )
+        return PreparedQuestion(item, question, context, ranges[: self.num_spans], bucket)
+
+    def _overlap(self, budget: int, tokens: int) -> int:
+        """Tokens that windows of so many context tokens share."""
+        if self._given["doc_stride"] is None:
+            return default_overlap(self.doc_stride, budget)
+        if self.doc_stride >= budget and tokens > budget:
+            raise _no_room_to_advance(self.doc_stride, budget)
+        return self.doc_stride
 
     def bucket_for(self, tokens: int) -> int:
         """The least sequence length that holds a pair of so many tokens, else the greatest."""
         return next((length for length in self.sequence_lengths if length >= tokens), self.sequence_lengths[-1])
 
-    def forward(self, prepared: PreparedQuestion) -> WindowLogits:
-        """Run all windows of a question, a slice of them at a time."""
-        engine = self._engines[prepared.bucket]
-        rows = self.batch_size or MAX_ROWS
-        parts = []
-        for begin in range(0, len(prepared.ranges), rows):
-            batch = layout_windows(
-                prepared.question,
-                prepared.context,
-                prepared.ranges[begin : begin + rows],
-                prepared.row_length,
-                self.tokenizer,
-            )
-            start, end = engine.logits(batch.arrays)
-            parts.append(WindowLogits(start, end, batch.context_columns, batch.null_columns))
-        return WindowLogits(
-            np.concatenate([part.start for part in parts]),
-            np.concatenate([part.end for part in parts]),
-            np.concatenate([part.context_columns for part in parts]),
-            np.concatenate([part.null_columns for part in parts]),
-        )
+    def forward(self, prepared: Sequence[PreparedQuestion]) -> Iterator[WindowLogits]:
+        """Run all windows of all questions, a slice of them at a time, in order."""
+        return map(self._run, self._slices(prepared))
 
-    def postprocess(self, prepared: PreparedQuestion, outputs: WindowLogits) -> QuestionAnsweringOutput:
-        """Choose the best span of all windows."""
-        spans = self.spans(prepared, outputs)
-        if not spans or self.version_2_with_negative:
-            null = null_score(outputs.start, outputs.end, outputs.null_columns)
-            if not spans or null > spans[0].score:
-                return QuestionAnsweringOutput(score=null, answer="", start=0, end=0)
-        best = spans[0]
-        return QuestionAnsweringOutput(
-            score=best.score, answer=prepared.text[best.start : best.end], start=best.start, end=best.end
+    def _run(self, part: tuple[int, list[Reading]]) -> WindowLogits:
+        bucket, readings = part
+        windows = pack_windows(readings, self.tokenizer)
+        padding = Padding(
+            bucket if self.pad_to_max_length else 0,
+            self.tokenizer.padding_side == "left",
+            {"input_ids": self.tokenizer.pad_id, "attention_mask": 0, "token_type_ids": self.tokenizer.pad_type},
         )
+        return WindowLogits(windows, *self._engines[bucket].packed_logits(windows.arrays, windows.lengths, padding))
 
-    def spans(self, prepared: PreparedQuestion, outputs: WindowLogits) -> list[Span]:
-        """The ``n_best_size`` best spans of all windows, best first; none if the context has no text."""
-        candidates: list[Span] = []
-        for row, (first, last) in enumerate(prepared.ranges):
-            begin = outputs.context_columns[row]
-            columns = slice(begin, begin + last - first)
-            candidates += window_spans(
-                outputs.start[row, columns],
-                outputs.end[row, columns],
-                prepared.context.offsets[first:last],
-                self.n_best_size,
-                self.max_answer_length,
-            )
-        return best_spans(candidates, self.n_best_size)
+    def _slices(self, prepared: Sequence[PreparedQuestion]) -> Iterator[tuple[int, list[Reading]]]:
+        """Windows to run at once: of one engine, ``batch_size`` of them or as many as ``MAX_TOKENS`` hold."""
+        readings: list[Reading] = []
+        bucket, used = 0, 0
+        for item, question in enumerate(prepared):
+            if readings and self._engines[question.bucket] is not self._engines[bucket]:
+                yield bucket, readings
+                readings, used = [], 0
+            bucket = question.bucket
+            fixed = self.tokenizer.template.special_tokens + len(question.question)
+            begin = 0
+            while begin < len(question.ranges):
+                first, last = question.ranges[begin].tolist()
+                size, limit = (1, self.batch_size) if self.batch_size else (fixed + last - first, MAX_TOKENS)
+                if readings and used + size > limit:
+                    yield bucket, readings
+                    readings, used = [], 0
+                stop = min(begin + max((limit - used) // size, 1), len(question.ranges))
+                ranges = question.ranges[begin:stop]
+                complete = stop == len(question.ranges)
+                readings.append(
+                    Reading(item, question.inputs.context, question.question, question.context, ranges, complete)
+                )
+                used += size * len(ranges)
+                begin = stop
+        if readings:
+            yield bucket, readings
+
+    def postprocess(self, prepared: Sequence[PreparedQuestion], outputs: Iterator[WindowLogits]) -> list[Any]:
+        """Choose the best spans of each question: an output, or a list of them if ``top_k`` is not 1."""
+        results = []
+        for ranking in self.rank(outputs):
+            results.append(self._result(prepared[ranking.item].inputs, ranking))
+        return results
+
+    def rank(self, outputs: Iterator[WindowLogits]) -> Iterator[Ranking]:
+        """The best spans of each question, in order; an item is complete before the next one begins."""
+        scoring: LogitSums | SpanProbabilities
+        if self.scoring == "huggingface":
+            scoring = SpanProbabilities(self.top_k, self.max_answer_length, self.align_to_words)
+        else:
+            scoring = LogitSums(max(self.n_best_size, self.top_k), self.max_answer_length)
+        for part in outputs:
+            yield from scoring.rank(part.windows, part.start, part.end)
+
+    def _result(self, inputs: QuestionAnsweringInput, ranking: Ranking) -> Any:
+        spans, context = ranking.spans[: self.top_k], inputs.context
+        outputs = []
+        for score, start, end in zip(spans.scores.tolist(), spans.starts.tolist(), spans.ends.tolist(), strict=True):
+            outputs.append(QuestionAnsweringOutput(score=score, answer=context[start:end], start=start, end=end))
+        if not outputs or self.version_2_with_negative:
+            rank = int(np.searchsorted(-spans.scores, self.null_score_diff_threshold - ranking.null, side="right"))
+            outputs.insert(rank, QuestionAnsweringOutput(score=ranking.null, answer="", start=0, end=0))
+        return outputs[0] if self.top_k == 1 else outputs[: self.top_k]
+
+
+def _no_room_to_advance(doc_stride: int, budget: int) -> InputRangeError:
+    return InputRangeError(
+        f"doc_stride {doc_stride} leaves windows of {budget} context tokens no room to advance; lower doc_stride or "
+        "max_question_length, raise sequence_length, or leave doc_stride out"
+    )
 
 
 def _sequence_lengths(value: int | Sequence[int]) -> list[int]:

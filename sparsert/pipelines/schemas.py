@@ -6,7 +6,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["PipelineConfig", "QuestionAnsweringInput", "QuestionAnsweringOutput"]
+__all__ = [
+    "PipelineConfig",
+    "QuestionAnsweringInput",
+    "QuestionAnsweringOutput",
+    "QuestionAnsweringProbabilityOutput",
+]
 
 
 class QuestionAnsweringInput(BaseModel):
@@ -24,6 +29,12 @@ class QuestionAnsweringOutput(BaseModel):
     answer: str = Field(description="The answer, a piece of the context; empty if there is none")
     start: int = Field(description="Index of the answer's first code point in the context")
     end: int = Field(description="Index after the answer's last code point in the context")
+
+
+class QuestionAnsweringProbabilityOutput(QuestionAnsweringOutput):
+    """An answer with its probability, which ``return_probability=True`` asks for."""
+
+    probability: float = Field(description="Share of this answer among the best ones, from 0 to 1")
 
 
 class PipelineConfig(BaseModel):

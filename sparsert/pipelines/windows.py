@@ -1,39 +1,112 @@
 """Pre-processing: a context that is longer than the model's sequence is read through overlapping windows.
 
-Question and context are tokenized once each; windows are ranges of the context's tokens, and rows of model input are
-laid out from them a few at a time, so memory stays bounded for a context of any length. The rows equal those of the
-tokenizers library with ``truncation="only_second"`` and overflowing tokens (the tests compare them).
+Question and context are tokenized once each; windows are ranges of the context's tokens. Sequences of model input are
+laid out from them some thousand tokens at a time, one after another without padding, so memory stays bounded for a
+context of any length. They equal those of the tokenizers library with ``truncation="only_second"`` and overflowing
+tokens (the tests compare them).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from sparsert.errors import InputRangeError
 from sparsert.pipelines.tokenization import PairTemplate, TextTokenizer, TokenizedText
 
-__all__ = ["WindowBatch", "context_budget", "layout_windows", "window_overlap", "window_ranges"]
+__all__ = ["PackedWindows", "Reading", "context_budget", "default_overlap", "pack_windows", "window_ranges"]
 
 
 @dataclass(frozen=True)
-class WindowBatch:
-    """Rows of model input, one per window.
+class Reading:
+    """Some windows of one context, to be read for one question.
 
     Attributes
     ----------
-    arrays : dict of int64 arrays, each of shape (W, S)
-        ``input_ids``, ``attention_mask`` and ``token_type_ids``.
-    context_columns : int64 array, shape (W,)
-        Column of each row's first context token.
-    null_columns : int64 array, shape (W,)
-        Column of each row's first token that is not padding ([CLS], for BERT), whose logits stand for "no answer".
+    item : int
+        Number of the request among those of its batch.
+    text : str
+        The context.
+    question, context : TokenizedText
+        ``Tq`` and ``Tc`` tokens.
+    ranges : int64 array, shape (W, 2)
+        Context tokens of each window.
+    last : bool
+        Whether these windows complete the request.
     """
 
+    item: int
+    text: str
+    question: TokenizedText
+    context: TokenizedText
+    ranges: np.ndarray
+    last: bool = True
+
+
+@dataclass(frozen=True)
+class PackedWindows:
+    """Sequences of model input, one per window, one after another in flat arrays: ``N`` tokens of ``W`` windows.
+
+    Attributes
+    ----------
+    readings : sequence of Reading
+        Whose windows these are, in order.
+    arrays : dict of int64 arrays, each of shape (N,)
+        ``input_ids``, ``attention_mask`` and ``token_type_ids``.
+    lengths : int64 array, shape (W,)
+        Tokens of each sequence.
+    context_starts, context_lengths : int64 arrays, shape (W,)
+        Index of each window's first context token in the flat arrays, and number of its context tokens ``C_w``.
+    """
+
+    readings: Sequence[Reading]
     arrays: dict[str, np.ndarray]
-    context_columns: np.ndarray
-    null_columns: np.ndarray
+    lengths: np.ndarray
+    context_starts: np.ndarray
+    context_lengths: np.ndarray
+
+    @cached_property
+    def null_positions(self) -> np.ndarray:
+        """Index of each sequence's first token, [CLS] for BERT, whose logits stand for "no answer"; shape (W,)."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    @cached_property
+    def items(self) -> np.ndarray:
+        """Request of each window, shape (W,)."""
+        counts = [len(reading.ranges) for reading in self.readings]
+        return np.repeat(np.array([reading.item for reading in self.readings]), counts)
+
+    @cached_property
+    def reading_rows(self) -> np.ndarray:
+        """First window of each reading, shape (R,)."""
+        counts = np.array([len(reading.ranges) for reading in self.readings])
+        return np.cumsum(counts) - counts
+
+    @cached_property
+    def context_rows(self) -> np.ndarray:
+        """Index of each window's first row in ``offsets`` and ``words``, shape (W,)."""
+        return np.cumsum(self.context_lengths) - self.context_lengths
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """Code points of the context tokens of all windows, shape (sum C_w, 2)."""
+        return np.concatenate(
+            [reading.context.offsets[first:last] for reading in self.readings for first, last in reading.ranges]
+        )
+
+    @cached_property
+    def words(self) -> np.ndarray:
+        """Word of each context token of all windows, shape (sum C_w,); -1 for none."""
+        return np.concatenate(
+            [
+                np.full(last - first, -1) if reading.context.words is None else reading.context.words[first:last]
+                for reading in self.readings
+                for first, last in reading.ranges
+            ]
+        )
 
 
 def context_budget(sequence_length: int, question_tokens: int, template: PairTemplate) -> int:
@@ -41,15 +114,15 @@ def context_budget(sequence_length: int, question_tokens: int, template: PairTem
     return sequence_length - template.special_tokens - question_tokens
 
 
-def window_overlap(doc_stride: int, budget: int) -> int:
-    """Tokens that consecutive windows share: ``doc_stride``, or half a window where that would leave no progress.
+def default_overlap(doc_stride: int, budget: int) -> int:
+    """Tokens that consecutive windows share if the user leaves it to us: ``doc_stride``, or 3/4 of a window if less.
 
-    Half, and not ``budget - 1``: windows that advance by one token would cost ``budget`` times the work.
+    Windows that advance by less than a quarter of themselves would read every token more than four times.
     """
-    return doc_stride if doc_stride < budget else budget // 2
+    return min(doc_stride, 3 * budget // 4)
 
 
-def window_ranges(tokens: int, budget: int, overlap: int) -> np.ndarray:
+def window_ranges(tokens: int, budget: int, overlap: int, side: str = "right") -> np.ndarray:
     """Half-open ranges of context tokens, one per window.
 
     Parameters
@@ -60,6 +133,8 @@ def window_ranges(tokens: int, budget: int, overlap: int) -> np.ndarray:
         Context tokens that a window holds.
     overlap : int
         Tokens that consecutive windows share, less than ``budget``.
+    side : {"right", "left"}
+        With "left", the first window is the end of the context and the last one its beginning.
 
     Returns
     -------
@@ -78,56 +153,56 @@ def window_ranges(tokens: int, budget: int, overlap: int) -> np.ndarray:
     step = budget - overlap
     count = -(-(tokens - budget) // step) + 1
     starts = np.arange(count, dtype=np.int64) * step
-    return np.stack([starts, np.minimum(starts + budget, tokens)], axis=1)
+    ranges = np.stack([starts, np.minimum(starts + budget, tokens)], axis=1)
+    return tokens - ranges[:, ::-1] if side == "left" else ranges
 
 
-def layout_windows(
-    question: TokenizedText, context: TokenizedText, ranges: np.ndarray, length: int, tokenizer: TextTokenizer
-) -> WindowBatch:
-    """Lay out one row of model input per range.
+def pack_windows(readings: Sequence[Reading], tokenizer: TextTokenizer) -> PackedWindows:
+    """Lay out the sequences of all windows of ``readings``, at least one, one after another.
 
-    Parameters
-    ----------
-    question, context : TokenizedText
-        ``Tq`` and ``Tc`` tokens.
-    ranges : int64 array, shape (W, 2)
-        Ranges of context tokens, as of :func:`window_ranges`.
-    length : int
-        Columns ``S`` of a row. Shorter rows are padded on the tokenizer's padding side.
-    tokenizer : TextTokenizer
-        Gives the pair's layout and the padding.
+    With right padding the question comes first, with left padding the context.
     """
-    template, left = tokenizer.template, tokenizer.padding_side == "left"
-    rows = len(ranges)
-    ids = np.full((rows, length), tokenizer.pad_id, dtype=np.int64)
-    types = np.full((rows, length), tokenizer.pad_type, dtype=np.int64)
-    mask = np.zeros((rows, length), dtype=np.int64)
-    # With right padding the question comes first, with left padding the context.
-    context_columns = np.full(rows, len(template.prefix_ids), dtype=np.int64)
-    if not left:
-        context_columns += len(question) + len(template.middle_ids)
-    null_columns = np.zeros(rows, dtype=np.int64)
-    for row, (start, stop) in enumerate(ranges):
-        part = context.ids[start:stop]
-        first, second = (part, question.ids) if left else (question.ids, part)
-        used = template.special_tokens + len(first) + len(second)
-        if used > length:
-            raise InputRangeError(f"a window of {used} tokens does not fit into a sequence of {length}")
-        begin = length - used if left else 0
-        context_columns[row] += begin
-        null_columns[row] = begin
-        ids[row, begin : begin + used] = np.concatenate(
-            [template.prefix_ids, first, template.middle_ids, second, template.suffix_ids]
-        )
-        types[row, begin : begin + used] = np.concatenate(
-            [
-                template.prefix_types,
-                np.full(len(first), template.first_type, dtype=np.int64),
-                template.middle_types,
-                np.full(len(second), template.second_type, dtype=np.int64),
-                template.suffix_types,
-            ]
-        )
-        mask[row, begin : begin + used] = 1
-    arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-    return WindowBatch(arrays, context_columns, null_columns)
+    template, context_first = tokenizer.template, tokenizer.padding_side == "left"
+    prefix, middle, suffix = template.prefix_ids, template.middle_ids, template.suffix_ids
+    pieces: list[np.ndarray] = []
+    for reading in readings:
+        question, context = reading.question.ids, reading.context.ids
+        for first, last in reading.ranges.tolist():
+            part = context[first:last]
+            pair = (part, middle, question) if context_first else (question, middle, part)
+            pieces += (prefix, *pair, suffix)
+
+    ranges = np.concatenate([reading.ranges for reading in readings])
+    contexts = ranges[:, 1] - ranges[:, 0]
+    questions = np.repeat(
+        [len(reading.question) for reading in readings], [len(reading.ranges) for reading in readings]
+    ).astype(np.int64)
+    lengths = contexts + questions + template.special_tokens
+    begins = np.cumsum(lengths) - lengths + len(prefix)
+    ids = np.concatenate(pieces)
+    return PackedWindows(
+        readings,
+        {
+            "input_ids": ids,
+            "attention_mask": np.ones_like(ids),
+            "token_type_ids": _types(template, *((contexts, questions) if context_first else (questions, contexts))),
+        },
+        lengths,
+        begins if context_first else begins + questions + len(middle),
+        contexts,
+    )
+
+
+def _types(template: PairTemplate, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Token types of pairs with so many tokens of the first and the second text, shapes (W,)."""
+    parts: list[tuple[np.ndarray | list[int], np.ndarray | None]] = [
+        (template.prefix_types, None),
+        ([template.first_type], first),
+        (template.middle_types, None),
+        ([template.second_type], second),
+        (template.suffix_types, None),
+    ]
+    values = np.concatenate([types for types, _ in parts]).astype(np.int64)
+    ones = np.ones(len(first), dtype=np.int64)
+    counts = [ones if count is None else count for types, count in parts for _ in range(len(types))]
+    return np.repeat(np.tile(values, len(first)), np.stack(counts, axis=1).ravel())

@@ -32,14 +32,14 @@ class EchoBase(Pipeline):
     def task_options(self) -> dict[str, Any]:
         return {"times": self.times}
 
-    def preprocess(self, inputs: Text) -> str:
-        return inputs.text
+    def preprocess(self, inputs: list[Text]) -> list[str | InputError]:
+        return [InputError("nothing to say") if not item.text else item.text for item in inputs]
 
-    def forward(self, prepared: str) -> str:
-        return prepared * self.times
+    def forward(self, prepared: list[str]) -> list[str]:
+        return [text * self.times for text in prepared]
 
-    def postprocess(self, prepared: str, outputs: str) -> Text:
-        return Text(text=outputs)
+    def postprocess(self, prepared: list[str], outputs: list[str]) -> list[Text]:
+        return [Text(text=text) for text in outputs]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import pickle
 import threading
 from collections.abc import Callable
@@ -82,10 +81,9 @@ def test_a_context_without_text_has_the_null_score_as_its_answer(
     pipeline: QuestionAnsweringPipeline, context: str
 ) -> None:
     output = pipeline(question=QUESTION, context=context)
-    prepared = pipeline.preprocess(QuestionAnsweringInput(question=QUESTION, context=context))
-    logits = pipeline.forward(prepared)
+    (logits,) = pipeline.forward(pipeline.preprocess([QuestionAnsweringInput(question=QUESTION, context=context)]))
     assert (output.answer, output.start, output.end) == ("", 0, 0)
-    assert output.score == pytest.approx(float(logits.start[0, 0] + logits.end[0, 0]), abs=1e-5)
+    assert output.score == pytest.approx(float(logits.start[0] + logits.end[0]), abs=1e-5)
 
 
 @pytest.mark.parametrize("question", ["", "   ", "\x00", "🙂", "什么?", "?" * 3000])
@@ -148,7 +146,7 @@ def test_engine_calls_are_bounded_slices(
 
 def test_max_question_length_cuts_the_question(toy_model: Callable[..., Path], engine_type: str) -> None:
     pipeline = create(toy_model({}, {}), engine_type, max_question_length=3, sequence_length=16)
-    prepared = pipeline.preprocess(QuestionAnsweringInput(question="a b c d e f", context="x"))
+    (prepared,) = pipeline.preprocess([QuestionAnsweringInput(question="a b c d e f", context="x")])
     assert prepared.question.ids.tolist() == pipeline.tokenizer.encode("a b c").ids.tolist()
     assert pipeline(question="a " * 500, context="x").answer == "x"
 
@@ -167,16 +165,30 @@ def test_a_question_that_leaves_no_room_is_an_error_that_says_what_to_do(
         pipeline(question="a " * 14, context="")
 
 
-def test_a_stride_beyond_the_window_is_capped_with_a_warning(
-    toy_model: Callable[..., Path], engine_type: str, caplog: pytest.LogCaptureFixture
+def test_a_stride_that_leaves_no_room_to_advance_is_an_error_that_says_what_to_do(
+    toy_model: Callable[..., Path], engine_type: str
 ) -> None:
-    pipeline = create(toy_model({"q": 5}, {"q": 5}), engine_type, sequence_length=16)
-    with caplog.at_level(logging.WARNING, logger="sparsert"):
-        assert pipeline(question="z", context="a b").answer == "a"
-        assert "doc_stride" not in caplog.text  # one window: nothing to cap
-        assert pipeline(question="z", context="a " * 40 + "q").answer == "q"
-    assert "doc_stride 64 leaves windows of 12 context tokens no room" in caplog.text
-    assert "overlap by 6 instead" in caplog.text
+    model = toy_model({"q": 5}, {"q": 5})
+    pipeline = create(model, engine_type, sequence_length=16, doc_stride=12)
+    assert pipeline(question="z", context="a " * 11 + "q").answer == "q"  # one window: nothing to overlap
+    with pytest.raises(InputRangeError, match="doc_stride 12 leaves windows of 12 context tokens no room to advance"):
+        pipeline(question="z", context="a " * 12 + "q")
+    # Whatever the question, no more than 13 tokens of the context fit.
+    with pytest.raises(InputRangeError, match="doc_stride 13 leaves windows of 13 context tokens no room to advance"):
+        create(model, engine_type, sequence_length=[8, 16], doc_stride=13)
+    assert create(model, engine_type, sequence_length=16, doc_stride=11)(question="z", context="a " * 40 + "q").answer
+
+
+@pytest.mark.parametrize("scoring", ["deepsparse", "huggingface"])
+def test_windows_overlap_by_three_quarters_at_most_unless_told_otherwise(
+    toy_model: Callable[..., Path], engine_type: str, scoring: str
+) -> None:
+    pipeline = create(toy_model({"q": 5}, {"q": 5}), engine_type, sequence_length=16, scoring=scoring)
+    item = QuestionAnsweringInput(question="z", context="a " * 40 + "q")
+    (prepared,) = pipeline.preprocess([item])
+    overlap = {"deepsparse": 9, "huggingface": 8}[scoring]  # 12 tokens a window; half of sequence_length is 8
+    assert prepared.ranges[:2].tolist() == [[0, 12], [12 - overlap, 24 - overlap]]
+    assert pipeline(item).answer == "q"
 
 
 def test_windows_overlap_by_doc_stride(toy_model: Callable[..., Path], engine_type: str) -> None:
@@ -218,14 +230,18 @@ def test_no_answer_may_win_only_with_version_2(toy_model: Callable[..., Path], e
 
 
 def test_rows_are_padded_to_the_sequence_length_unless_told_otherwise(
-    toy_model: Callable[..., Path], engine_type: str
+    toy_model: Callable[..., Path], engine_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = toy_model({"p": 5}, {"p": 5})
     item = QuestionAnsweringInput(question="z", context="a b p")
     padded, short = create(model, engine_type), create(model, engine_type, pad_to_max_length=False)
-    assert padded.forward(padded.preprocess(item)).start.shape == (1, 128)
-    assert short.forward(short.preprocess(item)).start.shape == (1, 7)
+    seen = []
+    for pipeline in (padded, short):
+        engine = pipeline.engines[128]
+        original = engine.logits
+        monkeypatch.setattr(engine, "logits", lambda arrays, run=original: (seen.append(arrays), run(arrays))[1])
     assert padded(item) == short(item)
+    assert [arrays["input_ids"].shape for arrays in seen] == [(1, 128), (1, 7)]
 
 
 def test_buckets_are_chosen_by_the_real_length_of_the_pair(toy_model: Callable[..., Path], engine_type: str) -> None:
@@ -233,7 +249,7 @@ def test_buckets_are_chosen_by_the_real_length_of_the_pair(toy_model: Callable[.
     assert pipeline.sequence_lengths == [8, 16, 32]
 
     def bucket(tokens: int) -> tuple[int, int]:
-        prepared = pipeline.preprocess(QuestionAnsweringInput(question="z", context="a " * tokens))
+        (prepared,) = pipeline.preprocess([QuestionAnsweringInput(question="z", context="a " * tokens)])
         return prepared.bucket, len(prepared.ranges)
 
     # 3 special tokens and 1 of the question

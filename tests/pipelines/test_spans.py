@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsert.errors import EngineError
-from sparsert.pipelines.spans import Span, best_spans, null_score, window_spans
+from sparsert.pipelines.spans import LogitSums, Ranking
+from sparsert.pipelines.tokenization import TokenizedText
+from sparsert.pipelines.windows import PackedWindows, Reading
 
 
 def naive_best_spans(windows: list[tuple], n_best_size: int, max_answer_length: int) -> list[tuple[float, int, int]]:
@@ -42,7 +44,7 @@ def windows(draw: st.DrawFn) -> list[tuple]:
     begins = np.cumsum(np.array(gaps, dtype=np.int64)) + np.concatenate([[0], np.cumsum(widths)[:-1]])[:tokens]
     offsets = np.stack([begins, begins + np.array(widths, dtype=np.int64)], axis=1).astype(np.int64)
     result = []
-    for _ in range(draw(st.integers(0, 3))):
+    for _ in range(draw(st.integers(1, 3))):
         first = draw(st.integers(0, tokens))
         last = draw(st.integers(first, tokens))
         count = last - first
@@ -52,56 +54,103 @@ def windows(draw: st.DrawFn) -> list[tuple]:
     return result
 
 
+NOTHING = TokenizedText(np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
+
+
+def packed(
+    items: list[list[tuple]], nulls: list[tuple[float, float]] | None = None, last: bool = True, first_item: int = 0
+) -> tuple[PackedWindows, np.ndarray, np.ndarray]:
+    """Windows ``(start logits, end logits, offsets)`` of several requests, each behind a null token, and their logits."""
+    readings, starts, ends, lengths = [], [], [], []
+    for item, found in enumerate(items):
+        rows = np.cumsum([0, *(len(offsets) for _, _, offsets in found)])
+        offsets = np.concatenate([np.zeros((0, 2), np.int64), *(offsets for _, _, offsets in found)])
+        context = TokenizedText(np.zeros(len(offsets), np.int64), offsets)
+        ranges = np.stack([rows[:-1], rows[1:]], axis=1)
+        readings.append(Reading(first_item + item, "", NOTHING, context, ranges, last or item < len(items) - 1))
+        for start, end, _ in found:
+            null = (0.0, 0.0) if nulls is None else nulls[len(lengths)]
+            starts.append(np.append(np.float32(null[0]), start))
+            ends.append(np.append(np.float32(null[1]), end))
+            lengths.append(len(start) + 1)
+    sizes = np.array(lengths)
+    begins = np.cumsum(sizes) - sizes
+    windows = PackedWindows(readings, {}, sizes, begins + 1, sizes - 1)
+    return windows, np.concatenate(starts).astype(np.float32), np.concatenate(ends).astype(np.float32)
+
+
+def listed(ranking: Ranking) -> list[tuple[float, int, int]]:
+    spans = ranking.spans
+    np.testing.assert_array_equal(spans.scores, spans.start_logits + spans.end_logits)
+    return list(zip(spans.scores.tolist(), spans.starts.tolist(), spans.ends.tolist(), strict=True))
+
+
 @settings(max_examples=150)
-@given(windows(), st.integers(1, 8), st.integers(1, 8))
-def test_equal_to_brute_force(windows: list[tuple], n_best_size: int, max_answer_length: int) -> None:
-    candidates = [span for window in windows for span in window_spans(*window, n_best_size, max_answer_length)]
-    spans = best_spans(candidates, n_best_size)
-    assert [(span.score, span.start, span.end) for span in spans] == naive_best_spans(
-        windows, n_best_size, max_answer_length
-    )
-    for span in spans:
-        assert span.score == np.float32(span.start_logit) + np.float32(span.end_logit)
+@given(st.lists(windows(), min_size=1, max_size=3), st.integers(1, 8), st.integers(1, 8), st.data())
+def test_equal_to_brute_force(
+    items: list[list[tuple]], n_best_size: int, max_answer_length: int, data: st.DataObject
+) -> None:
+    scoring = LogitSums(n_best_size, max_answer_length)
+    rankings = scoring.rank(*packed(items[:-1])) if items[:-1] else []
+    # The last request comes in two slices.
+    cut = data.draw(st.integers(1, len(items[-1])))
+    number = len(items) - 1
+    if cut < len(items[-1]):
+        assert scoring.rank(*packed([items[-1][:cut]], last=False, first_item=number)) == []
+        rankings += scoring.rank(*packed([items[-1][cut:]], first_item=number))
+    else:
+        rankings += scoring.rank(*packed([items[-1]], first_item=number))
+    assert [ranking.item for ranking in rankings] == list(range(len(items)))
+    for ranking, found in zip(rankings, items, strict=True):
+        assert listed(ranking) == naive_best_spans(found, n_best_size, max_answer_length)
 
 
 def spaced(tokens: int) -> np.ndarray:
     """Offsets of one-letter words with a space between them."""
-    return np.array([[2 * token, 2 * token + 1] for token in range(tokens)]).reshape(-1, 2)
+    return np.array([[2 * token, 2 * token + 1] for token in range(tokens)], dtype=np.int64).reshape(-1, 2)
+
+
+def best(found: list[tuple], n_best_size: int = 20, max_answer_length: int = 15) -> list[tuple[float, int, int]]:
+    (ranking,) = LogitSums(n_best_size, max_answer_length).rank(*packed([found]))
+    return listed(ranking)
 
 
 def test_ties_go_to_the_earlier_start_then_to_the_shorter_text() -> None:
     zeros = np.zeros(6, dtype=np.float32)
-    spans = best_spans(window_spans(zeros, zeros, spaced(6), 20, 3), 20)
-    assert [(span.start, span.end) for span in spans[:4]] == [(0, 1), (0, 3), (0, 5), (2, 3)]
+    assert [span[1:] for span in best([(zeros, zeros, spaced(6))], 20, 3)[:4]] == [(0, 1), (0, 3), (0, 5), (2, 3)]
+    assert [span[1:] for span in best([(zeros, -zeros, spaced(6))], 1, 3)] == [(0, 1)]  # -0.0 equals 0.0
 
 
 def test_score_is_the_float32_sum_of_raw_logits() -> None:
     start, end = np.array([16777216.0, 0.0], np.float32), np.array([0.0, 1.0], np.float32)
-    (best, *_) = best_spans(window_spans(start, end, spaced(2), 20, 15), 1)
-    assert best == Span(16777216.0, 0, 1, 16777216.0, 0.0)
+    assert best([(start, end, spaced(2))], 2)[0] == (16777216.0, 0, 1)
 
 
 def test_the_same_span_of_two_windows_counts_once_with_its_best_score() -> None:
     low, high = np.array([1.0], np.float32), np.array([3.0], np.float32)
-    candidates = window_spans(low, low, spaced(1), 20, 15) + window_spans(high, low, spaced(1), 20, 15)
-    assert best_spans(candidates, 20) == [Span(4.0, 0, 1, 3.0, 1.0)]
+    assert best([(low, low, spaced(1)), (high, low, spaced(1))]) == [(4.0, 0, 1)]
 
 
 def test_no_tokens_give_no_spans() -> None:
     empty = np.zeros(0, dtype=np.float32)
-    assert window_spans(empty, empty, spaced(0), 20, 15) == []
-    assert best_spans([], 20) == []
+    assert best([(empty, empty, spaced(0))]) == []
+
+
+def test_infinite_logits_are_ordered_like_others() -> None:
+    start = np.array([-np.inf, 1.0, np.inf], np.float32)
+    assert best([(start, np.zeros(3, np.float32), spaced(3))], 3, 1) == [(np.inf, 4, 5), (1.0, 2, 3), (-np.inf, 0, 1)]
 
 
 def test_logits_that_are_not_numbers_are_refused() -> None:
-    start = np.array([0.0, np.nan], dtype=np.float32)
-    with pytest.raises(EngineError, match="NaN"):
-        window_spans(start, np.zeros(2, np.float32), spaced(2), 20, 15)
-    with pytest.raises(EngineError, match="NaN"):
-        null_score(start[None], start[None], np.array([1]))
+    start, zeros = np.array([0.0, np.nan], dtype=np.float32), np.zeros(2, np.float32)
+    for found, nulls in (((start, zeros, spaced(2)), [(0, 0)]), ((zeros, zeros, spaced(2)), [(0, np.nan)])):
+        with pytest.raises(EngineError, match="NaN"):
+            LogitSums(20, 15).rank(*packed([[found]], nulls))
 
 
-def test_null_score_is_the_least_of_all_windows_at_their_null_positions() -> None:
-    start = np.array([[1.0, 9.0], [9.0, 2.0]], dtype=np.float32)
-    end = np.array([[3.0, 9.0], [9.0, 1.5]], dtype=np.float32)
-    assert null_score(start, end, np.array([0, 1])) == 3.5
+def test_null_score_is_the_least_of_all_windows_of_a_request() -> None:
+    one = (np.ones(1, np.float32), np.ones(1, np.float32), spaced(1))
+    scoring = LogitSums(20, 15)
+    (first,) = scoring.rank(*packed([[one, one], [one]], [(1.0, 3.0), (2.0, 1.5), (9.0, 9.0)], last=False))
+    (second,) = scoring.rank(*packed([[one]], [(8.0, 9.0)], first_item=1))
+    assert (first.null, second.null) == (3.5, 17.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,58 +9,71 @@ from tokenizers import Tokenizer, processors
 
 from sparsert.errors import InputRangeError
 from sparsert.pipelines.tokenization import TextTokenizer
-from sparsert.pipelines.windows import context_budget, layout_windows, window_overlap, window_ranges
+from sparsert.pipelines.windows import Reading, context_budget, default_overlap, pack_windows, window_ranges
 
 
-def reference_rows(tokenizer: Tokenizer, first: str, second: str, length: int, stride: int, left: bool) -> list:
+def reference_rows(
+    tokenizer: Tokenizer, first: str, second: str, length: int, stride: int, left: bool, side: str
+) -> list:
     """Encodings of all windows, made by the tokenizers library; the tokenizer's settings are put back afterwards."""
-    pad = tokenizer.token_to_id("[PAD]")
-    tokenizer.enable_truncation(length, stride=stride, strategy="only_first" if left else "only_second")
-    tokenizer.enable_padding(
-        direction="left" if left else "right", pad_id=1 if pad is None else pad, length=length, pad_token="pad"
-    )
+    strategy = "only_first" if left else "only_second"
+    tokenizer.enable_truncation(length, stride=stride, strategy=strategy, direction=side)
     encoding = tokenizer.encode(first, second)
     tokenizer.no_truncation()
-    tokenizer.no_padding()
     return [encoding, *encoding.overflowing]
 
 
 def assert_same_windows(
-    backend: Tokenizer, question: str, text: str, length: int, stride: int, left: bool = False
+    backend: Tokenizer,
+    question: str,
+    text: str,
+    length: int,
+    stride: int,
+    left: bool = False,
+    side: str = "right",
 ) -> int:
-    """Compare everything that a row says; gives the number of rows."""
-    pad = backend.token_to_id("[PAD]")
-    tokenizer = TextTokenizer(backend, 1 if pad is None else pad, 0, "left" if left else "right")
-    asked, context = tokenizer.encode(question), tokenizer.encode(text)
+    """Compare everything that a sequence says; gives the number of windows."""
+    tokenizer = TextTokenizer(backend, 0, 0, "left" if left else "right", side)
+    asked, (context,) = tokenizer.encode(question), tokenizer.encode_batch([text], words=True)
     budget = context_budget(length, len(asked), tokenizer.template)
-    ranges = window_ranges(len(context), budget, stride)
-    batch = layout_windows(asked, context, ranges, length, tokenizer)
+    ranges = window_ranges(len(context), budget, stride, side)
+    # Twice, in two readings and in one, so that windows of several requests lie side by side.
+    readings = [Reading(0, text, asked, context, ranges[:1]), Reading(1, text, asked, context, ranges)]
+    packed = pack_windows(readings, tokenizer)
     pair = (text, question) if left else (question, text)
-    expected = reference_rows(backend, *pair, length, stride, left)
-    assert len(ranges) == len(expected)
-    for row, encoding in enumerate(expected):
-        assert batch.arrays["input_ids"][row].tolist() == encoding.ids
-        assert batch.arrays["attention_mask"][row].tolist() == encoding.attention_mask
-        assert batch.arrays["token_type_ids"][row].tolist() == encoding.type_ids
-        start, stop = ranges[row]
+    expected = reference_rows(backend, *pair, length, stride, left, side)
+    assert packed.items.tolist() == [0] + [1] * len(expected)
+    assert packed.reading_rows.tolist() == [0, 1]
+    assert packed.lengths.tolist() == [len(encoding.ids) for encoding in [expected[0], *expected]]
+    for row, encoding in enumerate([expected[0], *expected]):
+        begin = packed.null_positions[row]
+        tokens = slice(begin, begin + packed.lengths[row])
+        assert packed.arrays["input_ids"][tokens].tolist() == encoding.ids
+        assert packed.arrays["attention_mask"][tokens].tolist() == encoding.attention_mask
+        assert packed.arrays["token_type_ids"][tokens].tolist() == encoding.type_ids
         columns = [column for column, part in enumerate(encoding.sequence_ids) if part == (0 if left else 1)]
-        assert columns == list(range(batch.context_columns[row], batch.context_columns[row] + stop - start))
-        assert context.offsets[start:stop].tolist() == [list(encoding.offsets[column]) for column in columns]
-        assert batch.null_columns[row] == encoding.attention_mask.index(1)
+        count = packed.context_lengths[row]
+        assert columns == list(range(packed.context_starts[row] - begin, packed.context_starts[row] - begin + count))
+        rows = slice(packed.context_rows[row], packed.context_rows[row] + count)
+        assert packed.offsets[rows].tolist() == [list(encoding.offsets[column]) for column in columns]
+        assert packed.words[rows].tolist() == [
+            -1 if encoding.word_ids[column] is None else encoding.word_ids[column] for column in columns
+        ]
     return len(expected)
 
 
+@pytest.mark.parametrize("side", ["right", "left"], ids=["", "from the end"])
 @pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
 @pytest.mark.parametrize("kind", ["wordpiece", "roberta"])
 def test_equal_to_tokenizers_on_real_text(
-    kind: str, left: bool, dev_set: list[dict], request: pytest.FixtureRequest
+    kind: str, left: bool, side: str, dev_set: list[dict], request: pytest.FixtureRequest
 ) -> None:
     backend = request.getfixturevalue(kind)
     rows = 0
     for index, paragraph in enumerate(dev_set[::8]):
         length, stride = [(384, 128), (128, 32), (96, 0), (100, 17)][index % 4]
         for question in [entry["question"] for entry in paragraph["qas"]][:2]:
-            rows += assert_same_windows(backend, question, paragraph["context"], length, stride, left)
+            rows += assert_same_windows(backend, question, paragraph["context"], length, stride, left, side)
     assert rows > 2 * len(dev_set[::8])  # most contexts really took several windows
 
 
@@ -92,6 +104,7 @@ def test_equal_to_tokenizers_where_a_context_just_fits(wordpiece: Tokenizer, str
     # 3 special tokens, 2 of the question, n of the context
     for tokens in range(8, 33):
         assert_same_windows(wordpiece, "who wins", "fish " * tokens, 15, stride)
+        assert_same_windows(wordpiece, "who wins", "fish " * tokens, 15, stride, side="left")
 
 
 @given(st.integers(0, 500), st.integers(1, 60), st.data())
@@ -115,15 +128,9 @@ def test_ranges_refuse_what_makes_no_sense() -> None:
     assert window_ranges(0, 0, 0).tolist() == [[0, 0]]
 
 
-def test_overlap_is_half_a_window_where_doc_stride_leaves_no_progress() -> None:
-    assert window_overlap(64, 65) == 64
-    assert window_overlap(64, 64) == 32
-    assert window_overlap(64, 9) == 4
-    assert window_overlap(64, 1) == 0
-
-
-def test_layout_refuses_a_window_longer_than_the_row(wordpiece: Tokenizer) -> None:
-    tokenizer = TextTokenizer(wordpiece)
-    asked, context = tokenizer.encode("who wins"), tokenizer.encode("fish " * 10)
-    with pytest.raises(InputRangeError, match="15 tokens does not fit into a sequence of 14"):
-        layout_windows(asked, context, np.array([[0, 10]]), 14, tokenizer)
+def test_default_overlap_is_three_quarters_of_a_window_where_doc_stride_is_more() -> None:
+    assert default_overlap(64, 100) == 64
+    assert default_overlap(64, 86) == 64
+    assert default_overlap(64, 80) == 60
+    assert default_overlap(64, 1) == 0
+    assert default_overlap(0, 10) == 0
