@@ -11,7 +11,7 @@ import numpy as np
 from sparsert.errors import InputError, InputRangeError, InputShapeError, InputTypeError
 from sparsert.graph.ir import Dim, TensorInfo
 
-__all__ = ["InputValidator"]
+__all__ = ["InputValidator", "is_mask"]
 
 _FIX = "Please fix either the inputs or the model."
 
@@ -90,6 +90,49 @@ class InputValidator:
                 _check_range(array, expected)
         return list(arrays)
 
+    def validate_ragged(self, arrays: Any, lengths: Any, strict: bool) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return sequences that lie end to end, C-contiguous, and their lengths (int64), or raise an InputError.
+
+        A mask that is None becomes ones. ``strict`` demands a list of C-contiguous arrays.
+        """
+        sizes = _check_lengths(lengths)
+        total, longest = int(sizes.sum()), int(sizes.max())
+        if strict and not isinstance(arrays, list):
+            raise InputTypeError(f"inputs must be a list, given {type(arrays)}")
+        if len(arrays) != len(self._expected):
+            raise InputShapeError(f"Expected {len(self._expected)} inputs, received {len(arrays)}")
+        results = []
+        for index, (array, expected) in enumerate(zip(arrays, self._expected, strict=True)):
+            if len(expected.shape) != 2:
+                raise InputShapeError(
+                    f"input '{expected.name}' has shape {expected.shape}, so it does not hold one value per token: a "
+                    "batch of sequences of different lengths needs a model of inputs of shape (batch, tokens); use run"
+                )
+            limit = expected.shape[1]
+            if isinstance(limit, int) and longest > limit:
+                raise InputShapeError(
+                    f"input '{expected.name}': a sequence has {longest} tokens, expected at most {limit}, the length "
+                    "this engine is compiled for; shorten it or compile the engine for longer ones"
+                )
+            if array is None and is_mask(expected.name):
+                array = np.ones(total, expected.dtype)
+            _require_array(array, index)
+            if array.dtype != expected.dtype or not array.dtype.isnative:
+                raise InputTypeError(
+                    f"input '{expected.name}' has dtype {array.dtype.str}, expected {expected.dtype.str}; convert it"
+                )
+            if array.shape != (total,):
+                raise InputShapeError(
+                    f"input '{expected.name}' has shape {array.shape}, expected ({total},): the tokens of all "
+                    "sequences end to end, as many as the lengths add up to"
+                )
+            if strict and not array.flags.c_contiguous:
+                raise InputError("array must be passed in as C contiguous, call numpy.ascontiguousarray(array)")
+            results.append(np.ascontiguousarray(array))
+            if expected.rows is not None:
+                _check_range(results[-1], expected)
+        return results, sizes
+
     def _fits(self, arrays: Any) -> bool:
         """Whether everything is as expected: the quick check, which does not say what is wrong."""
         if len(arrays) != len(self._expected):
@@ -158,6 +201,26 @@ class InputValidator:
                     + "\n".join(wrong)
                     + f"\n {_FIX}"
                 )
+
+
+def _check_lengths(lengths: Any) -> np.ndarray:
+    """The lengths of sequences as int64, or an InputError."""
+    sizes = np.asarray(lengths)
+    if sizes.ndim != 1 or not sizes.size:
+        raise InputShapeError(
+            f"lengths has shape {sizes.shape}, expected (sequences,) with at least one sequence: the tokens of each"
+        )
+    if sizes.dtype.kind not in "iu":
+        raise InputTypeError(f"lengths must be integers, given {sizes.dtype}")
+    if sizes.min() < 1:
+        index = int(np.argmin(sizes))
+        raise InputShapeError(f"lengths[{index}] is {sizes[index]}, expected at least 1; leave empty sequences out")
+    return sizes.astype(np.int64)
+
+
+def is_mask(name: str) -> bool:
+    """Whether an input of this name says which tokens count; in models that nobody fused, the name is all there is."""
+    return "mask" in name.lower()
 
 
 def _require_array(array: Any, index: int) -> None:

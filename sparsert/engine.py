@@ -13,7 +13,8 @@ import numpy as np
 
 from sparsert import cpu
 from sparsert._compiled import CompiledModel, bind_shapes, compile_file
-from sparsert._validation import InputValidator
+from sparsert._ragged import per_token, run_padded
+from sparsert._validation import InputValidator, is_mask
 from sparsert.benchmarking import BenchmarkResults
 from sparsert.context import (
     Context,
@@ -136,6 +137,58 @@ class Engine:
 
     __call__ = run
 
+    def run_ragged(
+        self, inputs: list[np.ndarray | None], lengths: Sequence[int] | np.ndarray, val_inp: bool = True
+    ) -> list[np.ndarray]:
+        """Run sequences of different lengths as one batch, without padding.
+
+        Parameters
+        ----------
+        inputs
+            One array of shape (T,) for each input, in graph order, with the model's own dtypes: the T tokens of all
+            sequences, end to end. A mask may be None: every token counts.
+        lengths
+            Tokens of each of the n sequences, each at least 1; their sum is T. The batch size of the engine does not
+            matter; a length that it fixes is the longest allowed.
+        val_inp
+            Check also that ``inputs`` is a list of C-contiguous arrays.
+
+        Returns
+        -------
+        list of ndarray
+            One new array for each output, in graph order: (T, ...) where the model has a value per token, (n, ...)
+            where it has one per sequence.
+
+        Raises
+        ------
+        InputError
+            An array or a length does not fit; the subclass says in what way.
+
+        Notes
+        -----
+        Results are those of :meth:`run` on the padded batch with a mask of zeros on the padding. Models for which
+        :attr:`supports_ragged` is False are run that way: in padded batches of similar lengths where the model has a
+        mask, else in batches of equal length; with dynamic quantization, where the sequences of a batch influence each
+        other, one by one.
+        """
+        arrays, sizes = self._validator.validate_ragged(inputs, lengths, val_inp)
+        if self.supports_ragged:
+            results: list[np.ndarray] = self._pool.run(
+                _execute, self._model, self._input_names, arrays, self._output_names, sizes
+            )
+            return results
+        tokens = {info.shape[1] for info in self._model.inputs}
+        return run_padded(
+            lambda batch: self.run(batch, val_inp=False),
+            arrays,
+            sizes,
+            masks=[is_mask(name) for name in self._input_names],
+            outputs=[per_token(info.shape, tokens) for info in self._model.outputs],
+            rows=self._batch_size or self._input_shapes[0][0],
+            tokens=next((shape[1] for shape in self._input_shapes if shape[1] is not None), None),
+            alone=self._model.program.coupled,
+        )
+
     def timed_run(self, inp: list[np.ndarray], val_inp: bool = False) -> tuple[list[np.ndarray], float]:
         """Run one batch and return the outputs and the seconds that it took."""
         start = time.perf_counter()
@@ -222,6 +275,11 @@ class Engine:
     def batch_size(self) -> int | None:
         """Batch size, or None if it is not overridden."""
         return self._batch_size
+
+    @property
+    def supports_ragged(self) -> bool:
+        """Whether :meth:`run_ragged` computes no padding at all."""
+        return self._model.program.output_spaces is not None
 
     @property
     def num_cores(self) -> int:
@@ -356,13 +414,18 @@ def benchmark_model(
 
 
 def _execute(
-    threads: int, model: CompiledModel, names: list[str], arrays: list[np.ndarray], outputs: list[str]
+    threads: int,
+    model: CompiledModel,
+    names: list[str],
+    arrays: list[np.ndarray],
+    outputs: list[str],
+    lengths: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Run a program in a stream, and copy what does not belong to the caller alone.
 
     A view may point into the stream's arena, which the next request overwrites, so it is copied here and not later.
     """
-    results = model.program.run(dict(zip(names, arrays, strict=True)), threads)
+    results = model.program.run(dict(zip(names, arrays, strict=True)), threads, lengths)
     taken = {id(array) for array in arrays}
     owned = []
     for name in outputs:

@@ -4,9 +4,9 @@ A program is an int64 table, one row a step; columns are named below. Addresses 
 ``(base, stride)``: tile ``t`` lives at ``base + t * stride``. A negative stride means the running thread's scratch,
 where values live that never leave a region: the group's ``i``-th tile lives at ``scratch + base - i * stride``.
 
-Regions run one after the other; inside one, units are distributed over the threads. A unit is a group of tiles (of
-attention, some heads of some tiles), and runs all steps of the region, so that the group's whole column of activations stays near the
-core while the weights stream past it, each piece of them once a group.
+Regions run one after the other; inside one, units are distributed over the threads. A unit is a group of tiles, and
+runs all steps of the region, so that the group's whole column of activations stays near the core while the weights
+stream past it, each piece of them once a group. In attention a unit is a share of all heads of all tiles.
 
 Tiles hold sequences end to end, so a tile may hold pieces of several; its *segments* say of which. Only what depends on
 a token's place in its sequence looks at them: embeddings, attention and the selection of one token.
@@ -73,7 +73,7 @@ them are empty), work of attention in the tiles before it, work of attention in 
 
 SEGMENT_COLUMNS = 9
 """Per piece of a sequence in a tile: first lane, lane after the last, position of the first lane's token in its
-sequence, index of the sequence, tokens of the sequence, tile of its first key (as tiles of the chunk are counted), first
+sequence, index of the sequence, tokens of the sequence, tile of its first key (counted from the chunk's first), first
 key and key after the last (from the start of that tile, in whole fours), index of its first key's bias."""
 
 _BLOCK_BYTES = BLOCK_ROWS * TILE * 4

@@ -132,7 +132,7 @@ class Layout:
 
 
 def _place(lengths: list[int], packing: Packing) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Of every sequence its first token and its place, counted in lanes of all tiles; and the sequences that open chunks.
+    """Every sequence's first token and its place, in lanes of all tiles; and which sequences open a chunk.
 
     A sequence begins where the one before it ends, or on the next tile if that is cheaper: it may save the sequence a
     tile of queries, and costs empty lanes.
@@ -169,13 +169,10 @@ def even_keys(lowering: Lowering) -> int:
     Only the choice between empty lanes and more queries depends on it, so a count of instructions will do: float32
     takes twice the instructions of int8, and the softmax of one key about those of 40 products.
     """
-    linear = sum(
-        packed.density
-        * packed.weight.in_features
-        * packed.weight.out_features
-        * _width(packed.weight.layout == "float")
-        for packed in lowering.packed.values()
-    )
+    linear = 0.0
+    for packed in lowering.packed.values():
+        weight = packed.weight
+        linear += packed.density * weight.in_features * weight.out_features * _width(weight.layout == "float")
     attention = sum(
         step.constants["heads"] * (step.constants["size"] * _width(step.constants["form"] == 0) + 40)
         for step in lowering.steps

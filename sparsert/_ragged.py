@@ -1,0 +1,123 @@
+"""Sequences of different lengths through an engine that only takes rectangles: in padded batches of similar lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from sparsert.errors import EngineError, InputShapeError
+
+__all__ = ["per_token", "run_padded"]
+
+_ROWS = 16
+"""Sequences of a padded batch where the engine does not fix their number; sorted by length they differ little."""
+
+
+def run_padded(
+    run: Callable[[list[np.ndarray]], Sequence[np.ndarray]],
+    inputs: Sequence[np.ndarray],
+    lengths: np.ndarray,
+    masks: Sequence[bool],
+    outputs: Sequence[bool | None],
+    rows: int | None = None,
+    tokens: int | None = None,
+    alone: bool = False,
+) -> list[np.ndarray]:
+    """Run sequences that lie end to end in padded batches, and lay the results end to end.
+
+    Parameters
+    ----------
+    run
+        Takes arrays of shape (batch, tokens) and returns the outputs.
+    inputs : sequence of ndarray
+        Each of shape (T,).
+    lengths : int array, shape (n,)
+        Tokens of each sequence, at least 1, with sum T.
+    masks : sequence of bool
+        Of each input, whether it says which tokens count. Without any, only sequences of one length share a batch.
+    outputs : sequence of bool or None
+        Of each output, whether it has a value per token; None if its shape in a run shall tell.
+    rows, tokens : int, optional
+        Batch size and length of every run, where ``run`` takes no other.
+    alone : bool
+        Whether sequences of one batch influence each other, so that each is run by itself.
+
+    Returns
+    -------
+    list of ndarray
+        Shape (T, ...) for an output of tokens, else (n, ...).
+
+    Raises
+    ------
+    InputShapeError
+        The model has no mask and a sequence is shorter than ``tokens``.
+    """
+    if tokens is not None and not any(masks) and (lengths != tokens).any():
+        raise InputShapeError(
+            f"a sequence has {int(lengths.min())} tokens, expected {tokens}: the model takes no other length and has "
+            "no mask to tell padding apart; pad the sequences, or export the model with a mask or with open dimensions"
+        )
+    begins = np.cumsum(lengths) - lengths
+    joined: list[np.ndarray] = []
+    known = list(outputs)
+    for group in _groups(lengths, 1 if alone else rows or _ROWS, any(masks)):
+        width = tokens or int(lengths[group].max())
+        # a fixed number of rows repeats the last sequence
+        places = np.pad(group, (0, (rows or 0) - len(group) if rows else 0), mode="edge")
+        results = run([_padded(array, begins[places], lengths[places], width) for array in inputs])
+        if not joined:
+            known = [
+                result.ndim > 1 and result.shape[1] == width if of_tokens is None else of_tokens
+                for of_tokens, result in zip(known, results, strict=True)
+            ]
+            joined = [
+                np.empty(
+                    (len(inputs[0]), *result.shape[2:]) if of_tokens else (len(lengths), *result.shape[1:]),
+                    result.dtype,
+                )
+                for of_tokens, result in zip(known, results, strict=True)
+            ]
+        for of_tokens, result, whole in zip(known, results, joined, strict=True):
+            leading = (len(places), width) if of_tokens else (len(places),)
+            if result.shape[: len(leading)] != leading:
+                raise EngineError(
+                    f"an output has shape {result.shape}, expected it to begin with {leading}: its values belong "
+                    "neither to tokens nor to sequences; use run"
+                )
+            for row, index in enumerate(group):
+                if of_tokens:
+                    whole[begins[index] : begins[index] + lengths[index]] = result[row, : lengths[index]]
+                else:
+                    whole[index] = result[row]
+    return joined
+
+
+def _padded(array: np.ndarray, begins: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
+    """Sequences of a flat array as rows, with zeros behind them."""
+    rows = np.zeros((len(begins), width), array.dtype)
+    for row, begin, length in zip(rows, begins, lengths, strict=True):
+        row[:length] = array[begin : begin + length]
+    return rows
+
+
+def _groups(lengths: np.ndarray, rows: int, padding: bool) -> Iterator[np.ndarray]:
+    """Indices of the sequences of each batch: similar lengths together, or only equal ones without ``padding``."""
+    order = np.argsort(lengths, kind="stable")
+    edges = [0] if padding else [0, *(np.flatnonzero(np.diff(lengths[order])) + 1)]
+    for first, stop in zip(edges, [*edges[1:], len(order)], strict=True):
+        for begin in range(first, stop, rows):
+            yield order[begin : min(begin + rows, stop)]
+
+
+def per_token(shape: Sequence[int | str | None], tokens: set[int | str | None]) -> bool | None:
+    """Whether an output of this shape has a value per token, where inputs have ``tokens`` as second dimension.
+
+    None if the shape does not tell: numbers may be equal by chance, and dimensions without a name may be anything.
+    """
+    if len(shape) == 1:
+        return False
+    second = shape[1] if shape else None
+    if isinstance(second, str):
+        return True if second in tokens else None
+    return False if second is not None and None not in tokens and second not in tokens else None
