@@ -39,7 +39,8 @@ class SequenceEngine:
     Parameters
     ----------
     engine : Engine or OrtEngine
-        Called with a list of arrays in graph order; has ``input_names``, ``output_names`` and ``input_types``.
+        Called with a list of arrays in graph order; has ``input_names``, ``output_names`` and ``input_types``, and
+        ``run_ragged`` if ``supports_ragged`` is True.
     rows : int, optional
         Rows of every call, where the engine is compiled for a fixed number of them and a fixed length; by default it
         takes any shape.
@@ -61,7 +62,7 @@ class SequenceEngine:
     def packed_logits(
         self, arrays: Mapping[str, np.ndarray], lengths: np.ndarray, padding: Padding
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Start and end logits of sequences that lie one after another.
+        """Start and end logits of sequences that lie one after another; unpadded where the engine can.
 
         Parameters
         ----------
@@ -76,6 +77,13 @@ class SequenceEngine:
         -------
         start, end : float arrays, shape (N,)
         """
+        if self.engine.supports_ragged and not padding.left:  # to the left of a sequence, padding moves its positions
+            outputs = self.engine.run_ragged(
+                [np.asarray(arrays[name], dtype=dtype) for name, dtype in self._inputs], lengths, val_inp=False
+            )
+            start, end = outputs[self._start], outputs[self._end]
+            _check_logits(start, end, (len(arrays["input_ids"]),))
+            return start, end
         columns = np.arange(max(padding.columns, int(lengths.max())))
         inside = columns >= len(columns) - lengths[:, None] if padding.left else columns < lengths[:, None]
         rows = {}
@@ -101,13 +109,16 @@ class SequenceEngine:
             feeds.append(np.pad(array, ((0, rows - len(array)), (0, 0)), mode="edge"))
         outputs = self.engine(feeds)
         start, end = outputs[self._start], outputs[self._end]
-        for name, logits in (("start", start), ("end", end)):
-            if logits.shape != feeds[0].shape:
-                raise EngineError(
-                    f"the model's {name} logits have shape {logits.shape}, "
-                    f"expected one for each token, {feeds[0].shape}"
-                )
+        _check_logits(start, end, feeds[0].shape)
         return start, end
+
+
+def _check_logits(start: np.ndarray, end: np.ndarray, shape: tuple[int, ...]) -> None:
+    for name, logits in (("start", start), ("end", end)):
+        if logits.shape != shape:
+            raise EngineError(
+                f"the model's {name} logits have shape {logits.shape}, expected one for each token, {shape}"
+            )
 
 
 def load_engines(model: ResolvedModel, options: Pipeline, lengths: Sequence[int]) -> dict[int, SequenceEngine]:

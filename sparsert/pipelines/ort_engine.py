@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from sparsert._ragged import per_token, run_padded
+from sparsert._validation import InputValidator, is_mask
 from sparsert.errors import EngineError, InputError, ModelFormatError
+from sparsert.graph.ir import TensorInfo
 
 __all__ = ["OrtEngine"]
 
@@ -29,7 +32,11 @@ class OrtEngine:
         In graph order.
     input_types : list of numpy.dtype
         Types of the inputs, in graph order.
+    supports_ragged : bool
+        False: :meth:`run_ragged` computes padding.
     """
+
+    supports_ragged = False
 
     def __init__(self, model: str | Path, num_cores: int | None = None) -> None:
         try:
@@ -55,6 +62,12 @@ class OrtEngine:
         self.input_names = [value.name for value in self._session.get_inputs()]
         self.output_names = [value.name for value in self._session.get_outputs()]
         self.input_types = [_numpy_type(value.type) for value in self._session.get_inputs()]
+        shapes = [tuple(value.shape) for value in self._session.get_inputs()]
+        self._infos = [
+            TensorInfo(name, dtype, shape)
+            for name, dtype, shape in zip(self.input_names, self.input_types, shapes, strict=True)
+        ]
+        self._validator = InputValidator(self._infos, shapes, None, {})
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run on arrays in graph order; gives arrays in graph order."""
@@ -62,6 +75,20 @@ class OrtEngine:
             return self._session.run(None, dict(zip(self.input_names, inputs, strict=True)))
         except Exception as error:
             raise InputError(f"ONNX Runtime cannot run the model on these inputs: {error}") from error
+
+    def run_ragged(
+        self, inputs: Sequence[np.ndarray | None], lengths: Sequence[int] | np.ndarray, val_inp: bool = True
+    ) -> list[np.ndarray]:
+        """As :meth:`sparsert.Engine.run_ragged`, in padded batches of similar lengths."""
+        arrays, sizes = self._validator.validate_ragged(inputs, lengths, val_inp)
+        tokens = {info.shape[1] for info in self._infos}
+        return run_padded(
+            self,
+            arrays,
+            sizes,
+            masks=[is_mask(name) for name in self.input_names],
+            outputs=[per_token(tuple(value.shape or ()), tokens) for value in self._session.get_outputs()],
+        )
 
 
 def _with_free_dimensions(model: str | Path) -> bytes:
