@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sparsert.bench import benchmark_model
+from sparsert.bench import benchmark_model, plots
 from sparsert.bench.cli import make_parser
 from sparsert.bench.compare import run_rounds
 from sparsert.bench.contestants import make_contestants, parse_assignments
+from sparsert.bench.machine import caption
 from sparsert.bench.progress import ProgressBar
 from sparsert.bench.results import report_lines
+from sparsert.bench.roofline import measure_roofline, roofline_lines
 from sparsert.bench.settings import make_settings
 from sparsert.bench.table import comparison_export, table_lines
 from sparsert.errors import InputError, SparsertError
@@ -37,8 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ProgressBar() as bar, _logging(options.quiet, bar):
         try:
             _check_export_path(options.export_path)
+            _check_modes(options)
             _warn_if_busy()
-            if options.compare is None:
+            export: dict[str, Any] | None
+            if options.roofline:
+                export, lines = _roofline(options, bar)
+                code = 0
+            elif options.suite:
+                export, lines, code = None, _suite(options, bar), 0
+            elif options.compare is None:
                 export = _measure(options, bar)
                 lines, code = report_lines(export, options.scenario), 0
             else:
@@ -48,9 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             bar.clear()
             sys.stderr.write(f"sparsert.bench: error: {error}\n")
             return 1
+        except KeyboardInterrupt:
+            bar.clear()
+            kept = f"; what was measured is in {options.output}" if options.suite else ""
+            sys.stderr.write(f"sparsert.bench: interrupted{kept}\n")
+            return 130
         bar.clear()
         sys.stdout.write("\n".join(lines) + "\n")
-        if options.export_path is not None:
+        if options.export_path is not None and export is not None:
             _log.info("Saving benchmark results to JSON file at %s", options.export_path)
             Path(options.export_path).write_text(json.dumps(export, indent=2) + "\n", encoding="utf-8")
     return code
@@ -61,7 +75,7 @@ def _measure(options: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
         raise InputError("--model-for belongs to --compare; give the model itself as MODEL.")
     pythons = parse_assignments(options.python, "--python")
     # Through the same checks as a comparison, so that a misspelt name does not pass unseen.
-    (contestant,) = make_contestants([options.engine], options.model_path, {}, pythons)
+    (contestant,) = make_contestants([options.engine], options.model_path or "default", {}, pythons)
     return benchmark_model(
         options.model_path,
         options.batch_size,
@@ -81,11 +95,52 @@ def _measure(options: argparse.Namespace, bar: ProgressBar) -> dict[str, Any]:
     )
 
 
+def _check_modes(options: argparse.Namespace) -> None:
+    modes = [name for name in ("roofline", "suite", "compare") if getattr(options, name)]
+    if len(modes) > 1:
+        raise InputError(f"--{modes[0]} and --{modes[1]} are two different runs; give one of them.")
+    if (options.roofline or options.suite) and options.model_path is not None:
+        raise InputError(f"--{modes[0]} takes no MODEL, given {options.model_path}")
+    if options.plot is not None and not options.roofline:
+        raise InputError("--plot belongs to --roofline; --suite writes its plots to --output.")
+    if options.suite and options.export_path is not None:
+        raise InputError("--suite writes results.json to --output; --export_path belongs to the other runs.")
+    if (options.rows is not None or options.quick) and not options.suite:
+        raise InputError("--rows and --quick belong to --suite.")
+
+
+def _roofline(options: argparse.Namespace, bar: ProgressBar) -> tuple[dict[str, Any], list[str]]:
+    if options.plot is not None:
+        plots.check_plot_path(options.plot)
+    roofline = measure_roofline(options.num_cores, progress=bar.show)
+    if options.plot is not None:
+        figure = plots.roofline_figure(roofline, caption(roofline.machine, roofline.date))
+        _log.info("Drawing the roofline to %s", plots.save_figure(figure, options.plot))
+    return roofline.to_dict(), roofline_lines(roofline)
+
+
+def _suite(options: argparse.Namespace, bar: ProgressBar) -> list[str]:
+    # Imported here: nothing else needs it.
+    from sparsert.bench.suite import run_suite
+    from sparsert.bench.suite.report import report_lines as suite_lines
+
+    results = run_suite(
+        options.output,
+        options.quick,
+        options.rows,
+        parse_assignments(options.python, "--python"),
+        options.num_cores,
+        options.timeout,
+        bar.show,
+    )
+    return suite_lines(results)
+
+
 def _compare(options: argparse.Namespace, arguments: list[str], bar: ProgressBar) -> dict[str, Any]:
     others = [name.strip() for name in options.compare.split(",")]
     contestants = make_contestants(
         [options.engine, *others],
-        options.model_path,
+        options.model_path or "default",
         parse_assignments(options.model_for, "--model-for"),
         parse_assignments(options.python, "--python"),
     )

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from sparsert.bench.compare import DEFAULT_ROUNDS, DEFAULT_TIMEOUT
 from sparsert.bench.engines import ENGINES
 from sparsert.bench.results import EXPORT_KEYS, RESULT_KEYS
+from sparsert.bench.roofline import ROOFLINE_KEYS
 from sparsert.bench.settings import PINNINGS, SCENARIOS
+from sparsert.bench.suite.results import SUITE_KEYS, SUITE_ROW_KEYS
 from sparsert.bench.table import COMPARISON_KEYS, ROW_KEYS
 
 __all__ = ["make_parser"]
@@ -28,6 +30,11 @@ examples:
         --compare onnxruntime,onnxruntime:dense,deepsparse \\
         --model-for onnxruntime:dense=synthetic:bert-base-dense \\
         --python deepsparse=/path/to/deepsparse-venv/bin/python
+  what this machine can do, and how near the kernels come:
+    python -m sparsert.bench --roofline --plot roofline.png
+  the whole table, then one row of it again:
+    python -m sparsert.bench --suite --output results --python deepsparse=/path/to/deepsparse-venv/bin/python
+    python -m sparsert.bench --suite --output results --python deepsparse=... --rows batch64-unstructured90
 
 comparison:
   Engines take turns, round by round (A B C A B C ...), and those that wait are suspended (SIGSTOP), so that a drift of
@@ -46,6 +53,9 @@ def make_parser() -> argparse.ArgumentParser:
             ("benchmark_result", RESULT_KEYS),
             ("JSON export of a comparison (-x with --compare)", COMPARISON_KEYS),
             ("rows", ROW_KEYS),
+            ("JSON export of a roofline (-x with --roofline)", ROOFLINE_KEYS),
+            ("results.json of a suite", SUITE_KEYS),
+            ("rows of a suite", SUITE_ROW_KEYS),
         )
     )
     parser = argparse.ArgumentParser(
@@ -59,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
         "model_path",
         metavar="MODEL",
         nargs="?",
-        default="default",
+        default=None,
         help="a model reference: .onnx file, directory, zoo:, hf: or synthetic: (default: the model that ships inside)",
     )
     parser.add_argument("-b", "--batch_size", type=int, default=1, help="items in a batch (default: 1)")
@@ -141,6 +151,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=DEFAULT_ROUNDS,
         help=f"turns of each engine in a comparison (default: {DEFAULT_ROUNDS})",
     )
+    _add_suite_options(parser)
     parser.add_argument(
         "--timeout",
         type=float,
@@ -148,6 +159,34 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"seconds that loading or a batch may take before it counts as failed (default: {DEFAULT_TIMEOUT:g})",
     )
     return parser
+
+
+def _add_suite_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the machine and the whole table, instead of one model")
+    group.add_argument(
+        "--roofline",
+        action="store_true",
+        help="measure peak rates, bandwidths and every kernel under them, in less than a minute (-ncores, -x, --plot)",
+    )
+    group.add_argument(
+        "--plot", metavar="FILE", default=None, help="where --roofline draws its plot: .png, .svg or .pdf"
+    )
+    group.add_argument(
+        "--suite",
+        action="store_true",
+        help="run the table of docs/benchmarks.md with the engines that are installed (--python names others) and "
+        "write results.json, results.md and plots to --output",
+    )
+    group.add_argument("--quick", action="store_true", help="--suite with small batches and short turns, in minutes")
+    group.add_argument(
+        "--rows",
+        metavar="NAME,...",
+        default=None,
+        help="--suite for these rows or groups alone; others that are in --output already stay (--rows list: names)",
+    )
+    group.add_argument(
+        "--output", metavar="DIR", default="bench-results", help="folder of --suite (default: bench-results)"
+    )
 
 
 def _definitions(title: str, meanings: Mapping[str, str]) -> str:

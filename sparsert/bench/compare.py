@@ -56,9 +56,14 @@ class Row:
     outputs: list[np.ndarray] | None = None
     error: EngineError | None = None
 
+    def own_settings(self, settings: Settings) -> Settings:
+        """The settings of this contestant in a comparison with ``settings``."""
+        return self.contestant.settings or settings
+
     def result(self, settings: Settings) -> dict[str, Any]:
         """The statistics of all rounds."""
-        return statistics(self.rounds, settings.batch_size, SCENARIOS[settings.scenario])
+        own = self.own_settings(settings)
+        return statistics(self.rounds, own.batch_size, SCENARIOS[own.scenario])
 
 
 def run_rounds(
@@ -70,8 +75,8 @@ def run_rounds(
 ) -> list[Row]:
     """Load every contestant, then time them in turn, `rounds` times.
 
-    All get the same arrays: those made for the first contestant's model.  An engine that fails keeps its row, with the
-    error; the others go on.
+    All get the same arrays: those made for the first contestant's model, or the first with the same shapes where
+    contestants have settings of their own.  An engine that fails keeps its row, with the error; the others go on.
 
     Returns
     -------
@@ -102,7 +107,7 @@ def run_rounds(
                 report.say(f"loading {row.contestant.name}")
                 worker = EngineProcess(row.contestant.name, row.contestant.python, folder / f"{index}.log")
                 stack.callback(worker.close)
-                loaded = worker.load(job, inputs, timeout)
+                loaded = worker.load(job, inputs[index], timeout)
                 row.version, row.scheduler = loaded["version"], loaded["scheduler"]
                 row.fraction_of_supported_ops = loaded["fraction_of_supported_ops"]
                 row.load_seconds = loaded["load_seconds"]
@@ -129,27 +134,28 @@ def run_rounds(
 
 def _prepare(
     rows: Sequence[Row], settings: Settings, folder: Path, stack: contextlib.ExitStack
-) -> tuple[Path, list[dict[str, Any]]]:
-    """Resolve models, store the common arrays, and describe each engine's job."""
-    described: dict[Path, ModelInputs] = {}
-    jobs = []
+) -> tuple[list[Path], list[dict[str, Any]]]:
+    """Resolve models, store the common arrays, and describe each engine's job: the files of arrays, and the jobs."""
+    first: dict[tuple[Any, ...], tuple[Path, ModelInputs, Path]] = {}
+    stored, jobs = [], []
     for row in rows:
+        own = row.own_settings(settings)
         path = zoo.resolve(row.contestant.model, purpose="benchmark").onnx
-        if path not in described:
-            described[path] = describe_inputs(path, settings)
-        row.model_path, row.shapes = str(path), described[path].shapes
-        jobs.append(_job(row, path, described[path], settings, stack))
-    first = Path(rows[0].model_path)
-    for path, inputs in described.items():
-        reference = described[first]
-        if (inputs.names, inputs.dtypes, inputs.shapes) != (reference.names, reference.dtypes, reference.shapes):
+        inputs = describe_inputs(path, own)
+        row.model_path, row.shapes = str(path), inputs.shapes
+        key = (own.batch_size, own.input_shapes, own.sequence_length)
+        if key not in first:
+            arrays = folder / f"inputs-{len(first)}.npz"
+            np.savez(arrays, **{f"input_{i}": a for i, a in enumerate(inputs.arrays(path, own.lengths))})  # type: ignore[arg-type]
+            first[key] = path, inputs, arrays
+        reference, expected, arrays = first[key]
+        if (inputs.names, inputs.dtypes, inputs.shapes) != (expected.names, expected.dtypes, expected.shapes):
             raise InputError(
-                f"{path} does not take the same arrays as {first}: expected {_signature(reference)}, "
+                f"{path} does not take the same arrays as {reference}: expected {_signature(expected)}, "
                 f"came {_signature(inputs)}. Compare models with the same inputs, in the same order."
             )
-    arrays = described[first].arrays(first)
-    stored = folder / "inputs.npz"
-    np.savez(stored, **{f"input_{i}": array for i, array in enumerate(arrays)})  # type: ignore[arg-type]
+        stored.append(arrays)
+        jobs.append(_job(row, path, inputs, own, stack))
     return stored, jobs
 
 
@@ -175,6 +181,7 @@ def _job(row: Row, path: Path, inputs: ModelInputs, settings: Settings, stack: c
         pinning=settings.pinning,
         scenario=settings.scenario,
         num_streams=settings.num_streams,
+        ragged=row.contestant.ragged,
     )
     return vars(job)
 

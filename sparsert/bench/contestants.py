@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsert.bench.engines import ENGINES
+from sparsert.bench.settings import Settings
 from sparsert.errors import InputError, InputRangeError
 
 __all__ = ["Contestant", "make_contestants", "parse_assignments"]
@@ -27,12 +28,18 @@ class Contestant:
         Model reference.
     python : str
         Interpreter that has the engine.
+    settings : Settings or None
+        Its own, where they differ from those of the comparison; it then gets arrays of its own as well.
+    ragged : bool
+        Sequences as long as their masks say, through ``Engine.run_ragged``; sparsert only.
     """
 
     name: str
     engine: str
     model: str
     python: str
+    settings: Settings | None = None
+    ragged: bool = False
 
 
 def parse_assignments(options: Sequence[str], flag: str) -> dict[str, str]:

@@ -43,6 +43,8 @@ class EngineJob:
         "sync", "async" or "elastic".
     num_streams : int
         Calls that run at the same time.
+    ragged : bool
+        Sequences as long as their attention masks say; sparsert only.
     """
 
     engine: str
@@ -56,6 +58,7 @@ class EngineJob:
     pinning: str
     scenario: str
     num_streams: int
+    ragged: bool = False
 
 
 @dataclass(frozen=True)

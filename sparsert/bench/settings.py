@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,8 @@ class Settings:
     num_streams: int
     seconds: float
     warmup_seconds: float
+    lengths: tuple[int, ...] = ()
+    """Real tokens of every sequence, the rest is masked; empty where all tokens count."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,14 @@ class ModelInputs:
     free_dimensions: dict[str, int]
     fixed_otherwise: bool
 
-    def arrays(self, model: str | os.PathLike[str]) -> list[np.ndarray]:
-        """Token ids over the vocabulary, masks of ones; the same for every call."""
-        return generate_random_inputs(model, input_shapes=self.shapes)
+    def arrays(self, model: str | os.PathLike[str], lengths: Sequence[int] = ()) -> list[np.ndarray]:
+        """Token ids over the vocabulary, masks of ones up to ``lengths``; the same for every call."""
+        arrays: list[np.ndarray] = generate_random_inputs(model, input_shapes=self.shapes)
+        if lengths:
+            for name, array in zip(self.names, arrays, strict=True):
+                if "mask" in name:
+                    array[:] = np.arange(array.shape[1]) < np.asarray(lengths)[:, None]
+        return arrays
 
 
 def make_settings(
@@ -84,6 +92,7 @@ def make_settings(
     num_streams: int | None = None,
     pinning: str = "core",
     sequence_length: int | None = None,
+    lengths: Sequence[int] = (),
 ) -> Settings:
     """Check settings and fill in what depends on this machine.
 
@@ -123,6 +132,7 @@ def make_settings(
         num_streams=_streams(scenario, num_streams, cores),
         seconds=seconds,
         warmup_seconds=warmup_seconds,
+        lengths=tuple(lengths),
     )
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sparsert import __version__, cpu
+from sparsert import __version__
 from sparsert.bench.compare import Row
+from sparsert.bench.machine import describe_machine, now
+from sparsert.bench.markdown import markdown_table
 from sparsert.bench.settings import SCENARIOS, Settings
 
 __all__ = ["COMPARISON_KEYS", "ROW_KEYS", "comparison_export", "table_lines"]
@@ -76,8 +74,8 @@ def comparison_export(rows: Sequence[Row], settings: Settings, rounds: int, comm
     """Everything that a comparison found out, ready for JSON; keys as in `COMPARISON_KEYS` and `ROW_KEYS`."""
     return {
         "command": list(command),
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "machine": _machine(),
+        "date": now(),
+        "machine": describe_machine(),
         "sparsert_version": __version__,
         "batch_size": settings.batch_size,
         "scenario": SCENARIOS[settings.scenario],
@@ -93,7 +91,7 @@ def comparison_export(rows: Sequence[Row], settings: Settings, rounds: int, comm
 
 def _row_export(row: Row, rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
     result = None if row.error is not None else row.result(settings)
-    first = rows[0]
+    first, own = rows[0], row.own_settings(settings)
     ratio = None
     by_round: list[float] = []
     if result is not None and first.error is None:
@@ -114,9 +112,7 @@ def _row_export(row: Row, rows: Sequence[Row], settings: Settings) -> dict[str, 
         "peak_rss_bytes": row.peak_rss_bytes,
         "benchmark_result": result,
         "min": min(milliseconds, default=None),
-        "median_items_per_sec": (
-            None if result is None else settings.batch_size * settings.num_streams / result["median"] * 1e3
-        ),
+        "median_items_per_sec": (None if result is None else own.batch_size * own.num_streams / result["median"] * 1e3),
         "time_ratio": ratio,
         "time_ratio_by_round": by_round,
         "outputs_correlation": _correlation(row, rows),
@@ -150,25 +146,6 @@ def _correlation(row: Row, rows: Sequence[Row]) -> float | None:
     return min(found, default=None)
 
 
-def _machine() -> dict[str, Any]:
-    return {
-        "cpu": _cpu_name(),
-        "cores": len(cpu.core_list()),
-        "isa": cpu.isa(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "load_average": list(os.getloadavg()),
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def table_lines(export: dict[str, Any]) -> list[str]:
     """The table of a comparison as Markdown, aligned, from its JSON export."""
     cells = [list(_HEADER)]
@@ -193,11 +170,6 @@ def table_lines(export: dict[str, Any]) -> list[str]:
                 "-" if row["outputs_correlation"] is None else f"{row['outputs_correlation']:.5f}",
             ]
         )
-    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADER))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     shapes = export["rows"][0]["input_shapes"]
     machine = export["machine"]
     caption = (
@@ -209,4 +181,4 @@ def table_lines(export: dict[str, Any]) -> list[str]:
         "median and min: time of a batch. items/s: from the median. ratio: median over that of the first row. "
         "corr: outputs against the first row on the same model."
     )
-    return [caption, "", *lines, "", meaning, *notes]
+    return [caption, "", *markdown_table(cells), "", meaning, *notes]
