@@ -78,9 +78,11 @@ def _jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     from numba import int64, uint8
 
     from sparsert import _team
-    from sparsert.kernels import pack, program
+    from sparsert.kernels import matrix, pack, program
 
     integers, floats = np.ones((3, 8), np.int16), np.ones((3, 8), np.float32)
+    yield "reading of integers", lambda: matrix.integer_rows(np.ones((8, 3), np.uint8), 0)
+    yield "reading of floats", lambda: matrix.float_rows(floats)
     yield "packing of integers", lambda: pack.pack_unstructured(integers)
     yield "packing of 4-blocks", lambda: pack.pack_blocks(integers)
     yield "packing of floats", lambda: pack.pack_float_sparse(floats)

@@ -19,6 +19,9 @@ __all__ = ["bytes_at", "detach", "let_go", "map_file"]
 _SMALLEST = 1 << 16
 """Bytes from which on an array stays in the file. BERT has hundreds of 3 to 12 KB, each of which would keep a page."""
 
+_PIECE = 1 << 22
+"""Bytes copied at once."""
+
 _T = TypeVar("_T")
 
 
@@ -47,13 +50,13 @@ def let_go(array: np.ndarray) -> None:
 
     Anything else than an array on a mapped file is left alone.
     """
-    tensor = array.base if isinstance(array.base, np.ndarray) else array
     pages = _map_of(array)
-    if pages is None:
+    if pages is None or not array.size:
         return
-    start = _address(tensor) - _address(np.frombuffer(pages, np.uint8))
-    # whole pages only: what lies beside the tensor may be in use
-    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, (start + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    start = _address(array) - _address(np.frombuffer(pages, np.uint8))
+    stop = start + sum((size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True)) + 1
+    # whole pages only: what lies beside the array may be in use
+    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, stop // mmap.PAGESIZE * mmap.PAGESIZE
     if first < last:
         pages.madvise(mmap.MADV_DONTNEED, first, last - first)
 
@@ -62,7 +65,7 @@ def detach(value: _T) -> _T:
     """Return ``value`` with every array on a mapped file replaced by a copy, also in tuples, dicts and dataclasses."""
     result: object = value
     if isinstance(value, np.ndarray):
-        result = value if _map_of(value) is None else value.copy()
+        result = value if _map_of(value) is None else _copy(value)
     elif isinstance(value, tuple) and type(value) is tuple:
         result = tuple(map(detach, value))
     elif isinstance(value, dict):
@@ -70,6 +73,19 @@ def detach(value: _T) -> _T:
     elif is_dataclass(value) and not isinstance(value, type):
         result = replace(value, **{field.name: detach(getattr(value, field.name)) for field in fields(value)})
     return result  # type: ignore[return-value]
+
+
+def _copy(array: np.ndarray) -> np.ndarray:
+    """Copy a mapped array piece by piece, so that it never is in memory twice."""
+    if array.nbytes <= _PIECE or not array.ndim:
+        return array.copy()
+    copied = np.empty(array.shape, array.dtype)
+    rows = max(1, _PIECE * len(array) // array.nbytes)
+    for first in range(0, len(array), rows):
+        piece = array[first : first + rows]
+        copied[first : first + rows] = piece
+        let_go(piece)
+    return copied
 
 
 def _map_of(array: np.ndarray) -> mmap.mmap | None:

@@ -11,7 +11,7 @@ import numpy as np
 from sparsert import cpu
 from sparsert.graph import fused
 from sparsert.graph.ir import Graph, Node
-from sparsert.graph.mapped import detach
+from sparsert.graph.mapped import detach, let_go
 from sparsert.kernels.accumulate import BLOCK_ROWS
 from sparsert.kernels.pack import WIDEST
 from sparsert.plan.steps import (
@@ -127,6 +127,9 @@ class Lowering:
     arrays: list[str] = field(default_factory=list)
     packed: dict[str, PackedLinear] = field(default_factory=dict)
     """Packed weights by the output of their node."""
+    covered: list[tuple[int, ...]] = field(default_factory=list)
+    """For every step, the numbers of the nodes that it stands for; none for a step that only moves an input."""
+    node_count: int = 0
     _buffers: dict[tuple[str, str], Buffer] = field(default_factory=dict)
     _dynamic: dict[str, DynamicParameters] = field(default_factory=dict)
     _done: set[int] = field(default_factory=set)
@@ -139,14 +142,20 @@ class Lowering:
             for name in dict.fromkeys(node.inputs):
                 self._readers.setdefault(name, []).append(node)
         self._pack()
+        self.node_count = len(self.nodes)
         for node in self.nodes:
             for name in self._tile_inputs(node):
                 if name not in produced and name not in self.arrays and name not in self.graph.constants:
                     self._scatter(name)
+        numbers = {id(node): number for number, node in enumerate(self.nodes)}
+        self.covered = [()] * len(self.steps)
         for node in self.nodes:
             if id(node) not in self._done:
+                before = set(self._done)
                 self._done.add(id(node))
                 _RULES[type(node.fused)](self, node)
+                nodes = tuple(sorted(numbers[done] for done in self._done - before))
+                self.covered += [nodes] * (len(self.steps) - len(self.covered))
         return self
 
     def release(self) -> None:
@@ -158,7 +167,7 @@ class Lowering:
         """Pack all weights, on all cores: the packers release the GIL most of the time."""
         linears = [node for node in self.nodes if isinstance(node.fused, fused.Linear)]
         with ThreadPoolExecutor(cpu.available_cores()) as pool:
-            packed = pool.map(lambda node: pack_linear(node.fused), linears)
+            packed = pool.map(lambda node: _pack(node.fused), linears)
             self.packed = {node.outputs[0]: result for node, result in zip(linears, packed, strict=True)}
 
     @staticmethod
@@ -445,6 +454,13 @@ _RULES: dict[type, Callable[[Lowering, Node], None]] = {
 
 def _same(a: fused.Quantization, b: fused.Quantization) -> bool:
     return a.dtype == b.dtype and np.array_equal(a.scale, b.scale) and np.array_equal(a.zero_point, b.zero_point)
+
+
+def _pack(op: fused.Linear) -> PackedLinear:
+    """Pack a Linear, and give back the pages that its weights take in the mapped file."""
+    packed = pack_linear(op)
+    let_go(op.weight)
+    return packed
 
 
 def _epilogue(rows: int, scale: float) -> PackedLinear:

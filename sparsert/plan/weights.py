@@ -9,6 +9,7 @@ import numpy as np
 from sparsert.graph.fused import Linear
 from sparsert.kernels.accumulate import BLOCK_ROWS
 from sparsert.kernels.jit import TIER
+from sparsert.kernels.matrix import float_rows, integer_rows
 from sparsert.kernels.pack import (
     PackedWeight,
     pack_blocks,
@@ -18,7 +19,7 @@ from sparsert.kernels.pack import (
     pack_unstructured,
 )
 
-__all__ = ["PackedLinear", "densities", "pack_linear", "unsigned_zero_point"]
+__all__ = ["PackedLinear", "pack_linear", "unsigned_zero_point"]
 
 _RATES = {
     "avx512_vnni": {"unstructured": 178.0, "blocks": 255.0, "dense": 450.0, "float_sparse": 70.0, "float_dense": 100.0},
@@ -62,15 +63,6 @@ def unsigned_zero_point(dtype: np.dtype, zero_point: np.ndarray | int) -> int:
     return int(zero_point) + (128 if np.dtype(dtype) == np.int8 else 0)
 
 
-def densities(weight: np.ndarray) -> tuple[float, float]:
-    """Fractions of nonzeros and of nonzero aligned 4-blocks along the input features of an (N, K) matrix."""
-    if weight.size == 0:
-        return 0.0, 0.0
-    nonzero = weight != 0
-    padded = np.pad(nonzero, ((0, 0), (0, -weight.shape[1] % 4)))
-    return float(nonzero.mean()), float(padded.reshape(len(weight), -1, 4).any(axis=2).mean())
-
-
 def _cheapest(costs: dict[str, float]) -> str:
     rates = _RATES[TIER]
     return min(costs, key=lambda name: costs[name] / rates[name])
@@ -87,16 +79,14 @@ def pack_linear(op: Linear) -> PackedLinear:
     rows = op.weight.shape[1]
     bias = _padded(0.0 if op.bias is None else op.bias, rows, np.float32)
     if op.weight.dtype == np.float32:
-        weight = np.ascontiguousarray(op.weight.T)
-        density, block_density = densities(weight)
-        name = _cheapest({"float_sparse": density, "float_dense": 1.0})
+        weights = float_rows(op.weight)
+        name = _cheapest({"float_sparse": weights.density, "float_dense": 1.0})
         none = np.zeros(0, np.float32)
-        return PackedLinear(_PACKERS[name](weight), none, none, bias, density, block_density)
-    zero_point = op.weight_zero_point if op.weight_zero_point is not None else 0
-    weight = np.ascontiguousarray((op.weight.astype(np.int16) - np.asarray(zero_point, np.int16)).T)
-    density, block_density = densities(weight)
-    name = _cheapest({"unstructured": density, "blocks": block_density, "dense": 1.0})
-    column_sums = weight.sum(axis=1, dtype=np.int64)
+        packed = _PACKERS[name](weights.weight)
+        return PackedLinear(packed, none, none, bias, weights.density, weights.block_density)
+    weights = integer_rows(op.weight, op.weight_zero_point if op.weight_zero_point is not None else 0)
+    name = _cheapest({"unstructured": weights.density, "blocks": weights.block_density, "dense": 1.0})
+    column_sums = weights.sums
     if op.input_quantization is None:
         acc_bias, scale = column_sums, op.weight_scale
     else:
@@ -107,10 +97,10 @@ def pack_linear(op: Linear) -> PackedLinear:
         scale = op.acc_scale if op.acc_scale is not None else quantization.scale * op.weight_scale
     wrapped = acc_bias.astype(np.uint64).astype(np.uint32).view(np.int32)  # int32 sums wrap, as ONNX's do
     return PackedLinear(
-        _PACKERS[name](weight),
+        _PACKERS[name](weights.weight),
         _padded(wrapped, rows, np.int32),
         _padded(np.asarray(scale, np.float32).reshape(-1) if np.ndim(scale) else scale, rows, np.float32),
         bias,
-        density,
-        block_density,
+        weights.density,
+        weights.block_density,
     )
