@@ -196,7 +196,7 @@ def _json_requests(stream: BinaryIO, context: str | None) -> Iterator[list[_Requ
 
 def _lines(stream: BinaryIO) -> Iterator[list[bytes]]:
     """The lines of a stream, those that have arrived at a time."""
-    begun = []  # pieces of a line that is not complete yet; joined once, since a context may be long
+    begun: list[bytes] = []  # pieces of a line that is not complete yet; joined once, since a context may be long
     while chunk := stream.read1(_READ_SIZE):  # type: ignore[attr-defined]
         *lines, rest = chunk.split(b"\n")
         if lines:
@@ -220,7 +220,7 @@ def _json_request(line: bytes, number: int, context: str | None) -> _Request:
             place=place, error=f"expected a JSON object, got {line.strip()[:40].decode('utf-8', 'replace')}"
         )
     echo = {key: content[key] for key in ("id", "question") if key in content}
-    texts = {"context": context} | content
+    texts: dict[str, Any] = {"context": context} | content
     for key in ("question", "context"):
         if not isinstance(texts.get(key), str):
             came = f"its keys are {sorted(content)}" if texts.get(key) is None else f"got {texts[key]!r:.40}"

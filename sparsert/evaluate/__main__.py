@@ -1,0 +1,173 @@
+"""``python -m sparsert.evaluate``: score a model on a question-answering dataset, perhaps on two engines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsert.errors import InputError, SparsertError
+from sparsert.evaluate import SQUAD_OPTIONS, Evaluation, evaluate
+
+__all__ = ["main"]
+
+_EPILOG = """\
+Datasets are SQuAD files (1.1 or 2.0), lists of flat records {"id", "question", "context", "answers"}, or JSON lines of
+either. Metrics are those of the published scripts: exact match and F1 after taking away case, punctuation and articles,
+the best over a question's answers. See docs/evaluation.md.
+
+example:
+  python -m sparsert.evaluate default --dataset dev-v1.1.json --compare onnxruntime --json result.json
+"""
+
+# Option of the pipeline, its type, and its help; the defaults are SQUAD_OPTIONS, else the pipeline's own.
+_PIPELINE_OPTIONS: tuple[tuple[str, type, str], ...] = (
+    ("batch_size", int, "most windows in one call of the engine (default: as many as keep the cores busy)"),
+    ("num_cores", int, "cores of either engine (default: all)"),
+    ("sequence_length", int, f"tokens of a window (default: {SQUAD_OPTIONS['sequence_length']})"),
+    ("doc_stride", int, f"tokens that consecutive windows share (default: {SQUAD_OPTIONS['doc_stride']})"),
+    ("max_question_length", int, "most tokens of a question, the rest is cut off (default: 64)"),
+    ("max_answer_length", int, f"most tokens of an answer (default: {SQUAD_OPTIONS['max_answer_length']})"),
+    ("n_best_size", int, "starts and ends considered in each window (default: 20)"),
+    ("scoring", str, "deepsparse or huggingface, see docs/pipelines.md (default: deepsparse)"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line: results on stdout, all else on stderr; return the exit status."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    pipeline_options = {name: getattr(options, name) for name, _, _ in _PIPELINE_OPTIONS}
+    if options.null_odds is not None and not options.version_2_with_negative:
+        parser.error("--null-odds belongs to --version-2-with-negative")
+    try:
+        _check_writable(options.json, options.predictions, options.null_odds)
+        with _Progress(options.quiet) as progress:
+            result = evaluate(
+                options.model,
+                options.dataset,
+                engine=options.engine,
+                compare=options.compare,
+                max_samples=options.max_samples,
+                version_2_with_negative=options.version_2_with_negative,
+                null_score_diff_threshold=options.null_score_diff_threshold,
+                progress=progress.show,
+                **pipeline_options,
+            )
+        _write(options.predictions, result.scores.predictions)
+        _write(options.null_odds, result.scores.null_odds)
+        _write(options.json, result.to_dict())
+    except (SparsertError, OSError) as error:
+        print(f"sparsert.evaluate: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if options.json != "-":
+        print("\n".join(_table(result)))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sparsert.evaluate",
+        description="Score the answers of a model on a question-answering dataset.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", default="default", help="model reference (default: default)"
+    )
+    parser.add_argument("-d", "--dataset", metavar="FILE", required=True, help="the dataset, JSON or JSON lines")
+    parser.add_argument("-e", "--engine", default="sparsert", help="sparsert or onnxruntime (default: sparsert)")
+    parser.add_argument("--compare", metavar="ENGINE", help="run this engine on the same windows as well")
+    parser.add_argument("-n", "--max-samples", metavar="N", type=int, help="take the first N questions only")
+    parser.add_argument(
+        "--version-2-with-negative", action="store_true", help="SQuAD 2.0: questions may have no answer"
+    )
+    parser.add_argument(
+        "--null-score-diff-threshold",
+        metavar="X",
+        type=float,
+        default=0.0,
+        help='with that: by how much the score of "no answer" must exceed the best answer\'s (default: 0)',
+    )
+    for name, kind, text in _PIPELINE_OPTIONS:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N" if kind is int else None, help=text)
+    parser.add_argument("--json", metavar="FILE", help="write results, settings and versions as JSON; - is stdout")
+    parser.add_argument("--predictions", metavar="FILE", help="write {id: answer}, as the published scripts take it")
+    parser.add_argument("--null-odds", metavar="FILE", help="write {id: odds of no answer}, likewise")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+class _Progress:
+    """A bar on stderr, if that is a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(unit=" questions", leave=False, disable=True if quiet else None, file=sys.stderr)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def show(self, done: int, total: int) -> None:
+        """Move the bar on."""
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+
+def _check_writable(*paths: str | None) -> None:
+    """Complain before minutes of work, not after them."""
+    for path in paths:
+        if path not in (None, "-") and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+            raise InputError(f"{path} is not a file in an existing directory")
+
+
+def _write(path: str | None, content: Any) -> None:
+    if path is None:
+        return
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+    else:
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def _table(result: Evaluation) -> list[str]:
+    """The result for reading: a column for each engine."""
+    columns = [result.scores, *([result.comparison.scores] if result.comparison else [])]
+    rows: list[tuple[str, list[str]]] = [("engine", [scores.engine for scores in columns])]
+    for key in result.scores.metrics:
+        style = "{:.0f}" if key.endswith("total") else "{:.2f}"
+        rows.append((key, [style.format(scores.metrics[key]) for scores in columns]))
+    rows.append(("questions/s", [f"{scores.questions_per_second:.1f}" for scores in columns]))
+    rows.append(("seconds in engine", [f"{scores.engine_seconds:.1f}" for scores in columns]))
+    lines = [
+        f"model   {result.model}",
+        f"dataset {result.dataset}: {result.questions} questions, {result.windows} windows, {result.tokens} tokens",
+        "",
+        *(f"{name:<18}" + "".join(f"{value:>14}" for value in values) for name, values in rows),
+    ]
+    if result.comparison:
+        lines += [
+            "",
+            f"equal answers              {result.comparison.equal_answers:.2%}",
+            f"difference of F1           {result.comparison.f1_difference:+.2f}",
+            f"largest logit difference   {result.comparison.largest_logit_difference:.3g}",
+            f"mean logit difference      {result.comparison.mean_logit_difference:.3g}",
+        ]
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
