@@ -35,13 +35,13 @@ class Packing:
         Threads that share a chunk.
     whole : bool
         Everything goes through the network together.
-    even_keys : int
+    even_keys : float
         Keys at which the attention of a token costs as much as its Linears.
     """
 
     threads: int
     whole: bool = False
-    even_keys: int = 0
+    even_keys: float = np.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +163,8 @@ def _tiles(lane: int, length: int) -> int:
     return (lane + length - 1) // TILE + 1
 
 
-def even_keys(lowering: Lowering) -> int:
-    """About how many keys make the attention of a token as expensive as its Linears; 0 where there is no attention.
+def even_keys(lowering: Lowering) -> float:
+    """About how many keys make the attention of a token as expensive as its Linears; infinite without attention.
 
     Only the choice between empty lanes and more queries depends on it, so a count of instructions will do: float32
     takes twice the instructions of int8, and the softmax of one key about those of 40 products.
@@ -178,7 +178,7 @@ def even_keys(lowering: Lowering) -> int:
         for step in lowering.steps
         if step.opcode == "attention"
     )
-    return round(linear / attention) if attention else 0
+    return linear / attention if attention else np.inf
 
 
 def _width(floating: bool) -> int:

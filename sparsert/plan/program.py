@@ -25,6 +25,8 @@ from sparsert.plan.report import StepReport
 
 __all__ = ["Program", "compile_graph"]
 
+_ELEMENTWISE = frozenset({"Add", "Cast", "Equal", "Mul", "Not", "Sub"})
+
 _KEPT_SHAPES = 8
 """Shapes whose layouts and arenas stay allocated; the least recently used one goes first."""
 
@@ -37,8 +39,21 @@ class _ArrayStep:
     inputs: list[str]
     runner: Callable[[Sequence[np.ndarray | None]], list[np.ndarray]]
 
+    rows_of: frozenset[str] = frozenset()
+    """Inputs of which the node wants sequences as rows, when they lie end to end."""
+
     def run(self, values: dict[str, np.ndarray], threads: int, lengths: np.ndarray | None = None) -> None:
-        results = self.runner([values[name] if name else None for name in self.inputs])
+        inputs = [values[name] if name else None for name in self.inputs]
+        if lengths is not None and self.rows_of:
+            inside = np.arange(lengths.max()) < lengths[:, None]
+            for index, name in enumerate(self.inputs):
+                if name in self.rows_of:
+                    rows = np.zeros(inside.shape, values[name].dtype)
+                    rows[inside] = values[name]
+                    inputs[index] = rows
+        results = self.runner(inputs)
+        if lengths is not None and self.rows_of:
+            results = [result[inside] for result in results]
         for name, result in zip(self.node.outputs, results, strict=False):
             if name:
                 values[name] = result
@@ -287,8 +302,9 @@ class Program:
 def _output_spaces(graph: Graph, steps: Sequence[_ArrayStep | _Segment]) -> dict[str, str] | None:
     """Whether outputs have values of tokens or of sequences, if every step can run on tokens end to end; else None.
 
-    Of the nodes that run on arrays only masks can: another may move values between tokens. Once a segment has selected
-    a token of every sequence, tokens are out of sight and whatever follows does as in a batch.
+    Of the nodes that run on arrays masks can, and with sequences as rows those that never look ahead; another may move
+    values between tokens. Once a segment has selected a token of every sequence, tokens are out of sight and whatever
+    follows does as in a batch.
     """
     spaces = {info.name: "token" for info in graph.inputs if len(info.shape) == 2}
     for step in steps:
@@ -302,7 +318,9 @@ def _output_spaces(graph: Graph, steps: Sequence[_ArrayStep | _Segment]) -> dict
         (space,) = found
         if isinstance(step, _ArrayStep):
             if space == "token" and not isinstance(step.node.fused, fused.KeyMask):
-                return None
+                if not _looks_back(step.node, graph):
+                    return None
+                step.rows_of = frozenset(names)
             spaces |= dict.fromkeys(step.node.outputs, space)
         elif step.coupled or (step.sequences and space != "token"):
             return None
@@ -312,6 +330,20 @@ def _output_spaces(graph: Graph, steps: Sequence[_ArrayStep | _Segment]) -> dict
             }
     names = [info.name for info in graph.outputs]
     return {name: spaces[name] for name in names} if all(name in spaces for name in names) else None
+
+
+def _looks_back(node: Node, graph: Graph) -> bool:
+    """Whether a node gives every token a value that follows from this token and those before it, in rows of any length.
+
+    Such nodes compute the positions of RoBERTa and its kin, which count the tokens that are not padding.
+    """
+    constants = [graph.constants[name] for name in node.inputs if name in graph.constants]
+    if node.domain or any(array.size != 1 for array in constants):
+        return False
+    if node.op == "CumSum":
+        axes = [int(array.reshape(())) for array in constants]
+        return axes in ([1], [-1]) and not node.attributes.get("reverse", 0)
+    return node.op in _ELEMENTWISE
 
 
 def _constant_names(step: _ArrayStep | _Segment) -> list[str]:

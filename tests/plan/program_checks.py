@@ -13,14 +13,16 @@ from sparsert.graph.ir import Graph, Node, TensorInfo
 from sparsert.plan import Program
 
 
-def run(program: Program, feeds: Mapping[str, np.ndarray], threads: int = 1) -> dict[str, np.ndarray]:
+def run(
+    program: Program, feeds: Mapping[str, np.ndarray], threads: int = 1, lengths: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Run with a team of so many threads, whatever the calling thread had before."""
     if threads > numba.config.NUMBA_NUM_THREADS:
         pytest.skip(f"needs {threads} Numba threads")
     before = numba.get_num_threads()
     numba.set_num_threads(threads)
     try:
-        return program.run(dict(feeds), threads)
+        return program.run(dict(feeds), threads, lengths)
     finally:
         numba.set_num_threads(before)
 

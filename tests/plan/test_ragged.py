@@ -1,0 +1,210 @@
+"""Batches of sequences of their own lengths, end to end: to the bit what each sequence gives by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fusion_checks import DATA, FLOAT_CORRELATION, FLOAT_ERROR, INT8_CORRELATION, VOCAB, onnxruntime_outputs
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from program_checks import run
+
+from sparsert.errors import InputRangeError, InputShapeError
+from sparsert.graph import fuse_graph, load_graph
+from sparsert.graph.ir import Graph
+from sparsert.kernels.jit import TILE
+from sparsert.plan import Program, compile_graph
+
+Maker = Callable[[str], Path]
+Feeds = dict[str, np.ndarray]
+
+LONG = "--max-pos 300"
+RAGGED = {
+    "float": f"--quant none {LONG}",
+    "float sparse": f"--quant none --sparsity 0.8 {LONG}",
+    "dense": f"--quant sparseml {LONG}",
+    "unstructured": f"--quant sparseml --sparsity 0.8 {LONG}",
+    "blocks": f"--quant sparseml --sparsity 0.8 --pattern block4 {LONG}",
+    "float scores": f"--quant sparseml --opset 14 --attn integer {LONG}",
+    "float attention": f"--quant sparseml --attn float {LONG}",
+    "qdq": f"--quant qdq {LONG}",
+    "fixed": "--quant sparseml --opset 11 --batch 1 --seq 290 --max-pos 300",
+}
+EXPORTED = sorted(path for path in DATA.glob("*.onnx") if "fixed" not in path.stem)
+
+MIXED = [5, 40, 1, TILE - 1, TILE, TILE + 1, 4 * TILE + 3, 17, 2 * TILE, 1, 1, 3]
+EXPORTED_LENGTHS = [5, 33, 1, 31, 40]
+
+
+def sequences(graph: Graph, lengths: Sequence[int], seed: int = 0, holes: bool = False) -> list[Feeds]:
+    """Inputs of shape (1, length); with ``holes`` some tokens are masked."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for length in lengths:
+        feeds: Feeds = {}
+        for info in graph.inputs:
+            if "mask" in info.name:
+                feeds[info.name] = np.ones((1, length), np.int64)
+                if holes:
+                    feeds[info.name][0, rng.random(length) < 0.3] = 0
+                    feeds[info.name][0, 0] = 1
+            elif "type" in info.name:
+                feeds[info.name] = rng.integers(0, 2, (1, length))
+            else:
+                feeds[info.name] = rng.integers(5, VOCAB, (1, length))
+        made.append(feeds)
+    return made
+
+
+def joined(parts: Sequence[Feeds]) -> Feeds:
+    return {name: np.concatenate([part[name][0] for part in parts]) for name in parts[0]}
+
+
+def padded(parts: Sequence[Feeds]) -> Feeds:
+    """Rows of one length, with a mask of zeros on the padding (of RoBERTa's id 1, which others do not mind)."""
+    lengths = [len(part["input_ids"][0]) for part in parts]
+    rows = {}
+    for name in parts[0]:
+        fill = 1 if name == "input_ids" else 0
+        columns = [(0, max(lengths) - length) for length in lengths]
+        rows[name] = np.stack(
+            [np.pad(part[name][0], pad, constant_values=fill) for part, pad in zip(parts, columns, strict=True)]
+        )
+    return rows
+
+
+def run_joined(program: Program, parts: Sequence[Feeds], threads: int = 1) -> list[Feeds]:
+    """Run end to end and cut the outputs into those of each sequence, of shape (1, ...)."""
+    lengths = np.array([len(part["input_ids"][0]) for part in parts])
+    outputs = run(program, joined(parts), threads, lengths)
+    assert program.output_spaces is not None
+    ends = np.cumsum(lengths)
+    results: list[Feeds] = [{} for _ in parts]
+    for name, array in outputs.items():
+        per_token = program.output_spaces[name] == "token"
+        assert len(array) == (ends[-1] if per_token else len(parts))
+        for index, result in enumerate(results):
+            place = slice(ends[index] - lengths[index], ends[index]) if per_token else index
+            result[name] = array[None, place]
+    return results
+
+
+def check_padded(program: Program, parts: Sequence[Feeds], threads: int = 1) -> None:
+    """Equal to the bit: integer sums are exact, float sums go through the keys in order, and masked keys add zero."""
+    whole = run(program, padded(parts))
+    assert program.output_spaces is not None
+    for index, result in enumerate(run_joined(program, parts, threads)):
+        for name, array in result.items():
+            expected = whole[name][index : index + 1]
+            if program.output_spaces[name] == "token":
+                expected = expected[:, : array.shape[1]]
+            np.testing.assert_array_equal(array, expected, err_msg=f"{name} of sequence {index}")
+
+
+def check_onnxruntime(path: Path, program: Program, parts: Sequence[Feeds], int8: bool) -> None:
+    """One sequence at a time there. A byte that flips moves an int8 logit by a few percent of the logits' spread."""
+    results = run_joined(program, parts)
+    for name in results[0]:
+        got = np.concatenate([result[name].ravel() for result in results])
+        want = np.concatenate([onnxruntime_outputs(path, part)[name].ravel() for part in parts])
+        assert got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=0, atol=0.15 * max(1.0, want.std()) if int8 else FLOAT_ERROR)
+        if got.size >= 30:
+            correlation = np.corrcoef(got, want)[0, 1]
+            assert correlation >= (INT8_CORRELATION if int8 else FLOAT_CORRELATION)
+
+
+def compiled(path: Path) -> tuple[Graph, Program]:
+    graph = fuse_graph(load_graph(path))
+    return graph, compile_graph(graph)
+
+
+@pytest.fixture(scope="module")
+def unstructured(make_bert: Maker) -> tuple[Graph, Program]:
+    return compiled(make_bert(RAGGED["unstructured"]))
+
+
+@pytest.mark.parametrize("form", RAGGED)
+def test_generated_form(form: str, make_bert: Maker) -> None:
+    path = make_bert(RAGGED[form])
+    graph, program = compiled(path)
+    assert program.output_spaces is not None
+    parts = sequences(graph, MIXED)
+    if form != "fixed":
+        check_onnxruntime(path, program, parts[4:8], "none" not in RAGGED[form])
+    check_padded(program, parts, threads=2)
+    check_padded(program, sequences(graph, [1] * 300, seed=1))
+    check_padded(program, sequences(graph, [270, 9, 140, 266], seed=2, holes=True))
+
+
+@pytest.mark.parametrize("path", EXPORTED, ids=lambda path: path.stem)
+def test_exported_form(path: Path) -> None:
+    """Also values of sequences (a class of each) and RoBERTa, whose positions ONNX nodes count."""
+    graph, program = compiled(path)
+    parts = sequences(graph, EXPORTED_LENGTHS)
+    check_onnxruntime(path, program, parts, int8=False)
+    check_padded(program, parts)
+    if "roberta" in path.stem:  # padding inside: its positions count only what is not padding
+        for part in parts:
+            part["input_ids"][0, 1::3] = 1
+        check_onnxruntime(path, program, parts[:3], int8=False)
+
+
+@settings(max_examples=15)
+@given(
+    lengths=st.lists(st.one_of(st.integers(1, 8), st.integers(1, 3 * TILE + 5)), min_size=1, max_size=25),
+    threads=st.sampled_from([1, 2]),
+    holes=st.booleans(),
+)
+@example([1], 2, False)
+@example([TILE] * 3, 2, True)
+@example([TILE - 3, 6, TILE - 3], 1, True)
+def test_any_lengths(unstructured: tuple[Graph, Program], lengths: list[int], threads: int, holes: bool) -> None:
+    graph, program = unstructured
+    check_padded(program, sequences(graph, lengths, seed=len(lengths), holes=holes), threads)
+
+
+def test_instances_serve_many_lengths(unstructured: tuple[Graph, Program]) -> None:
+    """Lengths hardly ever repeat, so a batch needs no memory of its own; and nothing of one is left for the next."""
+    graph, program = unstructured
+    rng = np.random.default_rng(0)
+    batches = [sequences(graph, rng.integers(1, 150, 20), seed=seed) for seed in range(12)]
+    first = run_joined(program, batches[0])
+    for batch in batches:
+        run_joined(program, batch)
+    for before, after in zip(first, run_joined(program, batches[0]), strict=True):
+        for name in before:
+            np.testing.assert_array_equal(before[name], after[name])
+    (segment,) = [step for step in program._steps if hasattr(step, "lowering")]
+    assert sum(map(len, segment._free.values())) <= len(batches) // 2
+
+
+@pytest.mark.parametrize("form", ["--quant dynamic", "--quant dynamic --dyn-attn const"])
+def test_not_where_sequences_influence_each_other(form: str, make_bert: Maker) -> None:
+    """Dynamic quantization takes its range from the whole batch."""
+    _, program = compiled(make_bert(form))
+    assert program.output_spaces is None
+
+
+def test_positions_end(unstructured: tuple[Graph, Program]) -> None:
+    graph, program = unstructured
+    check_padded(program, sequences(graph, [2, 300, 2]))
+    with pytest.raises(InputRangeError, match="position 300.*300 rows"):
+        run_joined(program, sequences(graph, [2, 301, 2]))
+
+
+def test_selected_token_beyond_a_sequence() -> None:
+    graph = fuse_graph(load_graph(DATA / "distilbert-cls-sdpa-script14.onnx"))
+    (node,) = [node for node in graph.nodes if node.op == "SelectToken"]
+    for token, short in [(3, 3), (-4, 3)]:
+        node.fused = type(node.fused)(token)
+        program = compile_graph(graph)
+        parts = sequences(graph, [40, 4, 9, 33])
+        for part, result in zip(parts, run_joined(program, parts), strict=True):
+            for name, array in run(program, part).items():
+                np.testing.assert_array_equal(result[name], array)
+        with pytest.raises(InputShapeError, match=f"{short} tokens"):
+            run_joined(program, sequences(graph, [40, short, 9]))
