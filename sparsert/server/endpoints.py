@@ -1,0 +1,245 @@
+"""Endpoints: a pipeline each, loaded in the background and fed by a batcher; and the registry of them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from sparsert.context import Context
+from sparsert.errors import InputError
+from sparsert.pipelines import Pipeline
+from sparsert.server.batching import Batcher
+from sparsert.server.config import EndpointConfig, Limits, ServerConfig, describe_problems
+from sparsert.server.errors import DeadlineError, NotReadyError, SchemaError
+from sparsert.server.metrics import Metrics
+
+__all__ = ["Endpoint", "Registry", "count_tokens", "example_fields", "pipeline_class", "public_reference"]
+
+_log = logging.getLogger(__name__)
+
+_TOKENS_PER_CORE = 1024
+"""Tokens of a micro-batch for each core: several tiles of 64 for every core, so that the last ones waste little, and
+few enough that a batch of MiniLM takes some tens of milliseconds and the next request does not wait long."""
+
+_SPECIAL_TOKENS = 3
+"""Tokens that BERT adds to a pair; for a budget that is close enough for other models too."""
+
+
+def pipeline_class(task: str) -> type[Pipeline]:
+    """The class that :meth:`sparsert.Pipeline.create` makes for a task."""
+    Pipeline.supported_tasks()  # registers the package's own
+    wanted = task.lower().replace("-", "_")
+    return next(cls for cls in Pipeline.__subclasses__() if wanted in (cls.task, *cls.task_aliases))
+
+
+def public_reference(model: str) -> str:
+    """A model reference as clients may see it: of a path on this machine, the last part alone."""
+    return model if ":" in model else model.rstrip("/").rpartition("/")[2]
+
+
+class Endpoint:
+    """One pipeline behind one batcher. It takes requests at once, and answers them when the pipeline is loaded."""
+
+    def __init__(self, config: EndpointConfig, limits: Limits, metrics: Metrics) -> None:
+        self.config = config
+        self.name = str(config.name)
+        self.input_schema = pipeline_class(config.task).input_schema
+        self.output_schema = pipeline_class(config.task).output_schema
+        self._limits = limits
+        self._metrics = metrics
+        self._loaded = threading.Event()
+        self._pipeline: Any = None
+        self._batcher: Batcher | None = None
+        self.failure: str | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the pipeline is loaded and has answered once."""
+        return self._pipeline is not None
+
+    def load(self, context: Context) -> None:
+        """Build the pipeline, run it once, and let the waiting requests in. Failures are kept in ``failure``."""
+        start = time.monotonic()
+        try:
+            pipeline = Pipeline.create(**self.config.pipeline_options(), **_cores(self.config, context))
+            for _ in range(2):  # the first answer compiles or loads kernels, the second finds them warm
+                pipeline(**example_fields(self.input_schema))
+        except Exception as error:  # whatever a model file can do wrong; the server goes on and says it is not ready
+            self.failure = f"{type(error).__name__}: {error}"
+            _log.error("endpoint %s cannot be loaded: %s", self.name, self.failure, exc_info=True)
+        else:
+            self._batcher = Batcher(
+                lambda prepared: list(pipeline.forward(prepared)),
+                pipeline.postprocess,
+                max_tokens=self._limits.max_batch_tokens or _TOKENS_PER_CORE * context.num_cores,
+                max_delay=self._limits.max_delay_ms / 1000,
+                name=f"batcher-{self.name}",
+                observe=self._metrics.batch_observer(self.name),
+                observe_queue=self._metrics.queue_observer(self.name),
+            )
+            self._pipeline = pipeline
+            _log.info("endpoint %s is ready after %.1f s", self.name, time.monotonic() - start)
+        finally:
+            self._loaded.set()
+
+    def parse(self, content: Any) -> BaseModel:
+        """Check a request against the input schema.
+
+        Raises
+        ------
+        SchemaError
+            With every field that does not fit.
+        """
+        try:
+            inputs = self.input_schema.model_validate(content)
+        except ValidationError as error:
+            raise SchemaError.of(error) from None
+        for name, value in inputs:
+            if isinstance(value, str) and not _is_text(value):
+                raise SchemaError.at(
+                    (name,), "must not hold lone surrogates, which are no characters", "string_unicode"
+                )
+        return inputs
+
+    def answer(self, requests: Sequence[BaseModel], deadline: float) -> list[Any]:
+        """Answer requests by ``deadline``, on the clock of ``time.monotonic``.
+
+        Raises
+        ------
+        SchemaError
+            The pipeline refuses one of the requests.
+        DeadlineError, NotReadyError
+            The answers did not come in time, or cannot come now.
+        """
+        if not self._loaded.wait(max(0.0, deadline - time.monotonic())):
+            raise DeadlineError()
+        if self._batcher is None:
+            raise NotReadyError(f"the model of endpoint {self.name} could not be loaded")
+        prepared = self._pipeline.preprocess(requests)
+        for row, item in enumerate(prepared):
+            if isinstance(item, InputError):
+                raise SchemaError.at((row,) if len(prepared) > 1 else (), str(item)) from item
+        items = [(item, count_tokens(item)) for item in prepared]
+        self._metrics.tokens(self.name, sum(tokens for _, tokens in items))
+        return self._batcher.submit(items, deadline)
+
+    def close(self) -> None:
+        """Answer what waits and refuse what comes."""
+        if self._batcher is not None:
+            self._batcher.close()
+
+
+def _cores(config: EndpointConfig, context: Context) -> dict[str, Any]:
+    """All endpoints of a worker share its cores and take turns on them, unless one's kwargs choose otherwise."""
+    return {} if {"num_cores", "num_streams", "scheduler"} & set(config.kwargs) else {"context": context}
+
+
+def _is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8; JSON's escapes can make one that cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def count_tokens(prepared: Any) -> int:
+    """Tokens that the model will see for a prepared request, padding left out."""
+    ranges = prepared.ranges
+    return int((ranges[:, 1] - ranges[:, 0]).sum()) + len(ranges) * (len(prepared.question) + _SPECIAL_TOKENS)
+
+
+def example_fields(schema: type[BaseModel]) -> dict[str, Any]:
+    """A request to warm up with and to show in the documentation."""
+    return {
+        "question": "What is DeepSparse?",
+        "context": "DeepSparse is sparsity-aware inference runtime offering GPU-class performance on CPUs and APIs to "
+        "integrate ML into your application",
+    }
+
+
+class Registry:
+    """The endpoints of a worker, by name and route. Endpoints come and go; a lookup sees a consistent state."""
+
+    def __init__(self, config: ServerConfig, metrics: Metrics) -> None:
+        self.config = config
+        self._metrics = metrics
+        self._changing = threading.Lock()
+        self._context: Context | None = None
+        self._endpoints: dict[str, Endpoint] = {}
+        self.draining = False
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """All endpoints, in the order of the configuration."""
+        return list(self._endpoints.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether every endpoint is ready and the worker is not about to stop."""
+        return not self.draining and all(endpoint.ready for endpoint in self._endpoints.values())
+
+    def named(self, name: str) -> Endpoint | None:
+        """The endpoint of a name, or of a route without its first slash."""
+        return self._endpoints.get(name) or self.at("/" + name)
+
+    def at(self, route: str) -> Endpoint | None:
+        """The endpoint at a route."""
+        return next((item for item in self._endpoints.values() if item.config.route == route), None)
+
+    def start(self, wait: bool = False) -> None:
+        """Take requests for the endpoints of the configuration, and load them, by default in the background."""
+        self._endpoints = self._made(self.config.endpoints)
+        loader = threading.Thread(target=self._load, args=(self.endpoints,), name="loader", daemon=True)
+        loader.start()
+        if wait:
+            loader.join()
+
+    def change(self, endpoints: Sequence[EndpointConfig]) -> None:
+        """Make the endpoints those given: keep those that did not change, load new ones first, then close the others.
+
+        Raises
+        ------
+        InputError
+            The endpoints contradict each other, or one could not be loaded. Nothing has changed then.
+        """
+        try:
+            config = ServerConfig.model_validate(self.config.model_dump() | {"endpoints": [dict(e) for e in endpoints]})
+        except ValidationError as error:
+            raise InputError(describe_problems(error, "endpoints")) from None
+        with self._changing:
+            old = self._endpoints
+            same = {item.name: item for item in old.values() if item.config in config.endpoints and not item.failure}
+            fresh = self._made(item for item in config.endpoints if item.name not in same)
+            self._load(list(fresh.values()))
+            failures = [f"endpoint {item.name}: {item.failure}" for item in fresh.values() if item.failure]
+            if failures:
+                for item in fresh.values():
+                    item.close()
+                raise InputError("; ".join(failures))
+            both = same | fresh
+            self._endpoints = {str(item.name): both[str(item.name)] for item in config.endpoints}
+            self.config = config
+        for name, item in old.items():
+            if both.get(name) is not item:
+                item.close()
+
+    def _made(self, configs: Iterable[EndpointConfig]) -> dict[str, Endpoint]:
+        return {str(item.name): Endpoint(item, self.config.limits, self._metrics) for item in configs}
+
+    def _load(self, endpoints: Sequence[Endpoint]) -> None:
+        if self._context is None:
+            self._context = Context(num_streams=1)
+        for endpoint in endpoints:
+            endpoint.load(self._context)
+
+    def close(self) -> None:
+        """Answer what waits and refuse what comes."""
+        self.draining = True
+        for endpoint in self.endpoints:
+            endpoint.close()

@@ -1,0 +1,261 @@
+"""All routes of the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, Response, abort, current_app, g, jsonify, request
+from pydantic import ValidationError
+from werkzeug.exceptions import MethodNotAllowed
+
+from sparsert import __version__
+from sparsert.errors import InputError
+from sparsert.server import tensors
+from sparsert.server.batching import Admission
+from sparsert.server.bodies import parse_json, read_body, read_json
+from sparsert.server.config import EndpointConfig
+from sparsert.server.endpoints import Endpoint, Registry, public_reference
+from sparsert.server.errors import NotReadyError, RequestError, SchemaError
+from sparsert.server.metrics import CONTENT_TYPE, Metrics
+from sparsert.server.openapi import document
+
+__all__ = ["State", "blueprint"]
+
+blueprint = Blueprint("server", __name__)
+
+
+@dataclass
+class State:
+    """What the routes of an application share."""
+
+    registry: Registry
+    metrics: Metrics
+    admission: Admission
+
+
+def _state() -> State:
+    state: State = current_app.extensions["sparsert"]
+    return state
+
+
+def _endpoint(name: str) -> Endpoint:
+    endpoint = _state().registry.named(name)
+    if endpoint is None:
+        abort(404)
+    return endpoint
+
+
+# ---- inference -------------------------------------------------------------------------------------------------------
+
+
+def _answer_plain(endpoint: Endpoint, content: Any) -> Response:
+    """One request in the pipeline's own schema."""
+    inputs = endpoint.parse(content)
+    with _state().admission.enter():
+        (output,) = endpoint.answer([inputs], _deadline())
+    # With top_k the pipeline gives a list of answers.
+    text = (
+        f"[{','.join(item.model_dump_json() for item in output)}]"
+        if isinstance(output, list)
+        else output.model_dump_json()
+    )
+    return Response(text, mimetype="application/json")
+
+
+def _answer_tensors(endpoint: Endpoint, content: Any, binary: bytes) -> Response:
+    """A batch of requests as tensors of the Open Inference Protocol."""
+    limit = _state().registry.config.limits.max_rows
+    batch = tensors.read_request(content, binary, endpoint.input_schema, endpoint.output_schema, limit)
+    inputs = [endpoint.parse(row) for row in batch.rows]
+    with _state().admission.enter(len(inputs)):
+        outputs = endpoint.answer(inputs, _deadline())
+    if isinstance(outputs[0], list):
+        raise SchemaError.at((), "tensors hold one answer each, but this endpoint gives several (top_k); ask in JSON")
+    return tensors.write_response(batch, endpoint.name, outputs)
+
+
+def _deadline() -> float:
+    """When the request's time is over: counted from its arrival, and no longer than the server allows."""
+    limit = _state().registry.config.limits.deadline_s
+    start: float = g.start
+    return start + limit
+
+
+@blueprint.route("/<path:path>", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+def predict(path: str) -> Response:
+    """The routes of the endpoints, which may change while the server runs."""
+    endpoint = _state().registry.at("/" + path)
+    if endpoint is None:
+        abort(404)
+    if request.method != "POST":
+        raise MethodNotAllowed(["POST"])
+    g.endpoint = endpoint.name
+    return _answer_plain(endpoint, read_json(request))
+
+
+@blueprint.post("/v2/models/<name>/infer")
+def infer(name: str) -> Response:
+    """Both forms: the pipeline's own schema, and tensors of the Open Inference Protocol."""
+    endpoint = _endpoint(name)
+    g.endpoint = endpoint.name
+    header_length = request.headers.get("Inference-Header-Content-Length")
+    if header_length is not None:
+        body = read_body(request)
+        if not header_length.isdecimal() or len(header_length) > 12 or int(header_length) > len(body):
+            raise SchemaError.at((), "Inference-Header-Content-Length must be a length within the body")
+        content = parse_json(body[: int(header_length)])
+        return _answer_tensors(endpoint, content, body[int(header_length) :])
+    content = read_json(request)
+    if isinstance(content, dict) and "inputs" in content and "inputs" not in endpoint.input_schema.model_fields:
+        return _answer_tensors(endpoint, content, b"")
+    return _answer_plain(endpoint, content)
+
+
+@blueprint.post("/invocations")
+@blueprint.post("/invocations/<name>/infer")
+def invocations(name: str | None = None) -> Response:
+    """SageMaker's routes, with ``integration: sagemaker``."""
+    registry = _state().registry
+    if registry.config.integration != "sagemaker" or not registry.endpoints:
+        abort(404)
+    endpoint = registry.endpoints[0] if name is None else _endpoint(name)
+    g.endpoint = endpoint.name
+    return _answer_plain(endpoint, read_json(request))
+
+
+# ---- health and information ------------------------------------------------------------------------------------------
+
+
+@blueprint.get("/ping")
+@blueprint.get("/health")
+@blueprint.get("/healthcheck")
+@blueprint.get("/status")
+def ping() -> Response:
+    """Whether the server answers at all; with SageMaker, whether it can answer requests."""
+    if _state().registry.config.integration == "sagemaker":
+        return ready()
+    return jsonify(True)
+
+
+@blueprint.get("/v2/health/live")
+def live() -> Response:
+    """Whether the server answers at all."""
+    return jsonify(status="OK", live=True)
+
+
+@blueprint.get("/v2/health/ready")
+def ready() -> Response:
+    """Whether every endpoint can answer."""
+    if not _state().registry.ready:
+        raise NotReadyError("not every endpoint is ready")
+    return jsonify(status="OK", ready=True)
+
+
+@blueprint.get("/v2")
+def server_metadata() -> Response:
+    """Name and version, as the Open Inference Protocol has it."""
+    return jsonify(name="sparsert", version=__version__, extensions=["binary_tensor_data"])
+
+
+@blueprint.get("/v2/models/<name>")
+def model_metadata(name: str) -> Response:
+    """What goes into an endpoint and what comes out."""
+    endpoint = _endpoint(name)
+    return jsonify(
+        name=endpoint.name,
+        versions=["1"],
+        platform="sparsert",
+        inputs=tensors.describe(endpoint.input_schema),
+        outputs=tensors.describe(endpoint.output_schema),
+        task=endpoint.config.task,
+        model_path=public_reference(endpoint.config.model),
+    )
+
+
+@blueprint.get("/v2/models/<name>/ready")
+def model_ready(name: str) -> Response:
+    """Whether an endpoint can answer."""
+    endpoint = _endpoint(name)
+    if not endpoint.ready or _state().registry.draining:
+        raise NotReadyError(f"endpoint {endpoint.name} is not ready")
+    return jsonify(status="OK", name=endpoint.name, ready=True)
+
+
+@blueprint.get("/config")
+def show_config() -> Response:
+    """The configuration with all defaults, without paths of this machine."""
+    config = _state().registry.config
+    content = config.model_dump(mode="json", exclude={"api_key_file"})
+    for endpoint in content["endpoints"]:
+        endpoint["model"] = public_reference(endpoint["model"])
+        endpoint["kwargs"].pop("output_dir", None)
+    return jsonify(content)
+
+
+@blueprint.get("/metrics")
+def metrics() -> Response:
+    """Metrics of all workers, for Prometheus."""
+    return Response(_state().metrics.exposition(), content_type=CONTENT_TYPE)
+
+
+@blueprint.get("/openapi.json")
+def openapi() -> Response:
+    """This API as an OpenAPI document."""
+    return jsonify(document(_state().registry))
+
+
+@blueprint.get("/docs")
+def docs() -> Response:
+    """The page to try the API on."""
+    return Response(status=307, headers={"Location": "/docs/"})
+
+
+@blueprint.get("/")
+def page() -> Response:
+    """A small page to ask a question on."""
+    return current_app.send_static_file("index.html")
+
+
+# ---- changing endpoints ----------------------------------------------------------------------------------------------
+
+
+@blueprint.route("/endpoints", methods=["POST", "DELETE"])
+def change_endpoints() -> Response:
+    """Add an endpoint (POST), or remove the one of a name or route (DELETE)."""
+    registry = _state().registry
+    if not registry.config.allow_endpoint_changes:
+        raise RequestError(403, "endpoints cannot be changed: start the server with allow_endpoint_changes")
+    content = read_json(request)
+    endpoints = registry.config.endpoints
+    if request.method == "POST":
+        wanted = _parse_endpoint(content)
+        if any(
+            (wanted.name and item.name == wanted.name) or (wanted.route and item.route == wanted.route)
+            for item in endpoints
+        ):
+            raise RequestError(409, "there is an endpoint of that name or route")
+        changed = [*endpoints, wanted]
+    else:
+        if not isinstance(content, dict) or not {"name", "route"} & {key for key in content if content[key]}:
+            raise SchemaError.at(("route",), "give the route or the name of the endpoint")
+        route = "/" + str(content["route"]).strip("/") if content.get("route") else None
+        changed = [
+            item
+            for item in endpoints
+            if (route and item.route != route) or (content.get("name") and item.name != content["name"])
+        ]
+        if len(changed) == len(endpoints):
+            abort(404)
+    try:
+        registry.change(changed)
+    except InputError as error:
+        raise SchemaError.at((), str(error)) from error
+    return jsonify(True)
+
+
+def _parse_endpoint(content: Any) -> EndpointConfig:
+    try:
+        return EndpointConfig.model_validate(content)
+    except ValidationError as error:
+        raise SchemaError.of(error) from None
