@@ -20,9 +20,9 @@ from sparsert.pipelines import Pipeline
 TEXT = "Ada keeps bees in Turin. Bob, her neighbour, repairs old radios on Sundays."
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def answers() -> Callable[[str, str], dict]:
-    """What the pipeline itself says, for comparison."""
+    """What the pipeline itself says, for comparison; and it keeps the compiled model alive for all tests."""
     pipeline = Pipeline.create("question-answering")
     return lambda question, context: pipeline(question=question, context=context).model_dump(exclude_none=True)
 
@@ -59,6 +59,21 @@ def test_text_from_stdin_and_json(stdin: Callable, capsys: pytest.CaptureFixture
 def test_an_answer_with_a_line_break_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert ask.main(["--context", "The capital is New\n  York.", "What is the capital?"]) == 0
     assert capsys.readouterr().out == "New York\n"
+
+
+def test_several_answers_to_each_question(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--context", TEXT, "--top-k", "2", "Who keeps bees?", "Who repairs radios?"]
+    assert ask.main(arguments) == 0
+    first, second = capsys.readouterr().out.strip("\n").split("\n\n")
+    for paragraph, best in ((first, "Ada"), (second, "Bob")):
+        scores, texts = zip(*(line.split("\t") for line in paragraph.splitlines()), strict=True)
+        assert texts[0] == best
+        assert float(scores[0]) >= float(scores[1])
+        assert len(texts) == 2
+    assert ask.main(["--json", *arguments]) == 0
+    for line, paragraph in zip(capsys.readouterr().out.splitlines(), (first, second), strict=True):
+        listed = [f"{answer['score']:.4f}\t{answer['answer']}" for answer in json.loads(line)["answers"]]
+        assert listed == paragraph.splitlines()
 
 
 def test_json_lines_keep_their_order_and_report_errors_in_place(
@@ -195,7 +210,7 @@ def test_it_answers_before_the_next_request_and_ends_quietly_when_interrupted() 
             process.stdin.flush()
             assert json.loads(process.stdout.readline())["answer"] == "Ada"
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(120) == 130
         assert b"Traceback" not in process.stderr.read()
 
 
@@ -209,5 +224,5 @@ def test_it_ends_quietly_when_nobody_reads_on() -> None:
         process.stdout.close()
         process.stdin.write(request)
         process.stdin.close()
-        assert process.wait(30) == 141
+        assert process.wait(120) == 141
         assert process.stderr.read() == b""

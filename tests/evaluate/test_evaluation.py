@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,14 @@ def write(path: Path, examples: list[Example]) -> Path:
     ]
     path.write_text(json.dumps(records))
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_model() -> Iterator[None]:
+    """Keeps the compiled model alive, which all pipelines of a process share, so that it is packed once."""
+    pipeline = Pipeline.create("question-answering", num_cores=1)
+    yield
+    del pipeline
 
 
 @pytest.fixture(scope="module")
