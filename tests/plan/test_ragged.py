@@ -167,9 +167,9 @@ def test_any_lengths(unstructured: tuple[Graph, Program], lengths: list[int], th
     check_padded(program, sequences(graph, lengths, seed=len(lengths), holes=holes), threads)
 
 
-def test_instances_serve_many_lengths(unstructured: tuple[Graph, Program]) -> None:
+def test_instances_serve_many_lengths(make_bert: Maker) -> None:
     """Lengths hardly ever repeat, so a batch needs no memory of its own; and nothing of one is left for the next."""
-    graph, program = unstructured
+    graph, program = compiled(make_bert(RAGGED["unstructured"]))
     rng = np.random.default_rng(0)
     batches = [sequences(graph, rng.integers(1, 150, 20), seed=seed) for seed in range(12)]
     first = run_joined(program, batches[0])
