@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
 
 from sparsert.bench.peaks import aligned
+from sparsert.bench.traffic import ATTENTION_BYTES_PER_MAC, activation_bytes, loaded_bytes
+from sparsert.graph import fused
+from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node, TensorInfo
 from sparsert.kernels import attention
-from sparsert.kernels.accumulate import BLOCK_ROWS
 from sparsert.kernels.jit import TIER, TILE, jit
 from sparsert.kernels.pack import (
     PackedWeight,
@@ -19,13 +22,18 @@ from sparsert.kernels.pack import (
     pack_float_sparse,
     pack_unstructured,
 )
-from sparsert.kernels.program import SOURCES, _accumulate
+from sparsert.kernels.program import run_program, unit_entry
+from sparsert.plan.instance import Instance
+from sparsert.plan.layout import Layout, Packing
+from sparsert.plan.lower import Lowering
 from sparsert.synthetic.weights import Stream, keep_mask
 
 __all__ = ["CASES", "Case", "Work", "make_work", "random_weight"]
 
 _TOKENS = 384
 _HEAD = 64
+_LINEAR_TILES = 8
+"""Tiles of a call: enough to make what starting the run loop costs small, few enough that their inputs fit the L2."""
 
 
 @dataclass(frozen=True)
@@ -99,18 +107,6 @@ _PACKERS: dict[str, Callable[[np.ndarray], PackedWeight]] = {
 }
 
 
-@jit()
-def _run_linear(kind, x, headers, weights, offsets, is_count, starts, out_features, scratch, rounds):  # type: ignore[no-untyped-def]
-    for _ in range(rounds):
-        for index in range(starts.shape[0]):
-            first = index * BLOCK_ROWS
-            place = offsets
-            if not is_count:
-                place += starts[index, 1]
-            rows = min(BLOCK_ROWS, out_features - first)
-            _accumulate(kind, x, headers + 16 * first, weights + starts[index, 0], place, scratch, rows)
-
-
 _scores = attention._scores_int
 
 
@@ -157,63 +153,82 @@ def make_work(case: Case) -> Work:
 
 
 def _linear_work(case: Case) -> Work:
+    """One matrix as a step of the engine's own run loop, without the stages that follow the products."""
     weight = random_weight(case)
-    packed = _PACKERS[case.kernel](weight)
-    floating = packed.layout == "float"
-    x = aligned(-(-packed.in_features // 4) * 4 * TILE * (4 if floating else 1))
-    x[:] = np.resize(np.float32([0.5, -0.25]).view(np.uint8) if floating else np.arange(251, dtype=np.uint8), len(x))
-    scratch = aligned(BLOCK_ROWS * TILE * 4)
-    counts = {"dense": -(-packed.in_features // 4), "float_dense": packed.in_features}
-    is_count = packed.kernel in counts
-    offsets = counts[packed.kernel] if is_count else packed.offsets.ctypes.data
-    kind = SOURCES[packed.kernel] + packed.variant
+    lowering = _Forced(*_linear_graph(weight), needed={"y"}, packer=_PACKERS[case.kernel]).run()
+    index, step = next((i, step) for i, step in enumerate(lowering.steps) if step.opcode == "linear")
+    step.stages = []
+    assert step.linear is not None
+    layout = Layout.of([_LINEAR_TILES * TILE], Packing(1))
+    instance = Instance(lowering, layout.tiles, layout.key_tiles, 1, separate_steps=True)
+    table = instance._table[[row[0] == index for row in instance._table]]
+    run_unit = unit_entry()
 
     def run(rounds: int) -> None:
-        _run_linear(
-            kind,
-            x.ctypes.data,
-            packed.headers.ctypes.data,
-            packed.weights.ctypes.data,
-            offsets,
-            is_count,
-            packed.starts,
-            packed.out_features,
-            scratch.ctypes.data,
-            rounds,
-        )
+        numba.set_num_threads(1)
+        scratch, stride = instance._scratch.ctypes.data, instance._stride
+        for _ in range(rounds):
+            run_program(instance._program, table, layout.meta, layout.tiles, scratch, stride, run_unit.address)
 
-    return Work(run, int(np.count_nonzero(weight)) * TILE, _loaded_bytes(packed), x.nbytes)
+    macs = int(np.count_nonzero(weight)) * TILE * layout.tiles
+    return Work(run, macs, loaded_bytes(step.linear) * layout.tiles, activation_bytes(step.linear.weight))
 
 
-def _loaded_bytes(packed: PackedWeight) -> int:
-    """Bytes that a kernel moves between the L1 and registers for one tile: activations, streams and results."""
-    row = TILE * (4 if packed.layout == "float" else 1)
-    results = packed.out_features * TILE * 4
-    if packed.kernel in ("dense", "float_dense"):  # an activation row is loaded once for every four output rows
-        activations = -(-packed.out_features // 4) * packed.in_features * row
+def _linear_graph(weight: np.ndarray) -> tuple[Graph, list[Node], dict[str, int]]:
+    """A graph of one Linear (behind a Quantize for int8), its nodes, and the channels of its values."""
+    rows, columns = weight.shape
+    if weight.dtype == np.float32:
+        nodes = [Node("Linear", ["x"], ["y"], domain=FUSED_DOMAIN, fused=fused.Linear(weight.T))]
     else:
-        activations = packed.offsets.size * row * (4 if packed.kernel == "blocks" else 1)
-    return activations + packed.weights.nbytes + packed.offsets.nbytes + results
+        scale, zero_point = np.float32(0.02), np.uint8(128)
+        quantization = fused.Quantization(np.asarray(scale), np.asarray(zero_point), np.dtype(np.uint8))
+        linear = fused.Linear(
+            weight.T.astype(np.int8),
+            weight_zero_point=np.asarray(np.int8(0)),
+            weight_scale=np.asarray(np.float32(0.01)),
+            input_quantization=quantization,
+        )
+        nodes = [
+            Node("Quantize", ["x"], ["q"], domain=FUSED_DOMAIN, fused=fused.Quantize(quantization)),
+            Node("Linear", ["q"], ["y"], domain=FUSED_DOMAIN, fused=linear),
+        ]
+    inputs = [TensorInfo("x", np.dtype(np.float32), ("batch", "tokens", columns))]
+    outputs = [TensorInfo("y", np.dtype(np.float32), ("batch", "tokens", rows))]
+    return Graph("linear", inputs, outputs, nodes, {}, {"": 17}), nodes, {"x": columns, "q": columns, "y": rows}
+
+
+@dataclass
+class _Forced(Lowering):
+    """A lowering whose weights take one format, whatever the cost model prefers."""
+
+    packer: Callable[[np.ndarray], PackedWeight] = pack_dense
+
+    def _pack(self) -> None:
+        super()._pack()
+        for node in self.nodes:
+            if isinstance(node.fused, fused.Linear):
+                weight = np.ascontiguousarray(node.fused.weight.T)
+                if weight.dtype != np.float32:
+                    weight = weight.astype(np.int16)
+                (output,) = node.outputs
+                self.packed[output] = replace(self.packed[output], weight=self.packer(weight))
 
 
 def _attention_work(case: Case) -> Work:
     tokens, size = case.shape
     tiles = tokens // TILE
-    width = 4 if TIER == "avx512_vnni" else 2  # vectors of queries in registers, beside four keys or rows of V
-    macs = tokens * size * TILE
     if case.kernel == "scores":
         queries, out = aligned(size * TILE * 2), aligned(tokens * TILE * 4)
         keys = aligned(size * TILE * 2 * tiles)
         queries.view(np.int16)[:], keys.view(np.int16)[:] = 3, -5
         arguments = (queries.ctypes.data, keys.ctypes.data, size * TILE * 2, tiles, size, out.ctypes.data)
-        run, vector_macs, held = _run_scores, TILE // 2, (queries, keys, out)
+        run, again, held = _run_scores, queries, (queries, keys, out)
     else:
         values, out = aligned(size * TILE * tiles), aligned(size * TILE * 4)
         probabilities = aligned(tokens * TILE)
         values[:], probabilities[:] = 1, 1
         arguments = (values.ctypes.data, size * TILE, tiles, size, probabilities.ctypes.data, out.ctypes.data)
-        run, vector_macs, held = _run_context, TILE, (values, probabilities, out)
-    # a step loads `width` vectors and four words for 4 * width products
-    steps = macs // (4 * width * vector_macs)
-    loaded = steps * (width * TILE + 16) + held[2].nbytes
-    return Work(lambda rounds, held=held: run(*arguments, rounds), macs, loaded, held[1].nbytes)  # type: ignore[misc]
+        run, again, held = _run_context, probabilities, (values, probabilities, out)
+    macs = tokens * size * TILE
+    loaded = round(macs * ATTENTION_BYTES_PER_MAC[case.arithmetic]) + held[2].nbytes
+    return Work(lambda rounds, held=held: run(*arguments, rounds), macs, loaded, again.nbytes)  # type: ignore[misc]

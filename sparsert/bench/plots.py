@@ -14,18 +14,23 @@ from sparsert.errors import EngineError, InputError
 
 __all__ = [
     "ENGINE_NAMES",
+    "PALETTE",
     "check_plot_path",
+    "finish_figure",
     "latency_figure",
+    "make_figure",
     "require_matplotlib",
     "roofline_figure",
     "save_figure",
     "sparsity_figure",
+    "styled",
     "throughput_figure",
 ]
 
 # Okabe and Ito's palette: told apart with any kind of colour vision, and in print.
 _BLUE, _ORANGE, _GREEN, _VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-_PURPLE, _SKY, _GREY = "#CC79A7", "#56B4E9", "#767676"
+_PURPLE, _GREY = "#CC79A7", "#767676"
+PALETTE = (_BLUE, _ORANGE, _GREEN, _PURPLE, _GREY, _VERMILION)
 
 ENGINE_COLORS = {"sparsert": _BLUE, "deepsparse": _ORANGE, "openvino": _GREEN, "onnxruntime": _PURPLE}
 ENGINE_MARKERS = {"sparsert": "o", "deepsparse": "s", "openvino": "^", "onnxruntime": "D"}
@@ -96,7 +101,7 @@ def require_matplotlib() -> Any:
     return matplotlib
 
 
-def _styled(draw: Callable[..., Any]) -> Callable[..., Any]:
+def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
     """Run a function that draws with the house style, and leave the caller's own alone."""
 
     @functools.wraps(draw)
@@ -107,8 +112,8 @@ def _styled(draw: Callable[..., Any]) -> Callable[..., Any]:
     return styled
 
 
-def _figure(width: float, height: float, columns: int = 1, **options: Any) -> tuple[Any, Any]:
-    """A figure with a row of axes; no window system takes part."""
+def make_figure(width: float, height: float, columns: int = 1, **options: Any) -> tuple[Any, Any]:
+    """A figure with a row of axes, in inches; no window system takes part."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -117,14 +122,15 @@ def _figure(width: float, height: float, columns: int = 1, **options: Any) -> tu
     return figure, figure.subplots(1, columns, squeeze=False, **options)[0]
 
 
-def _finish(figure: Any, title: str, caption: str) -> Any:
+def finish_figure(figure: Any, title: str, caption: str) -> Any:
+    """Title above, caption below; returns the figure."""
     columns = int(_CAPTION_COLUMNS * figure.get_figwidth() / 9)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     figure.supxlabel("\n".join(textwrap.wrap(caption, columns)), x=0.01, ha="left", fontsize=7.5, color="#555555")
     return figure
 
 
-@_styled
+@styled
 def save_figure(figure: Any, path: str | Path) -> Path:
     """Write a figure as PNG, SVG or PDF, by the ending of the path."""
     metadata = {"Date": None} if Path(path).suffix == ".svg" else None
@@ -135,10 +141,10 @@ def save_figure(figure: Any, path: str | Path) -> Path:
 # -- roofline --------------------------------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def roofline_figure(roofline: Roofline, caption: str) -> Any:
     """Kernels as points under the roofs of one core; both axes logarithmic."""
-    figure, (axes,) = _figure(9, 5.0)
+    figure, (axes,) = make_figure(9, 5.0)
     limits, kernels = roofline.limits, roofline.kernels
     intensities = [1 / kernel.bytes_per_mac for kernel in kernels]
     top = max(rate.one for rate in limits.peaks.values())
@@ -188,7 +194,7 @@ def roofline_figure(roofline: Roofline, caption: str) -> Any:
         title_fontsize=8,
         handletextpad=0.2,
     )
-    _finish(figure, "Kernels under the roofline of one core", caption)
+    finish_figure(figure, "Kernels under the roofline of one core", caption)
     _number_points(figure, axes, list(zip(intensities, (kernel.gmacs for kernel in kernels), strict=True)))
     return figure
 
@@ -223,7 +229,7 @@ def _number_points(figure: Any, axes: Any, points: Sequence[tuple[float, float]]
 # -- the suite -------------------------------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def throughput_figure(groups: Mapping[str, Sequence[tuple[str, str, float]]], caption: str, title: str) -> Any:
     """Bars of items/s.
 
@@ -234,7 +240,7 @@ def throughput_figure(groups: Mapping[str, Sequence[tuple[str, str, float]]], ca
     caption, title : str
     """
     bars = sum(len(group) for group in groups.values())
-    figure, (axes,) = _figure(9, 1.5 + 0.24 * bars + 0.22 * len(groups))
+    figure, (axes,) = make_figure(9, 1.5 + 0.24 * bars + 0.22 * len(groups))
     position, ticks, labels = 0.0, [], []
     highest = max((value for group in groups.values() for _, _, value in group), default=1.0)
     for name, group in groups.items():
@@ -252,10 +258,10 @@ def throughput_figure(groups: Mapping[str, Sequence[tuple[str, str, float]]], ca
     axes.grid(False, axis="y")
     axes.set(ylim=(position - 0.4, -0.6), xlim=(0, highest * 1.1))
     axes.set_xlabel("items (sequences) per second; longer is faster")
-    return _finish(figure, title, caption)
+    return finish_figure(figure, title, caption)
 
 
-@_styled
+@styled
 def latency_figure(panels: Mapping[str, Sequence[tuple[str, str, Sequence[float]]]], caption: str, title: str) -> Any:
     """Empirical distribution of the time of a batch: one panel a workload, one curve an engine.
 
@@ -265,7 +271,7 @@ def latency_figure(panels: Mapping[str, Sequence[tuple[str, str, Sequence[float]
         Title of a panel -> its curves as (engine, label, milliseconds of every batch).
     caption, title : str
     """
-    figure, axes = _figure(9, 4.1, max(1, len(panels)), sharey=True)
+    figure, axes = make_figure(9, 4.1, max(1, len(panels)), sharey=True)
     for panel, (name, curves) in zip(axes, panels.items(), strict=False):
         for engine, label, samples in curves:
             ordered = sorted(samples)
@@ -286,10 +292,10 @@ def latency_figure(panels: Mapping[str, Sequence[tuple[str, str, Sequence[float]
         _plain_ticks(panel.xaxis)
         panel.legend(loc="upper left", bbox_to_anchor=(0, -0.2), fontsize=8, title="median", title_fontsize=8)
     axes[0].set(ylim=(0, 100), ylabel="batches finished within that time, %")
-    return _finish(figure, title, caption)
+    return finish_figure(figure, title, caption)
 
 
-@_styled
+@styled
 def sparsity_figure(
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], caption: str, title: str, unit: str
 ) -> Any:
@@ -303,7 +309,7 @@ def sparsity_figure(
     unit : str
         Label of the cost.
     """
-    figure, axes = _figure(9, 4.2, max(1, len(panels)), sharey=True)
+    figure, axes = make_figure(9, 4.2, max(1, len(panels)), sharey=True)
     for panel, (name, lines) in zip(axes, panels.items(), strict=False):
         for contestant, points in lines.items():
             engine, _, label = contestant.partition(":")
@@ -324,7 +330,7 @@ def sparsity_figure(
     axes[0].set_ylim(bottom=0)
     axes[0].set_ylabel(unit)
     axes[0].legend(loc="lower left", fontsize=8)
-    return _finish(figure, title, caption)
+    return finish_figure(figure, title, caption)
 
 
 def _number(value: float) -> str:

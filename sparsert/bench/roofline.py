@@ -75,10 +75,23 @@ class Limits:
         """The first cache that holds ``footprint`` bytes; one whose size is unknown holds nothing."""
         return next((name for name, size in self.caches.items() if footprint <= size), "memory")
 
-    def limit(self, arithmetic: str, bytes_per_mac: float, footprint: int) -> tuple[float, str]:
-        """Attainable GMAC/s of one core, and what sets it: a kind of arithmetic or a level of memory."""
+    def limit(self, arithmetic: str, bytes_per_mac: float, footprint: int, several: bool = False) -> tuple[float, str]:
+        """Attainable GMAC/s, and what sets it: a kind of arithmetic or a level of memory.
+
+        Parameters
+        ----------
+        arithmetic : str
+        bytes_per_mac : float
+            Bytes moved for each useful multiply-accumulate.
+        footprint : int
+            Bytes of activations that are read again and again.
+        several : bool
+            For all cores together instead of one.
+        """
         level = self.level(footprint)
-        peak, feed = self.peaks[arithmetic].one, self.bandwidths[level].one / bytes_per_mac
+        rates = self.peaks[arithmetic], self.bandwidths[level]
+        peak, feed = (rate.all if several else rate.one for rate in rates)
+        feed /= bytes_per_mac
         return (peak, arithmetic) if peak <= feed else (feed, level)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,10 +78,15 @@ class Instance:
         Tiles over which a sequence extends, at most.
     threads : int
         Threads that will run it; more would overflow the scratch.
+    separate_steps : bool
+        Make every step a region of its own, for :meth:`timed_run`.
     """
 
-    def __init__(self, lowering: Lowering, tiles: int, key_tiles: int, threads: int) -> None:
+    def __init__(
+        self, lowering: Lowering, tiles: int, key_tiles: int, threads: int, separate_steps: bool = False
+    ) -> None:
         self._lowering = lowering
+        self._separate = separate_steps
         self._tiles, self._threads = tiles, threads
         self._keep: list[Any] = []
         self._parts = 1 if tiles >= 2 * threads or tiles % threads == 0 else threads
@@ -126,7 +132,7 @@ class Instance:
                 regions.append(_Region(index, index + 1, 2, 1))
             elif self._parts > 1 and step.opcode == "linear" and step.rows > BLOCK_ROWS:
                 regions.append(_Region(index, index + 1, 3, self._parts))
-            elif open_region and self._parts == 1:
+            elif open_region and self._parts == 1 and not self._separate:
                 regions[-1].last = index + 1
                 continue
             else:
@@ -303,6 +309,35 @@ class Instance:
         items : int
             Number of sequences.
         """
+        results, held = self._bind(values, layout, lead, items)
+        scratch, run_unit = self._scratch.ctypes.data, unit_entry().address
+        for first, stop in layout.chunks:
+            meta = layout.meta[first:stop]
+            run_program(self._program, self._table, meta, len(meta), scratch, self._stride, run_unit)
+        del held  # what the program holds addresses of lives until here
+        return results
+
+    def timed_run(
+        self, values: dict[str, np.ndarray], layout: Layout, lead: tuple[int, ...], items: int
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """:meth:`run` region by region: the results, and the seconds (regions,) that each region took."""
+        results, held = self._bind(values, layout, lead, items)
+        scratch, run_unit = self._scratch.ctypes.data, unit_entry().address
+        seconds = np.zeros(len(self._table))
+        for first, stop in layout.chunks:
+            meta = layout.meta[first:stop]
+            for index in range(len(self._table)):
+                table = self._table[index : index + 1]
+                begin = time.perf_counter()
+                run_program(self._program, table, meta, len(meta), scratch, self._stride, run_unit)
+                seconds[index] += time.perf_counter() - begin
+        del held
+        return results, seconds
+
+    def _bind(
+        self, values: dict[str, np.ndarray], layout: Layout, lead: tuple[int, ...], items: int
+    ) -> tuple[dict[str, np.ndarray], Any]:
+        """Put the addresses of inputs and outputs into the program: the outputs, and what must outlive the run."""
         inputs = {
             name: np.ascontiguousarray(np.broadcast_to(values[name], lead), np.int64) for name in self._lowering.ids
         }
@@ -326,11 +361,7 @@ class Instance:
             }[output.shape]
             results[output.name] = np.empty(shape, np.float32)
             row[4] = results[output.name].ctypes.data
-        scratch, run_unit = self._scratch.ctypes.data, unit_entry().address
-        for first, stop in layout.chunks:
-            meta = layout.meta[first:stop]
-            run_program(self._program, self._table, meta, len(meta), scratch, self._stride, run_unit)
-        return results
+        return results, (inputs, biases)
 
 
 def _group_size(tiles: int, threads: int) -> int:

@@ -1,0 +1,40 @@
+"""How many bytes a kernel moves between registers and the L1 for its work: what bandwidth limits."""
+
+from __future__ import annotations
+
+from sparsert.kernels.jit import TIER, TILE
+from sparsert.kernels.pack import PackedWeight
+from sparsert.plan.weights import PackedLinear
+
+__all__ = ["ATTENTION_BYTES_PER_MAC", "activation_bytes", "loaded_bytes"]
+
+_WIDTH = 4 if TIER == "avx512_vnni" else 2
+"""Vectors of queries that attention keeps in registers, beside four keys or four rows of V."""
+
+ATTENTION_BYTES_PER_MAC = {
+    # a step loads `_WIDTH` vectors of TILE bytes and four words, for 4 * _WIDTH products of a whole vector
+    kind: (_WIDTH * TILE + 16) / (4 * _WIDTH * macs)
+    for kind, macs in (("int8", TILE), ("int16", TILE // 2), ("float", TILE // 4))
+}
+"""Bytes loaded for each multiply-accumulate of attention, by kind of arithmetic."""
+
+
+def activation_bytes(packed: PackedWeight) -> int:
+    """Size of one tile of a matrix's input."""
+    return packed.in_features * TILE * (4 if packed.layout == "float" else 1)
+
+
+def loaded_bytes(linear: PackedLinear) -> int:
+    """Activations, streams of weights and results of a matrix times one tile.
+
+    The few weights that padding adds to a row are not counted.
+    """
+    packed = linear.weight
+    row = TILE * (4 if packed.layout == "float" else 1)
+    size = packed.in_features * packed.out_features
+    if packed.kernel in ("dense", "float_dense"):  # an activation row is loaded once for every four output rows
+        activations = size // 4 * row
+    else:
+        activations = round(size * (linear.block_density if packed.kernel == "blocks" else linear.density)) * row
+    results = packed.out_features * TILE * 4
+    return activations + packed.weights.nbytes + packed.offsets.nbytes + results
