@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -17,7 +18,10 @@ import numpy as np
 from pydantic import BaseModel
 
 from sparsert.errors import InputError
+from sparsert.pipelines.imports import load_module
+from sparsert.pipelines.loggers import LoggingConfig, MetricLogger, PipelineLogging
 from sparsert.pipelines.schemas import PipelineConfig
+from sparsert.pipelines.timing import ENGINE_FORWARD, POST_PROCESS, PRE_PROCESS, StageTimer, TimerManager
 
 __all__ = ["ENGINE_TYPES", "Pipeline"]
 
@@ -44,16 +48,29 @@ class Pipeline(ABC):
         As for :class:`sparsert.Engine`.
     context : sparsert.Context, optional
         Cores and streams shared with other engines, in place of the three before.
+    executor : ThreadPoolExecutor or int, optional
+        Threads that run the parts of a large batch side by side; by default as many as the engine has streams. A pool
+        of one's own must not be the one that calls the pipeline.
+    benchmark : bool, default False
+        Keep the times of all calls in ``timer_manager``, not of the latest only.
     alias : str, optional
         A name for this pipeline.
+    logger : MetricLogger, LoggingConfig, mapping, str or Path, optional
+        Where metrics go, see :mod:`sparsert.pipelines.loggers`; a str is YAML or the path of a YAML file.
+
+    Attributes
+    ----------
+    timer_manager : TimerManager
+        Seconds of the stages of finished calls: ``pre_process, engine_forward, post_process, total_inference``.
     """
 
     task: ClassVar[str] = ""
     task_aliases: ClassVar[tuple[str, ...]] = ()
     default_model_path: ClassVar[str | None] = None
     input_schema: ClassVar[type[BaseModel]]
-    output_schema: ClassVar[type[BaseModel]]
+    output_schema: type[BaseModel]
     batch_fields: ClassVar[tuple[str, ...]] = ()
+    metric_functions: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     def __init__(
         self,
@@ -65,7 +82,10 @@ class Pipeline(ABC):
         num_streams: int | None = None,
         scheduler: Any = None,
         context: Any = None,
+        executor: ThreadPoolExecutor | int | None = None,
+        benchmark: bool = False,
         alias: str | None = None,
+        logger: Any = None,
     ) -> None:
         kind = engine_type.lower() if isinstance(engine_type, str) else engine_type
         kind = "sparsert" if kind == "deepsparse" else kind
@@ -89,7 +109,15 @@ class Pipeline(ABC):
         self.num_streams = num_streams
         self.scheduler = scheduler
         self.context = context
+        self.executor = executor
         self.alias = alias
+        self.logger = logger
+        self.benchmark = bool(benchmark)
+        self.timer_manager = TimerManager(multi=self.benchmark)
+        self._logging = None
+        if logger is not None:
+            self._logging = PipelineLogging(logger, alias or self.task, {self.task: self.metric_functions})
+        self._reference: str | None = None
 
     # ---- what a task defines -----------------------------------------------------------------------------------------
 
@@ -151,13 +179,48 @@ class Pipeline(ABC):
         list
             One result for each request, in order.
         """
-        prepared = self.preprocess(inputs)
+        if not inputs:
+            return []
+        timer = StageTimer()
+        with timer.stage(PRE_PROCESS):
+            prepared = self.preprocess(inputs)
         failed = [item for item in prepared if isinstance(item, InputError)]
         if failed and not return_exceptions:
             raise failed[0]
         ready = [item for item in prepared if not isinstance(item, InputError)]
-        results = iter(self.postprocess(ready, self.forward(ready)) if ready else [])
-        return [item if isinstance(item, InputError) else next(results) for item in prepared]
+        results: list[Any] = []
+        if ready:
+            with timer.stage(ENGINE_FORWARD):
+                outputs = self.forward(ready)
+            if isinstance(outputs, Iterator):
+                outputs = self._watched(outputs, timer)
+            elif self._logging is not None:
+                self._logging.engine(outputs)
+            with timer.stage(POST_PROCESS):
+                results = list(self.postprocess(ready, outputs))
+        timer.finish()
+        self.timer_manager.add(timer)
+        if self._logging is not None:
+            answered = [item for item, found in zip(inputs, prepared, strict=True) if not isinstance(found, InputError)]
+            self._logging.call(answered, results, timer.times, self._num_cores())
+        if not failed:
+            return results
+        remaining = iter(results)
+        return [item if isinstance(item, InputError) else next(remaining) for item in prepared]
+
+    def _watched(self, outputs: Iterator[Any], timer: StageTimer) -> Iterator[Any]:
+        """The parts of a run, which the engine computes as they are taken."""
+        while True:
+            with timer.stage(ENGINE_FORWARD):
+                part = next(outputs, None)
+            if part is None:
+                return
+            if self._logging is not None:
+                self._logging.engine(part)
+            yield part
+
+    def _num_cores(self) -> int | None:
+        return self.num_cores if self.context is None else self.context.num_cores
 
     def parse_inputs(self, *args: Any, **kwargs: Any) -> tuple[list[Any], bool]:
         """Check the arguments of a call against ``input_schema``: the requests, and whether they came as a batch."""
@@ -179,7 +242,8 @@ class Pipeline(ABC):
 
     def _parse_fields(self, fields: Mapping[str, Any]) -> tuple[list[Any], bool]:
         """Requests from their fields, some of which may be lists."""
-        columns = {name: _as_list(fields[name]) for name in self.batch_fields if _as_list(fields.get(name)) is not None}
+        lists = ((name, _as_list(fields.get(name))) for name in self.batch_fields)
+        columns = {name: column for name, column in lists if column is not None}
         if not columns:
             return [self.input_schema(**fields)], False
         lengths = {name: len(column) for name, column in columns.items()}
@@ -192,23 +256,31 @@ class Pipeline(ABC):
     # ---- options as data ---------------------------------------------------------------------------------------------
 
     def to_config(self) -> PipelineConfig:
-        """This pipeline's options as data. A context becomes the cores and streams that it has."""
+        """This pipeline's options as data.
+
+        A context becomes the cores and streams that it has, a pool its number of threads; a logger that was given as an
+        object is left out.
+        """
         context = self.context
         return PipelineConfig(
-            task=self.task,
+            task=self._reference or self.task,
             model_path=self.model_path,
             engine_type=self.engine_type,
             batch_size=self.batch_size,
-            num_cores=self.num_cores if context is None else context.num_cores,
+            num_cores=self._num_cores(),
             num_streams=self.num_streams if context is None else context.num_streams,
             scheduler=_scheduler_name(self.scheduler if context is None else context.scheduler),
+            executor=self.executor._max_workers if isinstance(self.executor, ThreadPoolExecutor) else self.executor,
+            benchmark=self.benchmark,
             alias=self.alias,
+            logger=_as_config(self.logger),
             kwargs=self.task_options(),
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = self.to_config().model_dump(exclude={"task", "kwargs"}) | self.task_options()
-        return _rebuild, (type(self), options)
+        # A task from a file is a class that another process must load first.
+        return _rebuild, (self._reference or type(self), options)
 
     @staticmethod
     def from_config(
@@ -241,6 +313,8 @@ class Pipeline(ABC):
         ----------
         task : str
             Such as ``"question-answering"``; case and ``-`` or ``_`` do not matter, and aliases (``"qa"``) do as well.
+            ``"import:package.module"`` or ``"import:path.py"`` imports code that registers a task of its own, and takes
+            the one that its ``TASK`` names.
         model_path : str or Path, optional
             A model reference; ``model`` is another name for it.
         **kwargs
@@ -260,12 +334,20 @@ class Pipeline(ABC):
                     f"Only one of model and model_path may be supplied, found {model} and {model_path} respectively"
                 )
             model_path = model
+        reference = task if isinstance(task, str) and task.startswith("import:") else None
+        if reference is not None:
+            found = getattr(load_module(reference.removeprefix("import:")), "TASK", None)
+            if not isinstance(found, str):
+                raise InputError(f"{reference}: expected a str named TASK that names a registered task, got {found!r}")
+            task = found
         cls = _registry.get(_normalised(task))
         if cls is None:
             raise InputError(
                 f"Unknown Pipeline task {task}. Currently supported tasks are {Pipeline.supported_tasks()}"
             )
-        return cls(model_path, **kwargs)
+        pipeline = cls(model_path, **kwargs)
+        pipeline._reference = reference
+        return pipeline
 
     @staticmethod
     def supported_tasks() -> list[str]:
@@ -318,5 +400,14 @@ def _scheduler_name(scheduler: Any) -> str | None:
     return scheduler if scheduler is None or isinstance(scheduler, str) else str(scheduler.value)
 
 
-def _rebuild(cls: type[Pipeline], options: dict[str, Any]) -> Pipeline:
-    return cls(**options)
+def _as_config(logger: Any) -> dict[str, Any] | str | None:
+    """A pipeline's logger as JSON-able data, unless it is an object of the user's."""
+    if isinstance(logger, LoggingConfig):
+        return logger.model_dump()
+    if isinstance(logger, Path):
+        return str(logger)
+    return None if isinstance(logger, MetricLogger) else logger
+
+
+def _rebuild(source: type[Pipeline] | str, options: dict[str, Any]) -> Pipeline:
+    return Pipeline.create(source, **options) if isinstance(source, str) else source(**options)

@@ -59,6 +59,11 @@ class SequenceEngine:
         _check_inputs(engine.input_names)
         self._start, self._end = _start_and_end(engine.output_names)
 
+    @property
+    def pads(self) -> bool:
+        """Whether the engine computes padding, if there is any."""
+        return not self.engine.supports_ragged
+
     def packed_logits(
         self, arrays: Mapping[str, np.ndarray], lengths: np.ndarray, padding: Padding
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +82,8 @@ class SequenceEngine:
         -------
         start, end : float arrays, shape (N,)
         """
-        if self.engine.supports_ragged and not padding.left:  # to the left of a sequence, padding moves its positions
+        # To the left of a sequence, padding moves its positions.
+        if not padding.left and (not self.pads or (padding.columns == 0 and self.any_length)):
             outputs = self.engine.run_ragged(
                 [np.asarray(arrays[name], dtype=dtype) for name, dtype in self._inputs], lengths, val_inp=False
             )

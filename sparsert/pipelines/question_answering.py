@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 
 from sparsert.errors import InputError, InputRangeError
 from sparsert.pipelines.base import Pipeline
+from sparsert.pipelines.dump import PredictionFiles
 from sparsert.pipelines.engines import Padding, SequenceEngine, load_engines, model_positions
+from sparsert.pipelines.executors import OrderedPool
 from sparsert.pipelines.probabilities import SpanProbabilities
 from sparsert.pipelines.schemas import (
     QuestionAnsweringInput,
@@ -138,6 +141,11 @@ class QuestionAnsweringPipeline(Pipeline):
     input_schema = QuestionAnsweringInput
     output_schema: type[QuestionAnsweringOutput] = QuestionAnsweringOutput
     batch_fields = ("question", "context", "id")
+    metric_functions = {
+        "pipeline_inputs.question": ("string_length",),
+        "pipeline_inputs.context": ("string_length",),
+        "pipeline_outputs": ("answer_found", "answer_length", "answer_score"),
+    }
 
     def __init__(
         self,
@@ -178,12 +186,15 @@ class QuestionAnsweringPipeline(Pipeline):
         self.return_probability = bool(return_probability)
         if self.return_probability:
             self.output_schema = QuestionAnsweringProbabilityOutput
-        self.output_dir = output_dir
+        self.output_dir = None if output_dir is None else str(output_dir)
+        self._files = None if output_dir is None else PredictionFiles(output_dir)
         model = resolve(self.model_path, purpose="pipeline")
         self.tokenizer = load_tokenizer(model.directory)
         self._given = {"sequence_length": sequence_length, "doc_stride": doc_stride, "align_to_words": align_to_words}
         self._set_windows(model.directory, sequence_length, doc_stride)
         self._engines = load_engines(model, self, self.sequence_lengths)
+        streams = getattr(self._engines[self.sequence_lengths[0]].engine, "num_streams", 1)
+        self._pool = OrderedPool(self.executor, streams)
 
     def _set_windows(
         self, directory: Path, sequence_length: int | Sequence[int] | None, doc_stride: int | None
@@ -217,10 +228,10 @@ class QuestionAnsweringPipeline(Pipeline):
             "num_spans",
             "top_k",
             "return_probability",
+            "output_dir",
             "scoring",
         )
-        options = {name: getattr(self, name) for name in names} | self._given
-        return options | {"output_dir": None if self.output_dir is None else str(self.output_dir)}
+        return {name: getattr(self, name) for name in names} | self._given
 
     @property
     def engines(self) -> dict[int, SequenceEngine]:
@@ -277,17 +288,22 @@ class QuestionAnsweringPipeline(Pipeline):
 
     def forward(self, prepared: Sequence[PreparedQuestion]) -> Iterator[WindowLogits]:
         """Run all windows of all questions, a slice of them at a time, in order."""
-        return map(self._run, self._slices(prepared))
+        return self._pool.map(self._run, self._slices(prepared))
 
     def _run(self, part: tuple[int, list[Reading]]) -> WindowLogits:
         bucket, readings = part
         windows = pack_windows(readings, self.tokenizer)
-        padding = Padding(
-            bucket if self.pad_to_max_length else 0,
+        engine = self._engines[bucket]
+        return WindowLogits(windows, *engine.packed_logits(windows.arrays, windows.lengths, self._padding(bucket)))
+
+    def _padding(self, bucket: int) -> Padding:
+        """How windows become rows, for an engine that needs them."""
+        full = self.pad_to_max_length or not self._engines[bucket].any_length
+        return Padding(
+            bucket if full else 0,
             self.tokenizer.padding_side == "left",
             {"input_ids": self.tokenizer.pad_id, "attention_mask": 0, "token_type_ids": self.tokenizer.pad_type},
         )
-        return WindowLogits(windows, *self._engines[bucket].packed_logits(windows.arrays, windows.lengths, padding))
 
     def _slices(self, prepared: Sequence[PreparedQuestion]) -> Iterator[tuple[int, list[Reading]]]:
         """Windows to run at once: of one engine, ``batch_size`` of them or as many as ``MAX_TOKENS`` hold."""
@@ -299,10 +315,13 @@ class QuestionAnsweringPipeline(Pipeline):
                 readings, used = [], 0
             bucket = question.bucket
             fixed = self.tokenizer.template.special_tokens + len(question.question)
+            padded = self._padding(bucket).columns if self._engines[bucket].pads else 0
             begin = 0
             while begin < len(question.ranges):
                 first, last = question.ranges[begin].tolist()
-                size, limit = (1, self.batch_size) if self.batch_size else (fixed + last - first, MAX_TOKENS)
+                size, limit = (
+                    (1, self.batch_size) if self.batch_size else (max(fixed + last - first, padded), MAX_TOKENS)
+                )
                 if readings and used + size > limit:
                     yield bucket, readings
                     readings, used = [], 0
@@ -319,13 +338,17 @@ class QuestionAnsweringPipeline(Pipeline):
 
     def postprocess(self, prepared: Sequence[PreparedQuestion], outputs: Iterator[WindowLogits]) -> list[Any]:
         """Choose the best spans of each question: an output, or a list of them if ``top_k`` is not 1."""
-        results = []
+        results: list[Any] = []
         for ranking in self.rank(outputs):
-            results.append(self._result(prepared[ranking.item].inputs, ranking))
+            inputs = prepared[ranking.item].inputs
+            answers = self._answers(inputs, ranking)
+            if self._files is not None:
+                self._write(self._files, inputs, ranking, answers)
+            results.append(answers[0] if self.top_k == 1 else answers)
         return results
 
     def rank(self, outputs: Iterator[WindowLogits]) -> Iterator[Ranking]:
-        """The best spans of each question, in order; an item is complete before the next one begins."""
+        """The best spans of each question, in order, each as soon as its windows are complete."""
         scoring: LogitSums | SpanProbabilities
         if self.scoring == "huggingface":
             scoring = SpanProbabilities(self.top_k, self.max_answer_length, self.align_to_words)
@@ -334,15 +357,60 @@ class QuestionAnsweringPipeline(Pipeline):
         for part in outputs:
             yield from scoring.rank(part.windows, part.start, part.end)
 
-    def _result(self, inputs: QuestionAnsweringInput, ranking: Ranking) -> Any:
+    def _answers(self, inputs: QuestionAnsweringInput, ranking: Ranking) -> list[QuestionAnsweringOutput]:
+        """The ``top_k`` best answers, at least one: a context without text has only "no answer"."""
         spans, context = ranking.spans[: self.top_k], inputs.context
-        outputs = []
-        for score, start, end in zip(spans.scores.tolist(), spans.starts.tolist(), spans.ends.tolist(), strict=True):
-            outputs.append(QuestionAnsweringOutput(score=score, answer=context[start:end], start=start, end=end))
-        if not outputs or self.version_2_with_negative:
-            rank = int(np.searchsorted(-spans.scores, self.null_score_diff_threshold - ranking.null, side="right"))
-            outputs.insert(rank, QuestionAnsweringOutput(score=ranking.null, answer="", start=0, end=0))
-        return outputs[0] if self.top_k == 1 else outputs[: self.top_k]
+        rows = list(zip(spans.scores.tolist(), spans.starts.tolist(), spans.ends.tolist(), strict=True))
+        with_null = self.version_2_with_negative or not rows
+        if with_null:
+            # Before the first span that it beats by more than the threshold.
+            place = np.searchsorted(-spans.scores, self.null_score_diff_threshold - ranking.null, side="right")
+            rows.insert(int(place), (ranking.null, 0, 0))
+        rows = rows[: self.top_k]
+        extra: Iterator[dict[str, float]] = repeat({})
+        if self.return_probability:
+            extra = iter([{"probability": value} for value in self._probabilities(rows, ranking, with_null)])
+        output: type[QuestionAnsweringOutput] = self.output_schema
+        return [
+            output(score=score, answer=context[start:end], start=start, end=end, **more).in_context(context)
+            for (score, start, end), more in zip(rows, extra, strict=False)
+        ]
+
+    def _probabilities(self, rows: list[tuple[float, int, int]], ranking: Ranking, with_null: bool) -> list[float]:
+        """Share of each row among the n-best spans, and "no answer" where it may win."""
+        if self.scoring == "huggingface":  # scores are probabilities already, but sums of several may exceed 1
+            return [min(score, 1.0) for score, _, _ in rows]
+        scores = np.append(ranking.spans.scores, [ranking.null] if with_null else []).astype(np.float64)
+        highest = scores.max()
+        total = np.exp(scores - highest).sum()
+        return [float(np.exp(score - highest) / total) for score, _, _ in rows]
+
+    def _write(
+        self,
+        files: PredictionFiles,
+        inputs: QuestionAnsweringInput,
+        ranking: Ranking,
+        answers: list[QuestionAnsweringOutput],
+    ) -> None:
+        """Append a question's answer, its n-best list and the lead of "no answer" to the files of predictions."""
+        spans = ranking.spans[: self.n_best_size]
+        rows = list(zip(spans.scores.tolist(), spans.starts.tolist(), spans.ends.tolist(), strict=True))
+        nbest = [
+            {"text": inputs.context[start:end], "probability": probability}
+            for (_, start, end), probability in zip(
+                rows, self._probabilities(rows, ranking, self.version_2_with_negative), strict=True
+            )
+        ]
+        if self.scoring == "deepsparse":
+            logits = zip(spans.start_logits.tolist(), spans.end_logits.tolist(), strict=True)
+            nbest = [
+                {"start_logit": start, "end_logit": end} | entry
+                for (start, end), entry in zip(logits, nbest, strict=True)
+            ]
+        files.append("predictions.json", [(inputs.id, answers[0].answer)])
+        files.append("nbest_predictions.json", [(inputs.id, nbest)])
+        if self.version_2_with_negative and rows:
+            files.append("null_odds.json", [(inputs.id, ranking.null - rows[0][0])])
 
 
 def _no_room_to_advance(doc_stride: int, budget: int) -> InputRangeError:

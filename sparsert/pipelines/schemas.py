@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from typing_extensions import Self
+
+from sparsert.pipelines.highlight import highlight
 
 __all__ = [
     "PipelineConfig",
@@ -23,12 +27,33 @@ class QuestionAnsweringInput(BaseModel):
 
 
 class QuestionAnsweringOutput(BaseModel):
-    """An answer and where it stands: ``answer == context[start:end]``, in code points."""
+    """An answer and where it stands: ``answer == context[start:end]``, in code points.
 
-    score: float = Field(description="Sum of the raw start and end logits; not a probability")
+    In a notebook it shows itself as the context with the answer marked.
+    """
+
+    score: float = Field(
+        description="Sum of the raw start and end logits, or a probability: see the pipeline's scoring"
+    )
     answer: str = Field(description="The answer, a piece of the context; empty if there is none")
     start: int = Field(description="Index of the answer's first code point in the context")
     end: int = Field(description="Index after the answer's last code point in the context")
+
+    _context: str | None = PrivateAttr(default=None)
+
+    def in_context(self, context: str) -> Self:
+        """Remember the context, for notebooks only: it is neither compared nor written to JSON."""
+        self._context = context
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def _repr_html_(self) -> str | None:
+        if self._context is None:
+            return None
+        title = html.escape(f"{self.answer or 'no answer'} (score {self.score:.4g})")
+        return f"<p><strong>{title}</strong></p>{highlight(self._context, [(self.start, self.end)])}"
 
 
 class QuestionAnsweringProbabilityOutput(QuestionAnsweringOutput):
@@ -50,6 +75,9 @@ class PipelineConfig(BaseModel):
     num_cores: int | None = None
     num_streams: int | None = None
     scheduler: str | None = None
+    executor: int | None = None
+    benchmark: bool = False
     alias: str | None = None
+    logger: dict[str, Any] | str | None = None
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Options of the task, such as ``sequence_length`` and ``doc_stride`` for question answering."""

@@ -60,7 +60,7 @@ NOTHING = TokenizedText(np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
 def packed(
     items: list[list[tuple]], nulls: list[tuple[float, float]] | None = None, last: bool = True, first_item: int = 0
 ) -> tuple[PackedWindows, np.ndarray, np.ndarray]:
-    """Windows ``(start logits, end logits, offsets)`` of several requests, each behind a null token, and their logits."""
+    """Windows ``(start logits, end logits, offsets)`` of several requests, each behind a null token; their logits."""
     readings, starts, ends, lengths = [], [], [], []
     for item, found in enumerate(items):
         rows = np.cumsum([0, *(len(offsets) for _, _, offsets in found)])
