@@ -6,9 +6,10 @@ bytes are the interleaved operand of the next product, and V is read as broadcas
 int8 : Q and K are int16 pairs ``[D/2][TILE][2]`` with the zero point removed, V int8 rows ``[D][TILE]`` (value - 128)
 float: Q, K and V are float32 rows ``[D][TILE]``
 
-Keys come in fours: those from ``first`` to ``stop``, both multiples of 4, counted from the start of the first key tile.
-A sequence that begins or ends inside such a four shares it with a neighbour, whose keys carry a bias of minus infinity.
-What is stored for a key lies at its place in the tile; nothing is computed for the rest of the first and last tile.
+The keys of a sequence are those from ``first`` to ``stop``, counted from the start of its first tile. What is computed
+for a key is stored at its place in the tile, and nothing is computed for the rest of the first and the last tile. Where
+keys are taken in whole fours, some may belong to a neighbour: int8 forms count on their bias of minus infinity, float
+forms leave them out, so that a neighbour's NaN or infinity stays with him.
 """
 
 from __future__ import annotations
@@ -408,10 +409,11 @@ def attend_int8(
     """Context accumulators int32 ``[head_dim][TILE]`` of one query tile and head, into ``out``.
 
     ``keys`` and ``values`` are the first key tile, ``first`` and ``stop`` the range of keys from its start, ``bias``
-    begins with key ``first``. ``work`` holds scores (4 TILE^2 bytes per key tile), probabilities (TILE^2 per key tile),
-    lane sums (4 TILE per key tile), maxima and sums (4 TILE each).
+    begins with the four that ``first`` lies in. ``work`` holds scores (4 TILE^2 bytes per key tile), probabilities
+    (TILE^2 per key tile), lane sums (4 TILE per key tile), maxima and sums (4 TILE each).
     """
     tiles = (stop + TILE - 1) // TILE
+    first, stop = first // 4 * 4, (stop + 3) // 4 * 4
     scores = work
     used, count = scores + first * _ROW, stop - first
     probabilities = scores + tiles * TILE * _ROW
@@ -434,11 +436,13 @@ def attend_int8(
 def attend_float(queries, keys, key_stride, values, value_stride, first, stop, head_dim, bias, params, work, out):
     """Context float32 ``[head_dim][TILE]`` of one query tile and head, into ``out``; arguments as for int8."""
     tiles = (stop + TILE - 1) // TILE
+    begin, end = first // _KEYS * _KEYS, (stop + _KEYS - 1) // _KEYS * _KEYS
+    bias += 4 * (first % 4)
     scores = work
     used, count = scores + first * _ROW, stop - first
     maxima = scores + tiles * TILE * _ROW
     sums = maxima + _ROW
-    _scores_float(queries, keys, key_stride, tiles, first, stop, head_dim, scores)
+    _scores_float(queries, keys, key_stride, tiles, begin, end, head_dim, scores)
     _maximum_float(used, count, bias, params, maxima)
     _exponentials(used, count, maxima, sums)
     _context_float(values, value_stride, tiles, first, stop, scores, head_dim, out)

@@ -82,10 +82,11 @@ class Layout:
         chunks = list(zip(bounds[:-1], bounds[1:], strict=True))
         chunk_tiles = np.repeat(np.asarray(bounds[:-1], np.int64), np.diff([*opens, count]))
 
-        # keys in whole fours, from the start of the sequence's first tile
-        inside = starts - first_tiles * TILE
-        first_keys, stop_keys = inside // 4 * 4, -(-(inside + sizes) // 4) * 4
-        biases = np.cumsum(stop_keys - first_keys) - (stop_keys - first_keys)
+        # keys, from the start of the sequence's first tile; their biases in whole fours
+        first_keys = starts - first_tiles * TILE
+        stop_keys = first_keys + sizes
+        rows = -(-stop_keys // 4) * 4 - first_keys // 4 * 4
+        biases = np.cumsum(rows) - rows
 
         pieces = last_tiles - first_tiles + 1
         owner = np.repeat(np.arange(count), pieces)
@@ -113,7 +114,7 @@ class Layout:
             before = np.cumsum(meta[:, 5]) - meta[:, 5]
             chunk_of_tile = np.repeat(bounds[:-1], np.diff(bounds))
             meta[:, 4] = before - before[chunk_of_tile]
-        places = np.repeat(biases + inside - first_keys - begins, sizes) + np.arange(int(sizes.sum()))
+        places = np.repeat(biases + first_keys % 4 - begins, sizes) + np.arange(int(sizes.sum()))
         return cls(
             chunks,
             max((stop - start for start, stop in chunks), default=0),
@@ -121,7 +122,7 @@ class Layout:
             meta,
             segments,
             places,
-            int((stop_keys - first_keys).sum()),
+            int(rows.sum()),
         )
 
     def key_bias(self, values: np.ndarray | float) -> np.ndarray:

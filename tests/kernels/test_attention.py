@@ -29,21 +29,28 @@ def _work(tiles: int) -> Buffer:
     return Buffer((tiles * (5 * TILE * TILE + 4 * TILE) + 8 * TILE,), np.uint8)
 
 
-def _padded_bias(bias: np.ndarray) -> Buffer:
-    return buffer(np.pad(bias.astype(np.float32), (0, -len(bias) % TILE), constant_values=-np.inf))
+def _padded_bias(bias: np.ndarray, lead: int) -> Buffer:
+    """In whole fours, of keys that begin with lane ``lead``."""
+    padding = (lead % 4, -(lead + len(bias)) % 4)
+    return buffer(np.pad(bias.astype(np.float32), padding, constant_values=-np.inf))
+
+
+def _behind(x: np.ndarray, lead: int, fill: float) -> np.ndarray:
+    """Keys or values that begin with lane ``lead`` of a tile, behind those of a neighbour."""
+    return np.pad(x, ((lead, 0), (0, 0)), constant_values=fill)
 
 
 def integer_context(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, form: IntegerAttention
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, form: IntegerAttention, lead: int = 0
 ) -> np.ndarray:
-    """(queries, D) int32 by the kernel; q, k int16 without zero point, v int8."""
+    """(queries, D) int32 by the kernel; q, k int16 without zero point, v int8. ``lead``: lane of the first key."""
     queries = [buffer(pairs(tile)) for tile in _tiles(q, 3)]
-    keys = buffer(np.stack([pairs(tile) for tile in _tiles(k, -7)]))
-    values = buffer(_tiles(v, 99).astype(np.int8))
+    keys = buffer(np.stack([pairs(tile) for tile in _tiles(_behind(k, lead, 255), -7)]))
+    values = buffer(_tiles(_behind(v, lead, -128), 99).astype(np.int8))
     params = np.zeros(1, ATTENTION_PARAMETERS)
     for name in ("qk_factor", "low", "high", "score_factor", "probability_factor", "value_offset"):
         params[name] = getattr(form, name)
-    held, masks, work = buffer(params), _padded_bias(bias), _work(len(keys.array))
+    held, masks, work = buffer(params), _padded_bias(bias, lead), _work(len(keys.array))
     context = []
     for tile in queries:
         out = Buffer((q.shape[1], TILE), np.int32)
@@ -53,8 +60,8 @@ def integer_context(
             keys.array[0].nbytes,
             values.address,
             values.array[0].nbytes,
-            0,
-            TILE * len(keys.array),
+            lead,
+            lead + len(k),
             q.shape[1],
             masks.address,
             held.address,
@@ -69,12 +76,15 @@ def integer_context(
     return np.concatenate(context)[: len(q)]
 
 
-def float_context(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, factor: float) -> np.ndarray:
-    """(queries, D) float32 by the kernel."""
-    queries, keys, values = (buffer(_tiles(x, 0.5)) for x in (q, k, v))
+def float_context(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, factor: float, lead: int = 0
+) -> np.ndarray:
+    """(queries, D) float32 by the kernel; all around the keys and values is NaN."""
+    queries = buffer(_tiles(q, 0.5))
+    keys, values = (buffer(_tiles(_behind(x, lead, np.nan), np.nan)) for x in (k, v))
     params = np.zeros(1, ATTENTION_PARAMETERS)
     params["qk_factor"] = factor
-    held, masks, work = buffer(params), _padded_bias(bias), _work(len(keys.array))
+    held, masks, work = buffer(params), _padded_bias(bias, lead), _work(len(keys.array))
     context = []
     for index in range(len(queries.array)):
         out = Buffer((q.shape[1], TILE), np.float32)
@@ -84,8 +94,8 @@ def float_context(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray,
             keys.array[0].nbytes,
             values.address,
             values.array[0].nbytes,
-            0,
-            TILE * len(keys.array),
+            lead,
+            lead + len(k),
             q.shape[1],
             masks.address,
             held.address,
@@ -99,10 +109,16 @@ def float_context(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray,
 
 
 def check_integer(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, form: IntegerAttention, vague: float = 1.0
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    bias: np.ndarray,
+    form: IntegerAttention,
+    vague: float = 1.0,
+    lead: int = 0,
 ) -> None:
     """Compare with brute force; at most a share ``vague`` of the outputs may hang on a rounding tie."""
-    got = integer_context(q, k, v, bias, form).astype(np.int64)
+    got = integer_context(q, k, v, bias, form, lead).astype(np.int64)
     # exp2 to 3e-6, differences of scores times log2(e) to 1e-5, and a float32 sum of all keys
     slack = 1.5e-5 + len(k) * 2.0**-24
     least, most = naive.attend_int8(q, k, v, bias, form, slack)
@@ -123,12 +139,22 @@ def integers(rng: np.random.Generator, tokens: int, head_dim: int, limit: int) -
     quantized=st.booleans(),
     offset=st.sampled_from([0, 128, -127, 5]),
     factor=st.sampled_from([255.0, 1000.0, 20.0]),
+    lead=st.integers(0, TILE - 1),
     seed=st.integers(0, 2**16),
 )
-@example(1, 1, 4, 255, True, -127, 255.0, 0)
-@example(64, 64, 64, 255, False, 128, 255.0, 1)
+@example(1, 1, 4, 255, True, -127, 255.0, 0, 0)
+@example(1, 1, 4, 255, True, -127, 255.0, TILE - 1, 0)
+@example(64, 64, 64, 255, False, 128, 255.0, 0, 1)
 def test_integer_attention(
-    queries: int, keys: int, head_dim: int, limit: int, quantized: bool, offset: int, factor: float, seed: int
+    queries: int,
+    keys: int,
+    head_dim: int,
+    limit: int,
+    quantized: bool,
+    offset: int,
+    factor: float,
+    lead: int,
+    seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
     q, k = integers(rng, queries, head_dim, limit), integers(rng, keys, head_dim, limit)
@@ -138,7 +164,7 @@ def test_integer_attention(
     form = replace(FORM, qk_factor=qk_factor, quantized=quantized, value_offset=offset, probability_factor=factor)
     bias = np.where(rng.random(keys) < 0.3, LOWEST, np.float32(0)).astype(np.float32)
     bias[rng.integers(keys)] = 0
-    check_integer(q, k, v, bias, form)
+    check_integer(q, k, v, bias, form, lead=lead)
 
 
 @pytest.mark.parametrize("keys", [40, 384])
@@ -245,15 +271,18 @@ def test_a_fully_masked_row_is_uniform_over_the_real_keys(keys: int, quantized: 
     head_dim=st.sampled_from([4, 12, 32, 64]),
     magnitude=st.sampled_from([0.1, 1.0, 4.0]),
     mask=st.sampled_from([0.0, -10000.0, float(LOWEST), float("-inf")]),
+    lead=st.integers(0, TILE - 1),
     seed=st.integers(0, 2**16),
 )
-def test_float_attention(queries: int, keys: int, head_dim: int, magnitude: float, mask: float, seed: int) -> None:
+def test_float_attention(
+    queries: int, keys: int, head_dim: int, magnitude: float, mask: float, lead: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     q, k, v = ((rng.standard_normal((n, head_dim)) * magnitude).astype(np.float32) for n in (queries, keys, keys))
     bias = np.where(rng.random(keys) < 0.3, np.float32(mask), np.float32(0)).astype(np.float32)
     bias[rng.integers(keys)] = 0
     factor = float(np.float32(head_dim**-0.5))
-    got = float_context(q, k, v, bias, factor)
+    got = float_context(q, k, v, bias, factor, lead)
     exact = naive.attend_float(q, k, v, bias, factor)
     # a score of size s rounds by about s * 2**-23 a few times, which its exponential takes as a relative error
     scores = np.abs(q.astype(np.float64)) @ np.abs(k.astype(np.float64)).T * factor

@@ -182,6 +182,30 @@ def test_instances_serve_many_lengths(make_bert: Maker) -> None:
     assert sum(map(len, segment._free.values())) <= len(batches) // 2
 
 
+def test_a_sequence_that_overflows_spoils_no_other() -> None:
+    """Sequences share tiles, and the keys of one may be computed with those of its neighbour."""
+    graph = fuse_graph(load_graph(DATA / "bert-qa-sdpa-script17.onnx"))
+    (embeddings,) = [node for node in graph.nodes if node.op == "Embeddings"]
+    table = max(embeddings.fused.tables, key=lambda table: len(table.weight))
+    table.weight.flags.writeable = True
+    table.weight[59] = np.nan
+    program = compile_graph(graph)
+    parts = sequences(graph, [3, 6, 2, 37, 5, 1, 1])
+    for part in parts:
+        part["input_ids"][part["input_ids"] == 59] = 58
+    clean = run_joined(program, parts)
+    for spoilt in range(len(parts)):
+        last = parts[spoilt]["input_ids"][0, -1]
+        parts[spoilt]["input_ids"][0, -1] = 59
+        for index, result in enumerate(run_joined(program, parts)):
+            for name, array in result.items():
+                if index == spoilt:
+                    assert np.isnan(array).all()
+                else:
+                    np.testing.assert_array_equal(array, clean[index][name])
+        parts[spoilt]["input_ids"][0, -1] = last
+
+
 @pytest.mark.parametrize("form", ["--quant dynamic", "--quant dynamic --dyn-attn const"])
 def test_not_where_sequences_influence_each_other(form: str, make_bert: Maker) -> None:
     """Dynamic quantization takes its range from the whole batch."""
