@@ -1,12 +1,17 @@
-"""How pipelines feed an engine and read it, on an engine that takes one shape only."""
+"""How pipelines feed an engine and read it: one that takes one shape only, one that takes any lengths."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sparsert.errors import EngineError
-from sparsert.pipelines.engines import SequenceEngine
+from sparsert.errors import EngineError, InputShapeError
+from sparsert.pipelines.engines import Padding, SequenceEngine
+from sparsert.pipelines.ort_engine import OrtEngine
+
+DATA = Path(__file__).parents[1] / "graph" / "data"
 
 
 class FixedEngine:
@@ -44,3 +49,55 @@ def test_logits_of_another_shape_are_refused() -> None:
     ids = np.zeros((4, 8), dtype=np.int64)
     with pytest.raises(EngineError, match=r"start logits have shape \(4, 7\), expected one for each token, \(4, 8\)"):
         SequenceEngine(FixedEngine(width=7)).logits({"input_ids": ids, "attention_mask": ids})
+
+
+class RaggedEngine(FixedEngine):
+    """Takes sequences end to end; in rows it would fail."""
+
+    supports_ragged = True
+
+    def run_ragged(self, inputs: list[np.ndarray], lengths: np.ndarray, val_inp: bool) -> list[np.ndarray]:
+        for array in inputs:
+            assert (array.shape, array.dtype) == ((lengths.sum(),), np.int32)
+        logits = inputs[1].astype(np.float32)[: self.width]
+        return [np.zeros(len(lengths), np.float32), -logits, logits]
+
+
+PADDING = Padding(0, False, {"input_ids": 0, "attention_mask": 0})
+
+
+def test_an_engine_that_can_gets_no_padding() -> None:
+    arrays = {"input_ids": np.arange(8), "attention_mask": np.ones(8, np.int64)}
+    start, end = SequenceEngine(RaggedEngine()).packed_logits(arrays, np.array([3, 5]), PADDING)
+    np.testing.assert_array_equal(start, np.arange(8))
+    np.testing.assert_array_equal(end, -np.arange(8))
+    with pytest.raises(EngineError, match=r"start logits have shape \(7,\), expected one for each token, \(8,\)"):
+        SequenceEngine(RaggedEngine(width=7)).packed_logits(arrays, np.array([3, 5]), PADDING)
+
+
+def test_padding_on_the_left_stays() -> None:
+    """It moves the positions of the tokens behind it, so without it the model would answer something else."""
+    arrays = {"input_ids": np.arange(20), "attention_mask": np.ones(20, np.int64)}
+    left = Padding(8, True, PADDING.values)
+    engine = RaggedEngine()
+    start, _ = SequenceEngine(engine, rows=4).packed_logits(arrays, np.array([8, 3, 2, 7]), left)
+    np.testing.assert_array_equal(start, np.arange(20))
+    assert engine.calls == 1
+
+
+def test_onnxruntime_takes_lengths_too() -> None:
+    engine = OrtEngine(DATA / "bert-qa-sdpa-script17.onnx", 1)
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 40, 20)
+    rows = {name: rng.integers(0, 2, lengths.sum()) for name in engine.input_names}
+    rows["attention_mask"][:] = 1
+    rows["input_ids"] = rng.integers(5, 60, lengths.sum())
+    got = engine.run_ragged([None if "mask" in name else rows[name] for name in engine.input_names], lengths)
+    ends = np.cumsum(lengths)
+    for end, length in zip(ends, lengths, strict=True):
+        alone = engine([rows[name][None, end - length : end] for name in engine.input_names])
+        for array, want in zip(got, alone, strict=True):
+            # float32 sums of at most 64 numbers in another order, on logits of about 1
+            np.testing.assert_allclose(array[end - length : end], want[0], atol=2e-5)
+    with pytest.raises(InputShapeError, match="at least 1"):
+        engine.run_ragged([rows[name] for name in engine.input_names], [int(lengths.sum()), 0])
