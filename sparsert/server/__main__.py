@@ -34,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     try:
         if path is not None:
-            config = load_config(path)
-            config = load_config(config.model_dump() | overrides)
+            config = load_config(path, overrides)
         elif arguments.task is not None:
             task = arguments.task.replace("-", "_")
             endpoint = {
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "model": arguments.model_path or arguments.model or "default",
                 "batch_size": arguments.batch_size,
             }
-            config = load_config({"endpoints": [endpoint]} | overrides)
+            config = load_config({"endpoints": [endpoint]}, overrides)
         else:
             print("Must specify either --task or --config-file. Found neither", file=sys.stderr)
             return 1

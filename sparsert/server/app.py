@@ -29,9 +29,8 @@ _log = logging.getLogger(__name__)
 _access = logging.getLogger("sparsert.server.access")
 
 # What an API key does not protect: probes, and pages that only show how to ask.
-_OPEN = re.compile(
-    r"/|/(ping|health|healthcheck|status|openapi\.json|v2/health/\w+|v2/models/[^/]+/ready)|/(docs|static)(/.*)?"
-)
+_PROBES = re.compile(r"/(ping|health|healthcheck|status|metrics|v2/health/\w+|v2/models/[^/]+/ready)")
+_OPEN = re.compile(rf"/|(?!/metrics){_PROBES.pattern}|/openapi\.json|/(docs|static)(/.*)?")
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -142,7 +141,9 @@ def _note(metrics: Metrics, status: int) -> None:
     reason = g.get("reason")
     if reason is not None:
         metrics.error(endpoint or "", reason)
-    if _access.isEnabledFor(logging.INFO):
+    # Probes come every few seconds, and Prometheus counts their failures.
+    level = logging.DEBUG if _PROBES.fullmatch(request.path) else logging.INFO
+    if _access.isEnabledFor(level):
         fields = {
             "method": request.method,
             "path": request.path[:200],
@@ -153,7 +154,9 @@ def _note(metrics: Metrics, status: int) -> None:
             "remote": request.remote_addr,
             "traceparent": _traceparent(),
         }
-        _access.info("request", extra={"fields": {name: value for name, value in fields.items() if value is not None}})
+        _access.log(
+            level, "request", extra={"fields": {name: value for name, value in fields.items() if value is not None}}
+        )
 
 
 def _traceparent() -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import mmap
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.workers.gthread import ThreadWorker
 
 from sparsert.errors import InputError, SparsertError
@@ -33,6 +35,9 @@ _SPARE_THREADS = 32
 
 _POLL_SECONDS = 0.5
 
+_MOST_LOADING_SECONDS = 300
+"""After this the old workers go, ready or not."""
+
 
 class Worker(ThreadWorker):  # type: ignore[misc]
     """A threaded worker that does not wait forever for slow clients, and that leaves no accepted connection behind."""
@@ -40,6 +45,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.slot = 0
+        self.has_siblings = False
+        self.loaded = mmap.mmap(-1, 1)  # a byte shared with the master; no lock that a killed worker could keep
         self.flask: Any = None
         self._reading: dict[int, tuple[float, Any]] = {}
 
@@ -55,8 +62,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.wsgi = wsgi
 
     def run(self) -> None:
-        """Serve until told to stop; then answer what was accepted."""
+        """Serve until told to stop; then answer what was accepted.
+
+        A worker that comes to others lets them have the requests until it is ready. One that is alone takes requests at
+        once, so that probes get an answer and clients wait in its queue rather than in the kernel's.
+        """
         threading.Thread(target=self._hang_up, name="hang-up", daemon=True).start()
+        for endpoint in self.flask.extensions["sparsert"].registry.endpoints if self.flask else ():
+            while self.has_siblings and self.alive and not endpoint.loaded.wait(0.5):
+                self.notify()
+        self.loaded[0] = 1
         super().run()
         if self.flask is not None:
             self.flask.extensions["sparsert"].registry.close()
@@ -95,6 +110,36 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                     # As if the client had closed its side: writing still works, so it may get its 408.
                     with contextlib.suppress(OSError):
                         conn.sock.shutdown(socket.SHUT_RD)
+
+
+class _Arbiter(Arbiter):  # type: ignore[misc]
+    """Gunicorn's master, which on reload keeps the old workers until the new ones are loaded."""
+
+    _replacing = False
+
+    def reload(self) -> None:
+        """Replace the workers, unless the configuration is at fault."""
+        if self.app.read_again():
+            self._replacing = True
+            super().reload()
+
+    def manage_workers(self) -> None:
+        """Spawn or stop workers as needed."""
+        if self._replacing:
+            self._replacing = False
+            until = time.monotonic() + _MOST_LOADING_SECONDS
+            for worker in sorted(self.WORKERS.values(), key=lambda worker: -worker.age)[: self.num_workers]:
+                while not worker.loaded[0] and time.monotonic() < until and _is_alive(worker.pid):
+                    time.sleep(0.1)
+        super().manage_workers()
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a child runs; one that has ended and was not collected yet does not."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
 
 
 class ServerApplication(BaseApplication):  # type: ignore[misc]
@@ -180,20 +225,22 @@ class ServerApplication(BaseApplication):  # type: ignore[misc]
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             self._own_directory = tempfile.mkdtemp(prefix="sparsert-server-")
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = self._own_directory
-        super().run()
+        _Arbiter(self).run()
 
-    def reload(self) -> None:
-        """Read the file again; if it, or a model in it, is at fault, go on as before."""
+    def read_again(self) -> bool:
+        """Read the file again and load its models; if something is at fault, say what, and that all stays as it was."""
         try:
             if self._path is not None:
-                config = load_config(load_config(self._path).model_dump() | self._overrides)
+                config = load_config(self._path, self._overrides)
                 check_endpoints(config)
                 self.config = config
         except (SparsertError, OSError) as error:
             _log.error("the configuration stays as it was: %s", error)
-        super().reload()
+            return False
+        return True
 
     def _choose_slot(self, arbiter: Any, worker: Worker) -> None:
+        worker.has_siblings = bool(arbiter.WORKERS)
         worker.slot = free_slot([other.slot for other in arbiter.WORKERS.values()], self.cfg.workers)
 
     def _prepare_worker(self, arbiter: Any, worker: Worker) -> None:

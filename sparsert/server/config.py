@@ -165,6 +165,7 @@ class ServerConfig(_Strict):
     def _complete(self) -> ServerConfig:
         """Fill in names and the route of a lone endpoint, and refuse duplicates."""
         counts: Counter[str] = Counter()
+        self.endpoints = [endpoint.model_copy() for endpoint in self.endpoints]  # the caller's stay as they are
         for endpoint in self.endpoints:
             if endpoint.name is None:
                 endpoint.name = f"{endpoint.task}-{counts[endpoint.task]}"
@@ -180,8 +181,10 @@ class ServerConfig(_Strict):
         return self
 
 
-def load_config(source: ServerConfig | Mapping[str, Any] | str | Path) -> ServerConfig:
-    """Read a configuration from a YAML file, a mapping, or another configuration.
+def load_config(
+    source: ServerConfig | Mapping[str, Any] | str | Path, overrides: Mapping[str, Any] | None = None
+) -> ServerConfig:
+    """Read a configuration from a YAML file, a mapping, or another configuration, with some keys replaced.
 
     Raises
     ------
@@ -190,17 +193,15 @@ def load_config(source: ServerConfig | Mapping[str, Any] | str | Path) -> Server
     FileNotFoundError
         There is no such file.
     """
-    if isinstance(source, ServerConfig):
-        return source
     content: dict[str, Any]
     lines: dict[tuple[Any, ...], int] = {}
-    if isinstance(source, Mapping):
+    if isinstance(source, (Mapping, ServerConfig)):
         content, origin = dict(source), "configuration"
     else:
         origin = str(source)
         content, lines = _read_yaml(Path(source))
     try:
-        return ServerConfig.model_validate(content)
+        return ServerConfig.model_validate(content | dict(overrides or {}))
     except ValidationError as error:
         raise InputError(describe_problems(error, origin, lines)) from None
 

@@ -14,7 +14,7 @@ from sparsert.context import Context
 from sparsert.errors import InputError
 from sparsert.pipelines import Pipeline
 from sparsert.server.batching import Batcher
-from sparsert.server.config import EndpointConfig, Limits, ServerConfig, describe_problems
+from sparsert.server.config import EndpointConfig, Limits, ServerConfig, load_config
 from sparsert.server.errors import DeadlineError, NotReadyError, SchemaError
 from sparsert.server.metrics import Metrics
 
@@ -52,7 +52,7 @@ class Endpoint:
         self.output_schema = pipeline_class(config.task).output_schema
         self._limits = limits
         self._metrics = metrics
-        self._loaded = threading.Event()
+        self.loaded = threading.Event()
         self._pipeline: Any = None
         self._batcher: Batcher | None = None
         self.failure: str | None = None
@@ -85,7 +85,7 @@ class Endpoint:
             self._pipeline = pipeline
             _log.info("endpoint %s is ready after %.1f s", self.name, time.monotonic() - start)
         finally:
-            self._loaded.set()
+            self.loaded.set()
 
     def parse(self, content: Any) -> BaseModel:
         """Check a request against the input schema.
@@ -116,7 +116,7 @@ class Endpoint:
         DeadlineError, NotReadyError
             The answers did not come in time, or cannot come now.
         """
-        if not self._loaded.wait(max(0.0, deadline - time.monotonic())):
+        if not self.loaded.wait(max(0.0, deadline - time.monotonic())):
             raise DeadlineError()
         if self._batcher is None:
             raise NotReadyError(f"the model of endpoint {self.name} could not be loaded")
@@ -208,10 +208,7 @@ class Registry:
         InputError
             The endpoints contradict each other, or one could not be loaded. Nothing has changed then.
         """
-        try:
-            config = ServerConfig.model_validate(self.config.model_dump() | {"endpoints": [dict(e) for e in endpoints]})
-        except ValidationError as error:
-            raise InputError(describe_problems(error, "endpoints")) from None
+        config = load_config(self.config, {"endpoints": list(endpoints)})
         with self._changing:
             old = self._endpoints
             same = {item.name: item for item in old.values() if item.config in config.endpoints and not item.failure}

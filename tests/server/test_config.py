@@ -1,0 +1,134 @@
+"""Configurations: DeepSparse's files, and what is wrong with others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsert.errors import InputError
+from sparsert.server import ServerConfig, load_config
+
+# The founding document's file, to the letter.
+FOUNDING = """\
+# question-answering-config.yaml
+endpoints:
+  - task: question-answering
+    model: zoo:nlp/question_answering/obert-base/pytorch/huggingface/squad/pruned90_quant-none 
+    kwargs:
+      sequence_length: 24       # uses sequence length 64
+      max_question_length: 8
+      doc_stride: 4
+"""  # noqa: W291
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_founding_document(tmp_path: Path) -> None:
+    (endpoint,) = load_config(write(tmp_path, FOUNDING)).endpoints
+    assert endpoint.route == "/predict"
+    assert endpoint.name == "question-answering-0"
+    assert endpoint.pipeline_options() == {
+        "task": "question-answering",
+        "model_path": "zoo:nlp/question_answering/obert-base/pytorch/huggingface/squad/pruned90_quant-none",
+        "sequence_length": 24,
+        "max_question_length": 8,
+        "doc_stride": 4,
+    }
+
+
+def test_every_key_of_deepsparse(tmp_path: Path) -> None:
+    text = """\
+num_cores: 2
+num_workers: 1
+integration: local
+engine_thread_pinning: numa
+pytorch_num_threads: 1
+loggers:
+  python:
+  prometheus:
+    port: 6101
+endpoints:
+  - name: first
+    route: predict/first/
+    task: question-answering
+    model: default
+    batch_size: 4
+    bucketing:
+      sequence_lengths: [64, 128]
+    kwargs: {engine_type: onnxruntime}
+  - task: qa
+  - task: qa
+"""
+    config = load_config(write(tmp_path, text))
+    assert config.loggers.python is not None
+    assert config.loggers.prometheus is not None and config.loggers.prometheus.port == 6101
+    assert [endpoint.name for endpoint in config.endpoints] == ["first", "qa-0", "qa-1"]
+    assert [endpoint.route for endpoint in config.endpoints] == ["/predict/first", None, None]
+    options = config.endpoints[0].pipeline_options()
+    assert (options["batch_size"], options["sequence_length"], options["engine_type"]) == (4, [64, 128], "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("endpoint: []\n", "line 1: endpoint: unknown key; did you mean endpoints?"),
+        ("endpoints:\n- task: qa\n  rout: /x\n", "line 3: endpoints[0].rout: unknown key; did you mean route?"),
+        ("endpoints:\n- task: qa\nlimits:\n  queue: 1\n", "line 4: limits.queue: unknown key; did you mean max_queue?"),
+        (
+            "endpoints:\n- task: qa\n  kwargs:\n    doc_strid: 1\n",
+            "line 4: endpoints[0]: kwargs.doc_strid: unknown option",
+        ),
+        ("endpoints:\n- task: qa\n  bucketing: {sequence_lengths: []}\n", "Must specify at least one sequence length"),
+        ("endpoints:\n- task: qa\n  bucketing: {image_sizes: []}\n", "unknown key; known are sequence_lengths"),
+        ("endpoints:\n- task: yolo\n", "line 2: endpoints[0].task: Unknown Pipeline task yolo. Currently supported"),
+        ("endpoints:\n- {task: qa, name: a}\n- {task: qa, name: a}\n", "Endpoint names must be unique if specified"),
+        ("endpoints:\n- {task: qa, route: a}\n- {task: qa, route: /a/}\n", "/a specified 2 times for multiple"),
+        ("endpoints:\n- {task: qa, route: /metrics}\n", "/metrics is a route of the server itself"),
+        ("endpoints:\n- {task: qa, route: '/a b'}\n", "a route is a path of letters"),
+        ("endpoints:\n- task: qa\n  task: qa\n", "line 3: endpoints[0].task: given twice, first in line 2"),
+        ("endpoints:\n- task: qa\nengine_thread_pinning: socket\n", "line 3: engine_thread_pinning: Input should be"),
+        (
+            "endpoints:\n- task: qa\nintegration: openai\n",
+            "line 3: integration: Input should be 'local' or 'sagemaker'",
+        ),
+        ("endpoints:\n- task: qa\nnum_workers: 0\n", "line 3: num_workers: Input should be greater than or equal to 1"),
+        ("num_cores: 1\n", "endpoints: Field required"),
+        ("- task: qa\n", "must hold a mapping with the key endpoints"),
+        ("endpoints: [", "is not a readable YAML file"),
+        ("", "must hold a mapping with the key endpoints"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        load_config(write(tmp_path, text))
+    assert message in str(error.value)
+    assert "config.yaml" in str(error.value)
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        load_config(write(tmp_path, "endpoints:\n- task: qa\n  rout: /x\n  nam: y\nnum_worker: 2\n"))
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.yaml"):
+        load_config(tmp_path / "nothing.yaml")
+
+
+def test_overrides_replace_keys_and_leave_the_rest(tmp_path: Path) -> None:
+    base = load_config(write(tmp_path, FOUNDING))
+    changed: Any = load_config(base, {"num_workers": 3})
+    assert changed == base.model_copy(update={"num_workers": 3})
+    assert changed.loggers.prometheus is None
+
+
+def test_the_default_configuration_of_a_deployment() -> None:
+    folder = Path(__file__).resolve().parents[2] / "deploy"
+    assert isinstance(load_config(folder / "config.yaml"), ServerConfig)
