@@ -1,13 +1,16 @@
 """Accumulators: one block of output rows times one tile of tokens, exact int32 or float32, into a scratch in L1.
 
-Every accumulator has the form ``kernel(x, headers, weights, offsets, scratch, rows)`` over raw addresses:
+Every accumulator has the form ``kernel(x, headers, weights, offsets, scratch, rows, add)`` over raw addresses:
 
 x        tile of activations: uint8 ``[K][TILE]`` (rows), uint8 ``[K/4][TILE][4]`` (quads) or float32 ``[K][TILE]``
-headers  int32 ``[rows][4]``: scratch row to write, number of groups, two initial values
+headers  int32 ``[rows][2]``: scratch row to write, number of groups
 weights, offsets
-         one stream each, read from front to back; an offset is the place of an activation row, uint16 in units of 8
-         bytes for int8 and int32 in bytes for float32
-scratch  int32 or float32 ``[rows][TILE]``, written
+         streams that are read from front to back; an offset is the place of an activation row in bytes, uint16 for int8
+         and int32 for float32
+scratch  int32 or float32 ``[rows][TILE]``, written; with ``add`` (0 or 1) added to
+
+A matrix whose activations would not fit the L1 is packed in slices of its input features, each with streams of its own:
+a few blocks of rows run over the first slice, then over the next, which adds to the scratch.
 
 Rows of a block come sorted by length, so that the loop's exit is predicted: a misprediction costs as much as a sixth of
 a row of 77 nonzeros.
@@ -15,14 +18,17 @@ a row of 77 nonzeros.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sparsert.kernels.jit import TIER, TILE
-from sparsert.kernels.simd import Simd, Value, Variable, micro_kernel
+from sparsert.kernels.simd import Simd, Value, micro_kernel
 
 __all__ = [
     "BLOCK_ROWS",
     "GROUP_SIZES",
+    "HEADER_BYTES",
+    "MOST_GROUPS",
     "accumulate_blocks",
     "accumulate_dense",
     "accumulate_float_dense",
@@ -37,39 +43,52 @@ BLOCK_ROWS = 32
 GROUP_SIZES = (2, 3, 4, 6, 8)
 """Pairs (or 4-blocks) per int16 group on AVX2; the packer picks the size that costs least for a matrix."""
 
+MOST_GROUPS = 128
+"""int16 groups of a row at most, on AVX2: 128 * 255 fits int16."""
+
 DENSE_ROWS = 4
 
 _ROW_BYTES = 4 * TILE
 
 
-def _row_place(v: Simd, scratch: Value, header: Value) -> Value:
-    return v.at(scratch, v.mul(v.load_i32(header), _ROW_BYTES))
+HEADER_BYTES = 8
+
+_Add = Callable[[Value, Value], Value]
 
 
-def _sum_rows(v: Simd, scratch: Value, header: Value, accumulators: list[Variable], halves: int) -> None:
-    """Store four vectors, each the sum of ``halves`` independent accumulators."""
-    place = _row_place(v, scratch, header)
-    for k in range(4):
-        total = accumulators[k].get()
-        for half in range(1, halves):
-            total = v.builder.add(total, accumulators[4 * half + k].get())
-        v.store(total, v.at(place, k * v.bytes))
+def _header(v: Simd, headers: Value, row: Value) -> tuple[Value, Value]:
+    """Place of a row's header, and its number of groups."""
+    header = v.at(headers, v.mul(row, HEADER_BYTES))
+    return header, v.load_i32(v.at(header, 4))
+
+
+def _finish(v: Simd, vectors: Sequence[Value], place: Value, add: Value, total: _Add) -> None:
+    """Store vectors of a row, or add them to what an earlier slice left there."""
+    results = [v.variable(vector) for vector in vectors]
+    with v.when(add):
+        for k, result in enumerate(results):
+            result.set(total(result.get(), v.load(v.at(place, k * v.bytes), vectors[k].type)))
+    v.store_row([result.get() for result in results], place)
+
+
+def _finish_row(v: Simd, scratch: Value, header: Value, vectors: Sequence[Value], add: Value, total: _Add) -> None:
+    _finish(v, vectors, v.at(scratch, v.mul(v.load_i32(header), _ROW_BYTES)), add, total)
 
 
 # -- int8, dot products of four bytes (vpdpbusd or portable) --------------------------------------------------------
 
 
 def _dot4_unstructured(
-    v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value
+    v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value, add: Value
 ) -> None:
     """Four arbitrary activation rows are interleaved in registers (eight shuffles) and meet four weights at once."""
     x, headers, scratch = v.pointer(x), v.pointer(headers), v.pointer(scratch)
     weight, offset = v.variable(v.pointer(weights)), v.variable(v.pointer(offsets))
     with v.loop(rows) as row:
-        header = v.at(headers, v.mul(row, 16))
+        header, groups = _header(v, headers, row)
         accumulators = [v.variable(v.zero(v.i32)) for _ in range(4)]
-        with v.loop(v.load_i32(v.at(header, 4))):
-            four = [v.load(v.at_scaled8(x, v.load_i16(v.at(offset.get(), 2 * q))), v.i8) for q in range(4)]
+        with v.loop(groups):
+            four = [v.load(v.at(x, v.load_i16(v.at(offset.get(), 2 * q))), v.i8) for q in range(4)]
             scalars = v.broadcast_i32(weight.get())
             vectors = []
             for high in (False, True):
@@ -80,33 +99,34 @@ def _dot4_unstructured(
                 accumulator.set(v.dot4(accumulator.get(), vector, scalars))
             weight.set(v.at(weight.get(), 4))
             offset.set(v.at(offset.get(), 8))
-        place = _row_place(v, scratch, header)
-        for k, vector in enumerate(v.token_order([a.get() for a in accumulators])):
-            v.store(vector, v.at(place, k * v.bytes))
+        _finish_row(v, scratch, header, v.token_order([a.get() for a in accumulators]), add, v.builder.add)
 
 
 def _dot4_blocks(
-    v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value
+    v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value, add: Value
 ) -> None:
     """Four adjacent channels a weight block: no shuffle. Two blocks a step, to hide the latency of the dot product."""
     x, headers, scratch = v.pointer(x), v.pointer(headers), v.pointer(scratch)
     weight, offset = v.variable(v.pointer(weights)), v.variable(v.pointer(offsets))
     with v.loop(rows) as row:
-        header = v.at(headers, v.mul(row, 16))
+        header, groups = _header(v, headers, row)
         accumulators = [v.variable(v.zero(v.i32)) for _ in range(8)]
-        with v.loop(v.load_i32(v.at(header, 4))):
+        with v.loop(groups):
             for half in range(2):
                 scalars = v.broadcast_i32(v.at(weight.get(), 4 * half))
-                place = v.at_scaled8(x, v.load_i16(v.at(offset.get(), 2 * half)))
+                place = v.at(x, v.load_i16(v.at(offset.get(), 2 * half)))
                 for k in range(4):
                     accumulator = accumulators[4 * half + k]
                     accumulator.set(v.dot4(accumulator.get(), v.load(v.at(place, k * v.bytes), v.i32), scalars))
             weight.set(v.at(weight.get(), 8))
             offset.set(v.at(offset.get(), 4))
-        _sum_rows(v, scratch, header, accumulators, 2)
+        totals = [v.builder.add(accumulators[k].get(), accumulators[4 + k].get()) for k in range(4)]
+        _finish_row(v, scratch, header, totals, add, v.builder.add)
 
 
-def _dot4_dense(v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value) -> None:
+def _dot4_dense(
+    v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value, add: Value
+) -> None:
     """Four rows times four vectors in registers: 4 loads and 4 broadcasts feed 16 dot products.
 
     ``offsets`` is the number of quads of input channels, not an address; weights are ``[rows/4][quads][4 rows][4]``.
@@ -126,8 +146,7 @@ def _dot4_dense(v: Simd, x: Value, headers: Value, weights: Value, offsets: Valu
             weight.set(v.at(weight.get(), 4 * DENSE_ROWS))
         for r in range(DENSE_ROWS):
             place = v.at(scratch, v.mul(v.add(row, r), _ROW_BYTES))
-            for k in range(4):
-                v.store(accumulators[4 * r + k].get(), v.at(place, k * v.bytes))
+            _finish(v, [accumulators[4 * r + k].get() for k in range(4)], place, add, v.builder.add)
 
 
 # -- int8 without a four-byte dot product (AVX2) --------------------------------------------------------------------
@@ -138,48 +157,48 @@ def _dot4_dense(v: Simd, x: Value, headers: Value, weights: Value, offsets: Valu
 
 
 def _pair_rows(group: int) -> Any:
-    """Unstructured: ``group`` pairs of rows, byte-interleaved in registers, are summed in int16, then widened.
+    """Unstructured: ``group`` pairs of rows, byte-interleaved in registers, are summed in int16.
 
-    Int16 sums start at -32768, which makes their bit pattern the unsigned number sum + 32768. Then ``view += sums`` (as
-    int32) and ``odd += sums >> 16`` widen both halves with additions and one shift instead of a multiplication each;
-    the row's initial values cancel the 32768s.
+    A row's total T would need int32, but stays in two int16 sums: ``wrapped``, T modulo 2**16, and ``high``, the sum of
+    every group's sum >> 8. With G groups, T - 256 high lies in [0, 255 G], so as long as G is at most
+    :data:`MOST_GROUPS`, ``wrapped - 256 high`` is that difference, and one ``vpmaddwd`` makes T of both. This costs
+    three instructions a group and vector, where widening every group's sum to int32 costs four, on twice the vectors.
+
+    ``weights`` holds eight bytes a pair: the two weights, twice, and the two offsets; there is no stream of offsets.
     """
 
-    @micro_kernel("avx2", 6)
+    @micro_kernel("avx2", 7)
     def pair_rows(
-        v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value
+        v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value, add: Value
     ) -> None:
         b = v.builder
         x, headers, scratch = v.pointer(x), v.pointer(headers), v.pointer(scratch)
-        weight, offset = v.variable(v.pointer(weights)), v.variable(v.pointer(offsets))
-        sixteen = v.constant(v.i32, 16)
+        stream = v.variable(v.pointer(weights))
+        eight = v.constant(v.i16, 8)
         with v.loop(rows) as row:
-            header = v.at(headers, v.mul(row, 16))
-            views = [v.variable(v.broadcast_i32(v.at(header, 8))) for _ in range(2)]
-            odds = [v.variable(v.broadcast_i32(v.at(header, 12))) for _ in range(2)]
-            with v.loop(v.load_i32(v.at(header, 4))):
-                sums = [v.constant(v.i16, -32768)] * 2
+            header, groups = _header(v, headers, row)
+            wrapped, high = ([v.variable(v.zero(v.i16)) for _ in range(2)] for _ in range(2))
+            with v.loop(groups):
+                sums: list[Any] = [None] * 2
                 for pair in range(group):
-                    scalars = v.broadcast_i32(v.at(weight.get(), 4 * pair))
-                    places = [v.at_scaled8(x, v.load_i16(v.at(offset.get(), 4 * pair + 2 * q))) for q in range(2)]
+                    scalars = v.broadcast_i32(v.at(stream.get(), 8 * pair))
+                    places = [v.at(x, v.load_i16(v.at(stream.get(), 8 * pair + 4 + 2 * q))) for q in range(2)]
                     first, second = (v.load(place, v.i8) for place in places)
-                    for high in (False, True):
-                        products = v.multiply_pairs_u8s8(v.interleave(first, second, high), scalars)
-                        sums[high] = b.add(sums[high], products)
-                weight.set(v.at(weight.get(), 4 * group))
-                offset.set(v.at(offset.get(), 4 * group))
+                    for k in range(2):
+                        products = v.multiply_pairs_u8s8(v.interleave(first, second, k == 1), scalars)
+                        sums[k] = products if pair == 0 else b.add(sums[k], products)
+                stream.set(v.at(stream.get(), 8 * group))
                 for k in range(2):
-                    view = v.cast(sums[k], v.i32)
-                    views[k].set(b.add(views[k].get(), view))
-                    odds[k].set(b.add(odds[k].get(), b.lshr(view, sixteen)))
-            place = _row_place(v, scratch, header)
+                    wrapped[k].set(b.add(wrapped[k].get(), sums[k]))
+                    high[k].set(b.add(high[k].get(), b.ashr(sums[k], eight)))
             vectors = []
             for k in range(2):
-                odd = odds[k].get()
-                even = b.sub(views[k].get(), b.shl(odd, sixteen))
-                vectors += [v.interleave(even, odd, high) for high in (False, True)]
-            for k, vector in enumerate(v.token_order(vectors)):
-                v.store(vector, v.at(place, k * v.bytes))
+                upper = high[k].get()
+                lower = b.sub(wrapped[k].get(), b.shl(upper, eight))
+                for second_half in (False, True):
+                    both = v.interleave(lower, upper, second_half)
+                    vectors.append(v.dot2(v.zero(v.i32), both, v.pattern(v.i16, [1, 256])))
+            _finish_row(v, scratch, header, v.token_order(vectors), add, b.add)
 
     return pair_rows
 
@@ -187,21 +206,21 @@ def _pair_rows(group: int) -> Any:
 def _block_rows(group: int) -> Any:
     """4-blocks: ``group`` blocks are summed in int16 (channels 0+1 and 2+3 apart), then widened by ``vpmaddwd``."""
 
-    @micro_kernel("avx2", 6)
+    @micro_kernel("avx2", 7)
     def block_rows(
-        v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value
+        v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value, add: Value
     ) -> None:
         x, headers, scratch = v.pointer(x), v.pointer(headers), v.pointer(scratch)
         weight, offset = v.variable(v.pointer(weights)), v.variable(v.pointer(offsets))
         ones = v.constant(v.i16, 1)
         with v.loop(rows) as row:
-            header = v.at(headers, v.mul(row, 16))
+            header, groups = _header(v, headers, row)
             totals = [v.variable(v.zero(v.i32)) for _ in range(4)]
-            with v.loop(v.load_i32(v.at(header, 4))):
+            with v.loop(groups):
                 sums: list[Any] = [None] * 4
                 for block in range(group):
                     scalars = v.broadcast_i32(v.at(weight.get(), 4 * block))
-                    place = v.at_scaled8(x, v.load_i16(v.at(offset.get(), 2 * block)))
+                    place = v.at(x, v.load_i16(v.at(offset.get(), 2 * block)))
                     for k in range(4):
                         products = v.multiply_pairs_u8s8(v.load(v.at(place, k * v.bytes), v.i8), scalars)
                         sums[k] = products if block == 0 else v.builder.add(sums[k], products)
@@ -209,7 +228,7 @@ def _block_rows(group: int) -> Any:
                 offset.set(v.at(offset.get(), 2 * group))
                 for k in range(4):
                     totals[k].set(v.dot2(totals[k].get(), sums[k], ones))
-            _sum_rows(v, scratch, header, totals, 1)
+            _finish_row(v, scratch, header, [total.get() for total in totals], add, v.builder.add)
 
     return block_rows
 
@@ -217,17 +236,17 @@ def _block_rows(group: int) -> Any:
 # -- float32 --------------------------------------------------------------------------------------------------------
 
 
-@micro_kernel(TIER, 6)
+@micro_kernel(TIER, 7)
 def accumulate_float_sparse(
-    v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value
+    v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value, add: Value
 ) -> None:
     """CSR rows, two nonzeros a step into separate accumulators, to hide the latency of the multiply-add."""
     x, headers, scratch = v.pointer(x), v.pointer(headers), v.pointer(scratch)
     weight, offset = v.variable(v.pointer(weights)), v.variable(v.pointer(offsets))
     with v.loop(rows) as row:
-        header = v.at(headers, v.mul(row, 16))
+        header, groups = _header(v, headers, row)
         accumulators = [v.variable(v.zero(v.f32)) for _ in range(8)]
-        with v.loop(v.load_i32(v.at(header, 4))):
+        with v.loop(groups):
             for half in range(2):
                 scalar = v.broadcast_f32(v.at(weight.get(), 4 * half))
                 place = v.at(x, v.load_i32(v.at(offset.get(), 4 * half)))
@@ -236,14 +255,13 @@ def accumulate_float_sparse(
                     accumulator.set(v.fma(v.load(v.at(place, k * v.bytes), v.f32), scalar, accumulator.get()))
             weight.set(v.at(weight.get(), 8))
             offset.set(v.at(offset.get(), 8))
-        place = _row_place(v, scratch, header)
-        for k in range(4):
-            v.store(v.builder.fadd(accumulators[k].get(), accumulators[4 + k].get()), v.at(place, k * v.bytes))
+        totals = [v.builder.fadd(accumulators[k].get(), accumulators[4 + k].get()) for k in range(4)]
+        _finish_row(v, scratch, header, totals, add, v.builder.fadd)
 
 
-@micro_kernel(TIER, 6)
+@micro_kernel(TIER, 7)
 def accumulate_float_dense(
-    v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value
+    v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value, add: Value
 ) -> None:
     """Four rows times two vectors (AVX2) or four (AVX-512) in registers.
 
@@ -268,14 +286,13 @@ def accumulate_float_dense(
                 weight.set(v.at(weight.get(), 4 * DENSE_ROWS))
             for r in range(DENSE_ROWS):
                 place = v.at(scratch, v.add(v.mul(v.add(row, r), _ROW_BYTES), first * v.bytes))
-                for k in range(width):
-                    v.store(accumulators[width * r + k].get(), v.at(place, k * v.bytes))
+                _finish(v, [accumulators[width * r + k].get() for k in range(width)], place, add, v.builder.fadd)
 
 
 # -- the functions of this tier, one per group size (index into GROUP_SIZES; dot4 tiers use the first only) -----------
 
 
-@micro_kernel(TIER, 6)
+@micro_kernel(TIER, 7)
 def unsupported(v: Simd, *arguments: Value) -> None:
     """Stands where a tier has no kernel of a kind; the lowering never selects it."""
 
@@ -285,7 +302,7 @@ if TIER == "avx2":
     accumulate_blocks = [_block_rows(size) for size in GROUP_SIZES]
     accumulate_dense = unsupported
 else:
-    _decorate = micro_kernel(TIER, 6)
+    _decorate = micro_kernel(TIER, 7)
     accumulate_unstructured = [_decorate(_dot4_unstructured)] + [unsupported] * (len(GROUP_SIZES) - 1)
     accumulate_blocks = [_decorate(_dot4_blocks)] + [unsupported] * (len(GROUP_SIZES) - 1)
     accumulate_dense = _decorate(_dot4_dense)

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsert.errors import ModelFormatError
-from sparsert.kernels.accumulate import BLOCK_ROWS, DENSE_ROWS, GROUP_SIZES
+from sparsert.kernels.accumulate import BLOCK_ROWS, DENSE_ROWS, GROUP_SIZES, MOST_GROUPS
 from sparsert.kernels.jit import TIER, TILE, inner, jit
 
 __all__ = [
-    "WIDEST",
     "PackedWeight",
     "pack_blocks",
     "pack_dense",
@@ -23,8 +21,12 @@ __all__ = [
 _LIMIT = 128
 """Sum of the positive (or negative) weights of an int16 group: 255 * 128 = 32640 fits int16."""
 
-WIDEST = 65535 * 8 // TILE
-"""Input features of an int8 matrix at most: offsets are uint16 in units of 8 bytes."""
+_SLICE = 1020
+"""Input features of a slice of an int8 matrix at most: on AVX2 their activations fill an L1 of 32 KB, on AVX-512 their
+offsets, uint16 in bytes, end here (64 bytes a feature)."""
+
+_FLOAT_SLICE = 256
+"""The same for float32: 32 KB on AVX2."""
 
 _CANDIDATES = 6
 """Groups that compete for an entry; more balance better and take longer."""
@@ -35,7 +37,11 @@ _SAMPLE_ROWS = 48
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """Streams of one matrix; blocks of :data:`BLOCK_ROWS` rows start at ``starts`` (bytes into weights and offsets)."""
+    """Streams of one matrix, slice after slice.
+
+    Blocks of :data:`BLOCK_ROWS` rows start at ``starts`` (blocks of all slices, 2), bytes into weights and offsets;
+    ``headers`` has a line for every row of every slice.
+    """
 
     layout: str
     """What the activations must look like: "rows" (uint8 [K][TILE]), "quads" (uint8 [K/4][TILE][4]) or "float"."""
@@ -49,6 +55,9 @@ class PackedWeight:
     weights: np.ndarray
     offsets: np.ndarray
     starts: np.ndarray
+    slices: int = 1
+    slice_features: int = 0
+    """Input features from the start of one slice to the start of the next; 0 without slices."""
 
     @property
     def nbytes(self) -> int:
@@ -150,11 +159,12 @@ def _assign_groups(indptr, positive, negative, rows, group_entries, groups, coun
 
 
 @jit()
-def _sort_rows(counts, order):
-    """Within each block of rows, order them by length; ``order`` receives row numbers."""
-    for first in range(0, counts.size, BLOCK_ROWS):
+def _sort_rows(counts, blocks, order):
+    """Within each block of rows (first, end), order them by length; ``order`` receives row numbers."""
+    for block in range(len(blocks)):
+        first = blocks[block, 0]
         # an insertion sort: np.argsort in compiled code takes 9 s to compile
-        for row in range(first, min(first + BLOCK_ROWS, counts.size)):
+        for row in range(first, blocks[block, 1]):
             place = row
             while place > first and counts[order[place - 1]] > counts[row]:
                 order[place] = order[place - 1]
@@ -189,27 +199,51 @@ def _write_plain(indptr, columns, values, counts, order, unroll, scale, out_valu
         position += counts[r] * unroll
 
 
-def _block_starts(counts: np.ndarray, order: np.ndarray, weight_bytes: int, offset_bytes: int) -> np.ndarray:
+@dataclass(frozen=True)
+class _Slices:
+    """A matrix cut along its input features: the slices' rows lie below each other."""
+
+    weight: np.ndarray
+    count: int
+    features: int
+    rows: int
+
+    @property
+    def blocks(self) -> np.ndarray:
+        """(blocks, 2): first row of each block of rows, and the row after its last; no block spans two slices."""
+        firsts = np.arange(0, self.rows, BLOCK_ROWS)
+        ends = np.minimum(firsts + BLOCK_ROWS, self.rows)
+        shifts = np.arange(self.count)[:, None] * self.rows
+        return np.stack([(shifts + firsts).ravel(), (shifts + ends).ravel()], axis=1)
+
+
+def _cut(weight: np.ndarray, most: int, finer: int = 1) -> _Slices:
+    """Cut (N, K) into slices of at most ``most`` input features, or into ``finer`` times as many."""
+    rows, columns = weight.shape
+    count = max(1, -(-columns // most)) * finer
+    if count == 1:
+        return _Slices(weight, 1, 0, rows)
+    width = -(-columns // (4 * count)) * 4
+    padded = np.zeros((count, rows, width), weight.dtype)
+    for i in range(count):
+        part = weight[:, i * width : (i + 1) * width]
+        padded[i, :, : part.shape[1]] = part
+    return _Slices(padded.reshape(count * rows, width), count, width, rows)
+
+
+def _block_starts(
+    counts: np.ndarray, order: np.ndarray, slices: _Slices, weight_bytes: int, offset_bytes: int
+) -> np.ndarray:
     """(blocks, 2): where the streams of each block of rows start, in bytes."""
     ends = np.concatenate([[0], np.cumsum(counts[order], dtype=np.int64)])
-    firsts = ends[:-1:BLOCK_ROWS] if len(counts) else np.zeros(0, np.int64)
+    firsts = ends[slices.blocks[:, 0]]
     return np.ascontiguousarray(np.stack([firsts * weight_bytes, firsts * offset_bytes], axis=1))
 
 
-def _headers(counts: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """(rows, 4) int32: scratch row, number of groups, and the initial values that cancel the int16 bias."""
-    headers = np.zeros((len(order), 4), np.int32)
-    groups = counts[order].astype(np.int64)
-    headers[:, 0] = order % BLOCK_ROWS
-    headers[:, 1] = groups
-    headers[:, 2] = (-(groups << 31) - (groups << 15)).astype(np.uint64).astype(np.uint32).view(np.int32)
-    headers[:, 3] = -(groups << 15)
-    return headers
-
-
-def _check_width(in_features: int) -> None:
-    if in_features > WIDEST:
-        raise ModelFormatError(f"a Linear has {in_features} input features; the int8 kernels take up to {WIDEST}")
+def _headers(counts: np.ndarray, order: np.ndarray, slices: _Slices) -> np.ndarray:
+    """(rows, 2) int32: scratch row and number of groups."""
+    scratch_rows = order % max(slices.rows, 1) % BLOCK_ROWS
+    return np.ascontiguousarray(np.stack([scratch_rows, counts[order]], axis=1).astype(np.int32))
 
 
 def _grouped(
@@ -218,6 +252,7 @@ def _grouped(
     values: np.ndarray,
     lanes: tuple[np.ndarray, np.ndarray],
     *,
+    slices: _Slices,
     entries_per_step: int,
     scale: int,
     step_cost: float,
@@ -241,7 +276,7 @@ def _grouped(
     counts = np.zeros(rows, np.int64)
     _assign_groups(indptr, positive, negative, np.arange(rows), group_entries, groups, counts)
     order = np.zeros(rows, np.int64)
-    _sort_rows(counts, order)
+    _sort_rows(counts, slices.blocks, order)
     out_values = np.zeros(int(counts.sum()) * group_entries, values.dtype)
     out_offsets = np.zeros(len(out_values), np.uint16)
     _write_grouped(indptr, columns, values, groups, counts, order, group_entries, scale, out_values, out_offsets)
@@ -267,32 +302,55 @@ def _entries(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def pack_unstructured(weight: np.ndarray) -> PackedWeight:
     """Pack integer weights (N, K), zero point removed, values in -255..255, for any sparsity pattern."""
-    _check_width(weight.shape[1])
-    indptr, columns, values = _entries(weight)
-    if TIER == "avx2":
+    slices = _cut(weight, _SLICE)
+    if TIER != "avx2":
+        variant, counts, order, values, offsets = _plain(*_entries(slices.weight), slices, unroll=4, scale=TILE)
+        starts = _block_starts(counts, order, slices, 4, 8)
+        stream = values.view(np.int32)
+        return _packed("rows", "unstructured", variant, weight, slices, counts, order, stream, offsets, starts)
+    finer = 1
+    while True:
+        indptr, columns, values = _entries(slices.weight)
         lane = np.stack([values.astype(np.int32), np.zeros(len(values), np.int32)], axis=1)
         lanes = np.maximum(lane, 0), np.maximum(-lane, 0)
         variant, counts, order, out, offsets = _grouped(
-            indptr, columns, values, lanes, entries_per_step=2, scale=TILE // 8, step_cost=_PAIR_COST
+            indptr, columns, values, lanes, slices=slices, entries_per_step=2, scale=TILE, step_cost=_PAIR_COST
         )
-        pairs = out.reshape(-1, 2)
-        stream = np.ascontiguousarray(np.concatenate([pairs, pairs], axis=1)).view(np.int32).ravel()
-        group = GROUP_SIZES[variant]
-        starts = _block_starts(counts, order, 4 * group, 4 * group)
-    else:
-        variant, counts, order, out, offsets = _plain(indptr, columns, values, unroll=4, scale=TILE // 8)
-        stream = out.view(np.int32)
-        starts = _block_starts(counts, order, 4, 8)
-    headers = _headers(counts, order)
-    return PackedWeight("rows", "unstructured", variant, *weight.shape, headers, stream, offsets, starts)
+        if not counts.size or counts.max() <= MOST_GROUPS:
+            break
+        finer *= 2
+        slices = _cut(weight, _SLICE, finer)
+    stream = np.empty((len(out) // 2, 4), np.int16)
+    stream[:, 0] = stream[:, 1] = out.view(np.int16)
+    stream[:, 2:] = offsets.reshape(-1, 2).view(np.int16)
+    starts = _block_starts(counts, order, slices, 8 * GROUP_SIZES[variant], 0)
+    return _packed("rows", "unstructured", variant, weight, slices, counts, order, stream.ravel(), offsets[:0], starts)
+
+
+def _packed(
+    layout: str,
+    kernel: str,
+    variant: int,
+    weight: np.ndarray,
+    slices: _Slices,
+    counts: np.ndarray,
+    order: np.ndarray,
+    stream: np.ndarray,
+    offsets: np.ndarray,
+    starts: np.ndarray,
+) -> PackedWeight:
+    headers = _headers(counts, order, slices)
+    return PackedWeight(
+        layout, kernel, variant, *weight.shape, headers, stream, offsets, starts, slices.count, slices.features
+    )
 
 
 def _plain(
-    indptr: np.ndarray, columns: np.ndarray, values: np.ndarray, *, unroll: int, scale: int
+    indptr: np.ndarray, columns: np.ndarray, values: np.ndarray, slices: _Slices, *, unroll: int, scale: int
 ) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     counts = -(-np.diff(indptr) // unroll)
     order = np.zeros(len(counts), np.int64)
-    _sort_rows(counts, order)
+    _sort_rows(counts, slices.blocks, order)
     out_values = np.zeros(int(counts.sum()) * unroll, values.dtype)
     offsets = np.zeros(len(out_values), np.int32 if values.dtype == np.float32 else np.uint16)
     _write_plain(indptr, columns, values, counts, order, unroll, scale, out_values, offsets)
@@ -322,8 +380,8 @@ def _pair_sums(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def pack_blocks(weight: np.ndarray) -> PackedWeight:
     """Pack integer weights (N, K), values in -255..255: the aligned blocks of 4 channels that hold a nonzero."""
-    _check_width(weight.shape[1])
-    quads = _quads(weight)
+    slices = _cut(weight, _SLICE)
+    quads = _quads(slices.weight)
     rows, columns = np.nonzero(quads.any(axis=2))
     blocks = quads[rows, columns].astype(np.int16)
     while not (fits := _fits(blocks)).all():  # halve what does not fit: w = w // 2 + (w - w // 2)
@@ -333,21 +391,21 @@ def pack_blocks(weight: np.ndarray) -> PackedWeight:
         blocks = np.concatenate([np.where(split[:, None], blocks >> 1, blocks), blocks[split] - half])
         sort = np.argsort(rows, kind="stable")
         rows, columns, blocks = rows[sort], columns[sort], blocks[sort]
-    indptr = np.zeros(len(weight) + 1, np.int64)
-    np.cumsum(np.bincount(rows, minlength=len(weight)), out=indptr[1:])
+    indptr = np.zeros(len(quads) + 1, np.int64)
+    np.cumsum(np.bincount(rows, minlength=len(quads)), out=indptr[1:])
     values = np.ascontiguousarray(blocks.astype(np.int8)).view(np.int32).ravel()
     columns = columns.astype(np.int64)
-    scale = TILE // 2
+    scale = 4 * TILE
     if TIER == "avx2":
         lanes = _pair_sums(blocks)
         variant, counts, order, stream, offsets = _grouped(
-            indptr, columns, values, lanes, entries_per_step=1, scale=scale, step_cost=_BLOCK_COST
+            indptr, columns, values, lanes, slices=slices, entries_per_step=1, scale=scale, step_cost=_BLOCK_COST
         )
-        starts = _block_starts(counts, order, 4 * GROUP_SIZES[variant], 2 * GROUP_SIZES[variant])
+        starts = _block_starts(counts, order, slices, 4 * GROUP_SIZES[variant], 2 * GROUP_SIZES[variant])
     else:
-        variant, counts, order, stream, offsets = _plain(indptr, columns, values, unroll=2, scale=scale)
-        starts = _block_starts(counts, order, 8, 4)
-    return PackedWeight("quads", "blocks", variant, *weight.shape, _headers(counts, order), stream, offsets, starts)
+        variant, counts, order, stream, offsets = _plain(indptr, columns, values, slices, unroll=2, scale=scale)
+        starts = _block_starts(counts, order, slices, 8, 4)
+    return _packed("quads", "blocks", variant, weight, slices, counts, order, stream, offsets, starts)
 
 
 def pack_dense(weight: np.ndarray) -> PackedWeight:
@@ -360,20 +418,22 @@ def pack_dense(weight: np.ndarray) -> PackedWeight:
     block_bytes = BLOCK_ROWS * quads.shape[1] * 4
     starts = np.zeros((-(-len(weight) // BLOCK_ROWS), 2), np.int64)
     starts[:, 0] = np.arange(len(starts)) * block_bytes
-    headers, offsets = np.zeros((0, 4), np.int32), np.zeros(0, np.uint16)
+    headers, offsets = np.zeros((0, 2), np.int32), np.zeros(0, np.uint16)
     return PackedWeight("quads", "dense", 0, *weight.shape, headers, stream, offsets, starts)
 
 
 def pack_float_sparse(weight: np.ndarray) -> PackedWeight:
     """Pack float32 weights (N, K) as CSR with byte offsets."""
-    rows, columns = np.nonzero(weight)
-    indptr = np.zeros(len(weight) + 1, np.int64)
-    np.cumsum(np.bincount(rows, minlength=len(weight)), out=indptr[1:])
-    values = np.ascontiguousarray(weight[rows, columns], dtype=np.float32)
-    variant, counts, order, stream, offsets = _plain(indptr, columns.astype(np.int64), values, unroll=2, scale=4 * TILE)
-    starts = _block_starts(counts, order, 8, 8)
-    headers = _headers(counts, order)
-    return PackedWeight("float", "float_sparse", variant, *weight.shape, headers, stream, offsets, starts)
+    slices = _cut(weight, _FLOAT_SLICE)
+    rows, columns = np.nonzero(slices.weight)
+    indptr = np.zeros(len(slices.weight) + 1, np.int64)
+    np.cumsum(np.bincount(rows, minlength=len(slices.weight)), out=indptr[1:])
+    values = np.ascontiguousarray(slices.weight[rows, columns], dtype=np.float32)
+    variant, counts, order, stream, offsets = _plain(
+        indptr, columns.astype(np.int64), values, slices, unroll=2, scale=4 * TILE
+    )
+    starts = _block_starts(counts, order, slices, 8, 8)
+    return _packed("float", "float_sparse", variant, weight, slices, counts, order, stream, offsets, starts)
 
 
 def pack_float_dense(weight: np.ndarray) -> PackedWeight:
@@ -382,5 +442,5 @@ def pack_float_dense(weight: np.ndarray) -> PackedWeight:
     stream = np.ascontiguousarray(padded.reshape(-1, DENSE_ROWS, weight.shape[1]).transpose(0, 2, 1)).ravel()
     starts = np.zeros((-(-len(weight) // BLOCK_ROWS), 2), np.int64)
     starts[:, 0] = np.arange(len(starts)) * (BLOCK_ROWS * weight.shape[1] * 4)
-    headers, offsets = np.zeros((0, 4), np.int32), np.zeros(0, np.int32)
+    headers, offsets = np.zeros((0, 2), np.int32), np.zeros(0, np.int32)
     return PackedWeight("float", "float_dense", 0, *weight.shape, headers, stream, offsets, starts)

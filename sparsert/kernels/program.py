@@ -22,7 +22,7 @@ import numpy as np
 from numba import carray, prange
 
 from sparsert.kernels import accumulate, stages
-from sparsert.kernels.accumulate import BLOCK_ROWS
+from sparsert.kernels.accumulate import BLOCK_ROWS, HEADER_BYTES
 from sparsert.kernels.attention import attend_float, attend_int8
 from sparsert.kernels.jit import TILE, entry, inner, jit
 from sparsert.kernels.memory import call, load_f32, load_i8, load_i64, load_u8, pointer, store_f32, store_i32
@@ -32,6 +32,7 @@ __all__ = [
     "ATTENTION_WORK",
     "META_COLUMNS",
     "OPCODES",
+    "PANEL_BLOCKS",
     "SEGMENT_COLUMNS",
     "SOURCES",
     "STAGE_COLUMNS",
@@ -74,7 +75,10 @@ them are empty), work of attention in the tiles before it, work of attention in 
 SEGMENT_COLUMNS = 9
 """Per piece of a sequence in a tile: first lane, lane after the last, position of the first lane's token in its
 sequence, index of the sequence, tokens of the sequence, tile of its first key (counted from the chunk's first), first
-key and key after the last (from the start of that tile, in whole fours), index of its first key's bias."""
+key and key after the last (from the start of that tile), index of the bias of the four that the first key lies in."""
+
+PANEL_BLOCKS = 4
+"""Blocks of rows that collect the contributions of slices side by side, 16 KB on AVX2."""
 
 _BLOCK_BYTES = BLOCK_ROWS * TILE * 4
 _STATISTICS_BYTES = 2 * 4 * TILE
@@ -98,33 +102,33 @@ _float_dense = accumulate.accumulate_float_dense
 
 
 @inner()
-def _accumulate(kind, x, headers, weights, offsets, block, rows):
+def _accumulate(kind, x, headers, weights, offsets, block, rows, add):
     if kind == 0:
-        _unstructured_0(x, headers, weights, offsets, block, rows)
+        _unstructured_0(x, headers, weights, offsets, block, rows, add)
     elif kind == 1:
-        _unstructured_1(x, headers, weights, offsets, block, rows)
+        _unstructured_1(x, headers, weights, offsets, block, rows, add)
     elif kind == 2:
-        _unstructured_2(x, headers, weights, offsets, block, rows)
+        _unstructured_2(x, headers, weights, offsets, block, rows, add)
     elif kind == 3:
-        _unstructured_3(x, headers, weights, offsets, block, rows)
+        _unstructured_3(x, headers, weights, offsets, block, rows, add)
     elif kind == 4:
-        _unstructured_4(x, headers, weights, offsets, block, rows)
+        _unstructured_4(x, headers, weights, offsets, block, rows, add)
     elif kind == 5:
-        _blocks_0(x, headers, weights, offsets, block, rows)
+        _blocks_0(x, headers, weights, offsets, block, rows, add)
     elif kind == 6:
-        _blocks_1(x, headers, weights, offsets, block, rows)
+        _blocks_1(x, headers, weights, offsets, block, rows, add)
     elif kind == 7:
-        _blocks_2(x, headers, weights, offsets, block, rows)
+        _blocks_2(x, headers, weights, offsets, block, rows, add)
     elif kind == 8:
-        _blocks_3(x, headers, weights, offsets, block, rows)
+        _blocks_3(x, headers, weights, offsets, block, rows, add)
     elif kind == 9:
-        _blocks_4(x, headers, weights, offsets, block, rows)
+        _blocks_4(x, headers, weights, offsets, block, rows, add)
     elif kind == 10:
-        _dense(x, headers, weights, offsets, block, rows)
+        _dense(x, headers, weights, offsets, block, rows, add)
     elif kind == 11:
-        _float_sparse(x, headers, weights, offsets, block, rows)
+        _float_sparse(x, headers, weights, offsets, block, rows, add)
     else:
-        _float_dense(x, headers, weights, offsets, block, rows)
+        _float_dense(x, headers, weights, offsets, block, rows, add)
 
 
 (
@@ -238,7 +242,7 @@ def _rows_step(step, tile, group, scratch):
     kind, rows = step[1], step[8]
     x = _place(step[2], step[3], tile, group, scratch)
     block = scratch
-    statistics = scratch + _BLOCK_BYTES
+    statistics = scratch + PANEL_BLOCKS * _BLOCK_BYTES
     if kind == 15:
         normalize_statistics(x, rows, step[12], statistics)
     for first in range(0, rows, BLOCK_ROWS):
@@ -258,27 +262,34 @@ def _linear_step(step, group, tiles, part, parts, scratch):
     """Accumulators of ``tiles`` tiles from ``group`` on, through the stages.
 
     Panels of a few blocks of rows come first and tiles second: a panel's weights are read from memory once and stay in
-    the L2 for the whole group, a tile's activations stay in the L1 for the whole panel.
+    the L2 for the whole group, a tile's activations stay in the L1 for the whole panel, or, if they do not fit there,
+    a slice of them stays while the panel's blocks collect what it contributes.
 
     Columns: 1 source, 2-3 x, 4 headers, 5 weights, 6 offsets, 7 starts, 8 rows, 9 offsets are a count, 13 stages,
-    14 stage table, 16 blocks per panel.
+    14 stage table, 16 blocks per panel, 17 slices, 18 bytes of a slice of a tile.
     """
-    kind, rows, panel = step[1], step[8], step[16]
-    block = scratch
+    kind, rows, panel, slices = step[1], step[8], step[16], step[17]
     blocks = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
     last = (part + 1) * blocks // parts
     for start in range(part * blocks // parts, last, panel):
         for tile in range(group, group + tiles):
             x = _place(step[2], step[3], tile, group, scratch)
-            for index in range(start, min(start + panel, last)):
-                first = index * BLOCK_ROWS
-                size = min(BLOCK_ROWS, rows - first)
-                starts = step[7] + 16 * index
-                offsets = step[6]
-                if step[9] == 0:
-                    offsets += load_i64(starts + 8)
-                _accumulate(kind, x, step[4] + 16 * first, step[5] + load_i64(starts), offsets, block, size)
-                _run_stages(step[14], step[13], block, first, size, tile, group, scratch)
+            for turn in range(slices):
+                for index in range(start, min(start + panel, last)):
+                    first = index * BLOCK_ROWS
+                    size = min(BLOCK_ROWS, rows - first)
+                    block = scratch
+                    if slices > 1:
+                        block += (index - start) * _BLOCK_BYTES
+                    starts = step[7] + 16 * (turn * blocks + index)
+                    offsets = step[6]
+                    if step[9] == 0:
+                        offsets += load_i64(starts + 8)
+                    headers = step[4] + HEADER_BYTES * (turn * rows + first)
+                    weights = step[5] + load_i64(starts)
+                    _accumulate(kind, x + turn * step[18], headers, weights, offsets, block, size, np.int64(turn > 0))
+                    if turn == slices - 1:
+                        _run_stages(step[14], step[13], block, first, size, tile, group, scratch)
 
 
 @inner()

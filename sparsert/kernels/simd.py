@@ -77,6 +77,12 @@ class Simd:
         with cgutils.for_range_slice(self.builder, first, stop, self.integer(step), _I64) as (index, _):
             yield index
 
+    @contextmanager
+    def when(self, condition: Value) -> Iterator[None]:
+        """``if condition != 0`` over int64."""
+        with self.builder.if_then(self.builder.icmp_signed("!=", condition, self.integer(0))):
+            yield
+
     def add(self, a: Value, b: Value | int) -> Value:
         """Scalar int64 sum."""
         return self.builder.add(a, b if isinstance(b, ir.Value) else self.integer(b))
@@ -93,11 +99,6 @@ class Simd:
     def at(self, base: Value, offset: Value | int) -> Value:
         """The byte pointer ``base + offset``."""
         return self.builder.gep(base, [offset if isinstance(offset, ir.Value) else self.integer(offset)])
-
-    def at_scaled8(self, base: Value, index: Value) -> Value:
-        """The byte pointer ``base + 8 * index``: the largest scale an x86 address takes for free."""
-        wide = self.builder.bitcast(base, _I64.as_pointer())
-        return self.builder.bitcast(self.builder.gep(wide, [index]), _BYTE_POINTER)
 
     def load(self, place: Value, kind: ir.Type, align: int | None = None) -> Value:
         loaded = self.builder.load(self.builder.bitcast(place, kind.as_pointer()))
@@ -143,6 +144,10 @@ class Simd:
 
     def constant(self, kind: ir.VectorType, value: float | int) -> Value:
         return ir.Constant(kind, [value] * kind.count)
+
+    def pattern(self, kind: ir.VectorType, values: Sequence[int]) -> Value:
+        """A constant that repeats ``values``."""
+        return ir.Constant(kind, list(values) * (kind.count // len(values)))
 
     def zero(self, kind: ir.VectorType) -> Value:
         return self.constant(kind, 0 if isinstance(kind.element, ir.IntType) else 0.0)

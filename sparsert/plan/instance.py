@@ -16,6 +16,7 @@ from sparsert.kernels.jit import TILE
 from sparsert.kernels.program import (
     ATTENTION_WORK,
     OPCODES,
+    PANEL_BLOCKS,
     SOURCES,
     STAGE_COLUMNS,
     STEP_COLUMNS,
@@ -161,7 +162,7 @@ class Instance:
         widened = [(b, self._regions[region_of[f]].first, self._regions[region_of[e]].last - 1) for b, f, e in shared]
         shared_offsets, shared_size = _allocate(widened)
         own_offsets, own_size = _allocate(own)
-        fixed = BLOCK_ROWS * 4 * TILE + 2 * 4 * TILE
+        fixed = PANEL_BLOCKS * BLOCK_ROWS * 4 * TILE + 2 * 4 * TILE
         attention = 0
         for step in self._lowering.steps:
             if step.opcode == "attention":
@@ -227,8 +228,10 @@ class Instance:
             row[6] = self._address(weight.offsets)
         row[8] = step.rows
         row[13], row[14] = len(step.stages), self._encode_stages(step.stages)
-        blocks = max(1, len(weight.starts))
-        row[16] = max(1, min(blocks, _PANEL_BYTES * blocks // max(weight.nbytes, 1)))
+        blocks = max(1, len(weight.starts) // weight.slices)
+        fitting = max(1, min(blocks, _PANEL_BYTES * blocks // max(weight.nbytes, 1)))
+        row[16] = PANEL_BLOCKS if weight.slices > 1 else fitting
+        row[17], row[18] = weight.slices, weight.slice_features * ROW_BYTES[step.reads[0].form]
 
     def _encode_rows(self, row: np.ndarray, step: Step) -> None:
         row[1] = SOURCES[step.source]

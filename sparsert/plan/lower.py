@@ -13,7 +13,6 @@ from sparsert.graph import fused
 from sparsert.graph.ir import Graph, Node
 from sparsert.graph.mapped import detach, let_go
 from sparsert.kernels.accumulate import BLOCK_ROWS
-from sparsert.kernels.pack import WIDEST
 from sparsert.plan.steps import (
     Buffer,
     DynamicParameters,
@@ -80,8 +79,6 @@ def can_lower(node: Node, channels: dict[str, int]) -> bool:
             if op.input_quantization is not None and not _scalar(op.input_quantization):
                 return False
             if op.weight.ndim != 2 or op.weight.dtype not in (np.float32, np.int8, np.uint8):
-                return False
-            if op.weight.dtype != np.float32 and op.weight.shape[0] > WIDEST:
                 return False
             return channels.get(node.inputs[0]) == op.weight.shape[0]
         case fused.LayerNorm():

@@ -29,23 +29,23 @@ def main() -> None:
     from sparsert.kernels import accumulate, attention, stages
     from sparsert.kernels.jit import TIER
 
-    context = attention._sum_fast if TIER == "avx2" else attention._context_int
+    context = (attention._sum_fast, 6) if TIER == "avx2" else (attention._context_int, 8)
     kernels = {
-        "unstructured": (accumulate.accumulate_unstructured[0], 6),
-        "blocks": (accumulate.accumulate_blocks[0], 6),
-        "scores": (attention._scores_int, 6),
-        "context": (context, 6),
-        "float_sparse": (accumulate.accumulate_float_sparse, 6),
-        "float_dense": (accumulate.accumulate_float_dense, 6),
+        "unstructured": (accumulate.accumulate_unstructured[0], 7),
+        "blocks": (accumulate.accumulate_blocks[0], 7),
+        "scores": (attention._scores_int, 8),
+        "context": context,
+        "float_sparse": (accumulate.accumulate_float_sparse, 7),
+        "float_dense": (accumulate.accumulate_float_dense, 7),
         "gelu_quads": (stages.STAGES[stages.STAGE_NUMBERS["dequantize+gelu+quads"]], 8),
-        "probabilities": (attention._quantize_probabilities, 6),
+        "probabilities": (attention._quantize_probabilities, 8),
     }
     if TIER == "avx2":
         sizes = accumulate.GROUP_SIZES
-        kernels |= {f"unstructured{n}": (k, 6) for n, k in zip(sizes, accumulate.accumulate_unstructured, strict=True)}
-        kernels |= {f"blocks{n}": (k, 6) for n, k in zip(sizes, accumulate.accumulate_blocks, strict=True)}
+        kernels |= {f"unstructured{n}": (k, 7) for n, k in zip(sizes, accumulate.accumulate_unstructured, strict=True)}
+        kernels |= {f"blocks{n}": (k, 7) for n, k in zip(sizes, accumulate.accumulate_blocks, strict=True)}
     else:
-        kernels["dense"] = (accumulate.accumulate_dense, 6)
+        kernels["dense"] = (accumulate.accumulate_dense, 7)
     texts = {name: assembly(kernel, arity) for name, (kernel, arity) in kernels.items()}
     json.dump({"tier": TIER, "assembly": texts}, sys.stdout)
 

@@ -11,7 +11,7 @@ from numba import njit
 
 from sparsert.kernels import accumulate as accumulators
 from sparsert.kernels import stages
-from sparsert.kernels.accumulate import BLOCK_ROWS
+from sparsert.kernels.accumulate import BLOCK_ROWS, HEADER_BYTES
 from sparsert.kernels.jit import TILE
 from sparsert.kernels.pack import PackedWeight
 
@@ -90,19 +90,24 @@ def _accumulator(packed: PackedWeight) -> tuple[Any, int]:
 def accumulate(packed: PackedWeight, x: np.ndarray) -> np.ndarray:
     """(N, TILE) accumulators of activations (K, TILE), block by block as a program does it."""
     kernel, count = _accumulator(packed)
-    call = compiled(kernel, 6)
+    call = compiled(kernel, 7)
     source = buffer(quads(x) if packed.layout == "quads" else x)
     streams = [np.ascontiguousarray(stream) for stream in (packed.headers, packed.weights, packed.offsets)]
     headers, weights, offsets = (stream.ctypes.data for stream in streams)
     scratch = Buffer((BLOCK_ROWS, TILE), np.float32 if packed.layout == "float" else np.int32)
     result = np.zeros((packed.out_features, TILE), scratch.array.dtype)
-    for block, (weight_start, offset_start) in enumerate(packed.starts.tolist()):
+    blocks = -(-packed.out_features // BLOCK_ROWS)
+    for block in range(blocks):
         first = block * BLOCK_ROWS
         rows = min(BLOCK_ROWS, packed.out_features - first)
         scratch.array.view(np.uint8)[...] = _PATTERN
-        place = offsets + offset_start if count < 0 else count
-        call(source.address, headers + 16 * first, weights + weight_start, place, scratch.address, rows)
-        scratch.check()
+        for turn in range(packed.slices):
+            weight_start, offset_start = packed.starts[turn * blocks + block].tolist()
+            place = offsets + offset_start if count < 0 else count
+            header = headers + HEADER_BYTES * (turn * packed.out_features + first)
+            begin = source.address + turn * packed.slice_features * TILE * x.itemsize
+            call(begin, header, weights + weight_start, place, scratch.address, rows, turn > 0)
+            scratch.check()
         result[first : first + rows] = scratch.array[:rows]
     return result
 

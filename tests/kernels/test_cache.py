@@ -109,5 +109,5 @@ def test_stale_entries_are_those_of_other_sources(tmp_path: Path) -> None:
 def test_real_entries_are_recognized_as_ours() -> None:
     folder = cache.directory(_sort_rows.py_func)
     assert folder is not None
-    _sort_rows(np.zeros(3, np.int64), np.zeros(3, np.int64))
+    _sort_rows(np.zeros(3, np.int64), np.array([[0, 3]]), np.zeros(3, np.int64))
     assert any(cache._ENTRY.search(path.name) and jit.FINGERPRINT in path.name for path in folder.iterdir())
