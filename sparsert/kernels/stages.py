@@ -97,7 +97,7 @@ def _add(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
 
 
 def _gelu(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
-    return [v.gelu(value) for value in values]
+    return v.one_by_one(v.gelu, values)
 
 
 def _gelu_tanh(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
