@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsert.kernels.accumulate import BLOCK_ROWS, DENSE_ROWS, GROUP_SIZES, MOST_GROUPS
-from sparsert.kernels.jit import TIER, TILE, inner, jit
+from sparsert.kernels.entries import block_entries, float_entries, integer_entries
+from sparsert.kernels.grouping import assign_groups, lane_sums
+from sparsert.kernels.jit import TIER, TILE, jit
 
 __all__ = [
     "PackedWeight",
@@ -18,18 +20,12 @@ __all__ = [
     "pack_unstructured",
 ]
 
-_LIMIT = 128
-"""Sum of the positive (or negative) weights of an int16 group: 255 * 128 = 32640 fits int16."""
-
 _SLICE = 1020
 """Input features of a slice of an int8 matrix at most: on AVX2 their activations fill an L1 of 32 KB, on AVX-512 their
 offsets, uint16 in bytes, end here (64 bytes a feature)."""
 
 _FLOAT_SLICE = 256
 """The same for float32: 32 KB on AVX2."""
-
-_CANDIDATES = 6
-"""Groups that compete for an entry; more balance better and take longer."""
 
 _SAMPLE_ROWS = 48
 """Rows looked at to choose the group size."""
@@ -63,99 +59,6 @@ class PackedWeight:
     def nbytes(self) -> int:
         """Memory of the packed matrix in bytes."""
         return self.headers.nbytes + self.weights.nbytes + self.offsets.nbytes + self.starts.nbytes
-
-
-@inner()
-def _try_groups(order, positive, negative, first, count, group_entries, groups, sums, used):
-    """Deal the entries of one row, heaviest first, to ``count`` groups; False when one does not fit.
-
-    Each entry goes to the group that stays lowest among the next few in turn, or, if none of those takes it, to the
-    first that does.
-    """
-    sums[:count] = 0
-    used[:count] = 0
-    turn = 0
-    for i in range(order.size):
-        e = first + order[i]
-        best, best_height, best_turn = -1, _LIMIT + 1, 0
-        for attempt in range(count):
-            g = turn + attempt
-            if g >= count:
-                g -= count
-            if used[g] < group_entries:
-                height = np.int32(0)
-                for lane in range(2):
-                    if positive[e, lane]:
-                        height = max(height, sums[g, lane] + positive[e, lane])
-                    if negative[e, lane]:
-                        height = max(height, sums[g, 2 + lane] + negative[e, lane])
-                if height < best_height:
-                    best, best_height, best_turn = g, height, attempt
-            if attempt + 1 >= _CANDIDATES and best >= 0:
-                break
-        if best < 0:
-            return False
-        turn += 1 if best_turn == 0 else 0
-        if turn >= count:
-            turn = 0
-        groups[e] = best
-        used[best] += 1
-        for lane in range(2):
-            sums[best, lane] += positive[e, lane]
-            sums[best, 2 + lane] += negative[e, lane]
-    return True
-
-
-@jit()
-def _assign_groups(indptr, positive, negative, rows, group_entries, groups, counts):
-    """Distribute the entries of every row over few groups that keep int16 sums exact.
-
-    ``positive`` and ``negative`` (entries, 2) hold what an entry adds to the two int16 lanes. Writes the group of each
-    entry and the number of groups of each row.
-    """
-    longest = 1
-    for r in range(rows.size):
-        longest = max(longest, indptr[rows[r] + 1] - indptr[rows[r]])
-    sums = np.zeros((longest, 4), np.int32)
-    used = np.zeros(longest, np.int32)
-    buckets = np.zeros(_LIMIT + 3, np.int64)
-    order = np.zeros(longest, np.int64)
-    ratio = 1.0
-    for r in range(rows.size):
-        first, last = indptr[rows[r]], indptr[rows[r] + 1]
-        n = last - first
-        total = np.zeros(4, np.int64)
-        buckets[:] = 0
-        for e in range(first, last):
-            heaviest = np.int32(0)
-            for lane in range(2):
-                total[lane] += positive[e, lane]
-                total[2 + lane] += negative[e, lane]
-                heaviest = max(heaviest, max(positive[e, lane], negative[e, lane]))
-            buckets[_LIMIT - heaviest + 1] += 1
-        for b in range(1, buckets.size):
-            buckets[b] += buckets[b - 1]
-        for e in range(first, last):
-            heaviest = max(max(positive[e, 0], positive[e, 1]), max(negative[e, 0], negative[e, 1]))
-            order[buckets[_LIMIT - heaviest]] = e - first
-            buckets[_LIMIT - heaviest] += 1
-        fewest = (max(max(total[0], total[1]), max(total[2], total[3])) + _LIMIT - 1) // _LIMIT
-        count = max((n + group_entries - 1) // group_entries, np.int64(fewest * ratio))
-        tried = count
-        while count < n and not _try_groups(
-            order[:n], positive, negative, first, count, group_entries, groups, sums, used
-        ):
-            count += max(1, count // 16)
-        # rows of a matrix resemble each other: start the next one where this one ended, or a little below
-        if count > tried:
-            ratio = count / fewest
-        else:
-            ratio = max(1.0, 0.97 * ratio)
-        if count >= n:  # one entry a group always fits
-            count = n
-            for e in range(first, last):
-                groups[e] = e - first
-        counts[r] = count
 
 
 @jit()
@@ -250,7 +153,7 @@ def _grouped(
     indptr: np.ndarray,
     columns: np.ndarray,
     values: np.ndarray,
-    lanes: tuple[np.ndarray, np.ndarray],
+    lanes: np.ndarray,
     *,
     slices: _Slices,
     entries_per_step: int,
@@ -259,22 +162,21 @@ def _grouped(
 ) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Group entries for AVX2 with the group size that costs least: (variant, counts, order, values, offsets).
 
-    ``lanes`` holds what each entry adds to the positive and to the negative sums of the two int16 lanes.
+    ``lanes`` holds what each entry adds to the sums of its group, as :func:`lane_sums` gives it.
     """
-    positive, negative = lanes
     rows = len(indptr) - 1
     sample = np.unique(np.linspace(0, max(rows - 1, 0), min(rows, _SAMPLE_ROWS)).astype(np.int64))
     groups = np.zeros(len(values), np.int32)
     best, best_cost = 0, np.inf
     for variant, size in enumerate(GROUP_SIZES):
         counts = np.zeros(len(sample), np.int64)
-        _assign_groups(indptr, positive, negative, sample, size * entries_per_step, groups, counts)
+        assign_groups(indptr, lanes, sample, size * entries_per_step, groups, counts)
         cost = float(counts.sum()) * (size * step_cost + _GROUP_COST)
         if cost < best_cost:
             best, best_cost = variant, cost
     group_entries = GROUP_SIZES[best] * entries_per_step
     counts = np.zeros(rows, np.int64)
-    _assign_groups(indptr, positive, negative, np.arange(rows), group_entries, groups, counts)
+    assign_groups(indptr, lanes, np.arange(rows), group_entries, groups, counts)
     order = np.zeros(rows, np.int64)
     _sort_rows(counts, slices.blocks, order)
     out_values = np.zeros(int(counts.sum()) * group_entries, values.dtype)
@@ -287,32 +189,18 @@ _PAIR_COST, _BLOCK_COST, _GROUP_COST = 11.0, 14.0, 9.0
 """Instructions per pair, per 4-block and per group of the AVX2 kernels, counted in their assembly."""
 
 
-def _entries(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nonzeros of (N, K) integer weights as CSR (indptr, columns, int8 values); 9-bit values become several entries."""
-    parts, rest = [], weight
-    while not parts or rest.any():  # 255 = 127 + 127 + 1
-        parts.append(np.clip(rest, -128, 127))
-        rest = rest - parts[-1]
-    stacked = np.concatenate(parts, axis=1)
-    rows, columns = np.nonzero(stacked)
-    indptr = np.zeros(len(weight) + 1, np.int64)
-    np.cumsum(np.bincount(rows, minlength=len(weight)), out=indptr[1:])
-    return indptr, (columns % weight.shape[1]).astype(np.int64), stacked[rows, columns].astype(np.int8)
-
-
 def pack_unstructured(weight: np.ndarray) -> PackedWeight:
     """Pack integer weights (N, K), zero point removed, values in -255..255, for any sparsity pattern."""
     slices = _cut(weight, _SLICE)
     if TIER != "avx2":
-        variant, counts, order, values, offsets = _plain(*_entries(slices.weight), slices, unroll=4, scale=TILE)
+        variant, counts, order, values, offsets = _plain(*integer_entries(slices.weight), slices, unroll=4, scale=TILE)
         starts = _block_starts(counts, order, slices, 4, 8)
         stream = values.view(np.int32)
         return _packed("rows", "unstructured", variant, weight, slices, counts, order, stream, offsets, starts)
     finer = 1
     while True:
-        indptr, columns, values = _entries(slices.weight)
-        lane = np.stack([values.astype(np.int32), np.zeros(len(values), np.int32)], axis=1)
-        lanes = np.maximum(lane, 0), np.maximum(-lane, 0)
+        indptr, columns, values = integer_entries(slices.weight)
+        lanes = lane_sums(values[:, None])
         variant, counts, order, out, offsets = _grouped(
             indptr, columns, values, lanes, slices=slices, entries_per_step=2, scale=TILE, step_cost=_PAIR_COST
         )
@@ -363,41 +251,14 @@ def _quads(weight: np.ndarray) -> np.ndarray:
     return padded.reshape(len(weight), -1, 4)
 
 
-def _fits(blocks: np.ndarray) -> np.ndarray:
-    """Which 4-blocks one step of the kernel can take: int8 values, and on AVX2 no pair that can leave int16."""
-    if TIER != "avx2":
-        return ((blocks >= -128) & (blocks <= 127)).all(axis=1)
-    high, low = _pair_sums(blocks)
-    return (np.maximum(high, low) <= _LIMIT).all(axis=1) & (blocks <= 127).all(axis=1)
-
-
-def _pair_sums(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the positive and of the negated negative weights of channels 0+1 and 2+3, each (blocks, 2) int32."""
-    positive, negative = np.maximum(blocks, 0), np.maximum(-blocks, 0)
-    # slices, not a reduction over an axis of two, which takes five times as long
-    return tuple((x[:, 0::2] + x[:, 1::2]).astype(np.int32) for x in (positive, negative))  # type: ignore[return-value]
-
-
 def pack_blocks(weight: np.ndarray) -> PackedWeight:
     """Pack integer weights (N, K), values in -255..255: the aligned blocks of 4 channels that hold a nonzero."""
     slices = _cut(weight, _SLICE)
-    quads = _quads(slices.weight)
-    rows, columns = np.nonzero(quads.any(axis=2))
-    blocks = quads[rows, columns].astype(np.int16)
-    while not (fits := _fits(blocks)).all():  # halve what does not fit: w = w // 2 + (w - w // 2)
-        split = ~fits
-        half = blocks[split] >> 1
-        rows, columns = np.concatenate([rows, rows[split]]), np.concatenate([columns, columns[split]])
-        blocks = np.concatenate([np.where(split[:, None], blocks >> 1, blocks), blocks[split] - half])
-        sort = np.argsort(rows, kind="stable")
-        rows, columns, blocks = rows[sort], columns[sort], blocks[sort]
-    indptr = np.zeros(len(quads) + 1, np.int64)
-    np.cumsum(np.bincount(rows, minlength=len(quads)), out=indptr[1:])
-    values = np.ascontiguousarray(blocks.astype(np.int8)).view(np.int32).ravel()
-    columns = columns.astype(np.int64)
+    indptr, columns, blocks = block_entries(slices.weight, paired=TIER == "avx2")
+    values = blocks.view(np.int32).ravel()
     scale = 4 * TILE
     if TIER == "avx2":
-        lanes = _pair_sums(blocks)
+        lanes = lane_sums(blocks)
         variant, counts, order, stream, offsets = _grouped(
             indptr, columns, values, lanes, slices=slices, entries_per_step=1, scale=scale, step_cost=_BLOCK_COST
         )
@@ -425,22 +286,27 @@ def pack_dense(weight: np.ndarray) -> PackedWeight:
 def pack_float_sparse(weight: np.ndarray) -> PackedWeight:
     """Pack float32 weights (N, K) as CSR with byte offsets."""
     slices = _cut(weight, _FLOAT_SLICE)
-    rows, columns = np.nonzero(slices.weight)
-    indptr = np.zeros(len(slices.weight) + 1, np.int64)
-    np.cumsum(np.bincount(rows, minlength=len(slices.weight)), out=indptr[1:])
-    values = np.ascontiguousarray(slices.weight[rows, columns], dtype=np.float32)
-    variant, counts, order, stream, offsets = _plain(
-        indptr, columns.astype(np.int64), values, slices, unroll=2, scale=4 * TILE
-    )
+    indptr, columns, values = float_entries(slices.weight)
+    variant, counts, order, stream, offsets = _plain(indptr, columns, values, slices, unroll=2, scale=4 * TILE)
     starts = _block_starts(counts, order, slices, 8, 8)
     return _packed("float", "float_sparse", variant, weight, slices, counts, order, stream, offsets, starts)
 
 
+@jit()
+def _write_panels(weight, panels):
+    """panels[p, k, r] = weight[DENSE_ROWS * p + r, k]."""
+    for panel in range(panels.shape[0]):
+        rows = np.uint64(min(DENSE_ROWS, weight.shape[0] - DENSE_ROWS * panel))
+        for column in range(np.uint64(panels.shape[1])):
+            for row in range(rows):
+                panels[panel, column, row] = weight[np.uint64(DENSE_ROWS * panel) + row, column]
+
+
 def pack_float_dense(weight: np.ndarray) -> PackedWeight:
     """Pack float32 weights (N, K) as panels of :data:`DENSE_ROWS` rows."""
-    padded = np.pad(weight.astype(np.float32), ((0, -len(weight) % DENSE_ROWS), (0, 0)))
-    stream = np.ascontiguousarray(padded.reshape(-1, DENSE_ROWS, weight.shape[1]).transpose(0, 2, 1)).ravel()
+    panels = np.zeros((-(-len(weight) // DENSE_ROWS), weight.shape[1], DENSE_ROWS), np.float32)
+    _write_panels(weight, panels)
     starts = np.zeros((-(-len(weight) // BLOCK_ROWS), 2), np.int64)
     starts[:, 0] = np.arange(len(starts)) * (BLOCK_ROWS * weight.shape[1] * 4)
     headers, offsets = np.zeros((0, 2), np.int32), np.zeros(0, np.int32)
-    return PackedWeight("float", "float_dense", 0, *weight.shape, headers, stream, offsets, starts)
+    return PackedWeight("float", "float_dense", 0, *weight.shape, headers, panels.ravel(), offsets, starts)
