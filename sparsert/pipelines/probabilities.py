@@ -103,7 +103,7 @@ class SpanProbabilities:
         """First code point of each span and the one after its last."""
         origin = windows.context_rows[rows]
         starts, ends = windows.offsets[:, 0], windows.offsets[:, 1]
-        if self.align_to_words:
+        if self.align_to_words and len(starts):
             words = windows.words
             begins_word = np.ones(len(words), dtype=bool)
             begins_word[1:] = (words[1:] != words[:-1]) | (words[1:] < 0)

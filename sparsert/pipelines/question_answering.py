@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -40,6 +41,8 @@ SCORINGS = ("deepsparse", "huggingface")
 # Tokens per engine call unless batch_size says otherwise: enough to keep all tiles of all cores busy, few enough that a
 # context of any length takes bounded memory.
 MAX_TOKENS = 16384
+
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,8 @@ class QuestionAnsweringPipeline(Pipeline):
         self.top_k = _at_least("top_k", top_k, 1)
         self.pad_to_max_length = bool(pad_to_max_length)
         self.version_2_with_negative = bool(version_2_with_negative or handle_impossible_answer)
+        if not isinstance(null_score_diff_threshold, (int, float)) or math.isnan(null_score_diff_threshold):
+            raise InputError(f"null_score_diff_threshold must be a number, got {null_score_diff_threshold!r}")
         self.null_score_diff_threshold = float(null_score_diff_threshold)
         self.return_probability = bool(return_probability)
         if self.return_probability:
@@ -381,9 +386,11 @@ class QuestionAnsweringPipeline(Pipeline):
         if self.scoring == "huggingface":  # scores are probabilities already, but sums of several may exceed 1
             return [min(score, 1.0) for score, _, _ in rows]
         scores = np.append(ranking.spans.scores, [ranking.null] if with_null else []).astype(np.float64)
-        highest = scores.max()
-        total = np.exp(scores - highest).sum()
-        return [float(np.exp(score - highest) / total) for score, _, _ in rows]
+        if not len(scores):
+            return []
+        highest = min(scores.max(), _LARGEST)  # infinity less infinity is no number
+        total = np.exp(np.minimum(scores, _LARGEST) - highest).sum()
+        return [float(np.exp(min(score, _LARGEST) - highest) / total) for score, _, _ in rows]
 
     def _write(
         self,
