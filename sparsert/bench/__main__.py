@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -120,19 +121,23 @@ def _roofline(options: argparse.Namespace, bar: ProgressBar) -> tuple[dict[str, 
 
 
 def _suite(options: argparse.Namespace, bar: ProgressBar) -> list[str]:
-    # Imported here: nothing else needs it.
     from sparsert.bench.suite import run_suite
     from sparsert.bench.suite.report import report_lines as suite_lines
 
-    results = run_suite(
-        options.output,
-        options.quick,
-        options.rows,
-        parse_assignments(options.python, "--python"),
-        options.num_cores,
-        options.timeout,
-        bar.show,
-    )
+    # who ends a long run by a signal wants what was measured, too
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        results = run_suite(
+            options.output,
+            options.quick,
+            options.rows,
+            parse_assignments(options.python, "--python"),
+            options.num_cores,
+            options.timeout,
+            bar.show,
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return suite_lines(results)
 
 

@@ -296,39 +296,34 @@ def latency_figure(panels: Mapping[str, Sequence[tuple[str, str, Sequence[float]
 
 
 @styled
-def sparsity_figure(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], caption: str, title: str, unit: str
-) -> Any:
+def sparsity_figure(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], caption: str, title: str) -> Any:
     """Cost against sparsity: one panel a pattern of zeros, one line an engine.
 
     Parameters
     ----------
     panels : mapping
-        Title of a panel -> engine (or ``engine:label``) -> its points as (sparsity in percent, cost).
+        Title of a panel -> engine -> its points as (sparsity in percent, time over that of sparsert's dense kernel).
     caption, title : str
-    unit : str
-        Label of the cost.
     """
     figure, axes = make_figure(9, 4.2, max(1, len(panels)), sharey=True)
     for panel, (name, lines) in zip(axes, panels.items(), strict=False):
-        for contestant, points in lines.items():
-            engine, _, label = contestant.partition(":")
+        panel.axhline(1.0, color=_GREY, linestyle="--", linewidth=1.2, label="sparsert's dense kernel")
+        for engine, points in lines.items():
             ordered = sorted(points)
             panel.plot(
                 [x for x, _ in ordered],
                 [y for _, y in ordered],
                 color=ENGINE_COLORS.get(engine, _GREY),
-                marker=ENGINE_MARKERS.get(engine, "o") if not label else None,
-                linestyle="--" if label else "-",
+                marker=ENGINE_MARKERS.get(engine, "o"),
                 markersize=4.5,
-                linewidth=2.2 if contestant == "sparsert" else 1.5,
-                label=ENGINE_NAMES.get(engine, engine) + (f", {label}" if label else ""),
+                linewidth=2.2 if engine == "sparsert" else 1.5,
+                label=ENGINE_NAMES.get(engine, engine),
             )
         panel.set_title(name)
         panel.set_xlabel("weights that are zero, %")
         panel.set_xticks([0, 20, 40, 50, 60, 70, 80, 90, 97])
     axes[0].set_ylim(bottom=0)
-    axes[0].set_ylabel(unit)
+    axes[0].set_ylabel("time, sparsert's dense kernel = 1")
     axes[0].legend(loc="lower left", fontsize=8)
     return finish_figure(figure, title, caption)
 

@@ -20,8 +20,8 @@ ATTENTION_BYTES_PER_MAC = {
 
 
 def activation_bytes(packed: PackedWeight) -> int:
-    """Size of one tile of a matrix's input."""
-    return packed.in_features * TILE * (4 if packed.layout == "float" else 1)
+    """Size of what is read again and again of one tile of a matrix's input: all of it, or one slice after the other."""
+    return (packed.slice_features or packed.in_features) * TILE * (4 if packed.layout == "float" else 1)
 
 
 def loaded_bytes(linear: PackedLinear) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -170,3 +172,40 @@ def test_models_of_one_shape_but_other_weights_compare(tiny_model: Path, other_w
     rows = run_rounds(contestants(names, tiny_model, {"onnxruntime:other": str(other_weights)}), SHORT, rounds=1)
     assert [row.model_path for row in rows] == [str(tiny_model), str(other_weights)]
     assert not np.allclose(rows[0].outputs[0], rows[1].outputs[0])
+
+
+def test_ragged_sequences_beside_padded_ones() -> None:
+    """The same tokens, without their padding: equal outputs at every real token, in the same order."""
+    model = "synthetic:bert-tiny-pruned90_quant"
+    settings = make_settings(
+        batch_size=3,
+        sequence_length=40,
+        num_cores=1,
+        seconds=0.1,
+        warmup_seconds=0,
+        pinning="none",
+        lengths=(40, 7, 25),
+    )
+    ragged = Contestant("sparsert:ragged", "sparsert", model, sys.executable, ragged=True)
+    padded = Contestant("sparsert:padded", "sparsert", model, sys.executable)
+    rows = run_rounds([ragged, padded], settings, rounds=1)
+    assert [row.error for row in rows] == [None, None]
+    inside = np.arange(40) < np.array([[40], [7], [25]])
+    for short, long in zip(rows[0].outputs, rows[1].outputs, strict=True):
+        assert short.shape == (72,)
+        # quantized activations may flip by one where tiles are packed otherwise, which moves a logit by about 0.01
+        np.testing.assert_allclose(short, long[inside], atol=0.05)
+
+
+def test_a_contestant_with_settings_of_its_own(tiny_model: Path) -> None:
+    own = make_settings(
+        batch_size=2, sequence_length=9, num_cores=1, seconds=0.2, warmup_seconds=0, pinning="none",
+        scenario="async", num_streams=2,
+    )  # fmt: skip
+    first, second = contestants(["onnxruntime", "onnxruntime:own"], tiny_model)
+    rows = run_rounds([first, dataclasses.replace(second, settings=own)], SHORT, rounds=1)
+    assert [row.error for row in rows] == [None, None]
+    assert [row.shapes[0] for row in rows] == [[2, 6], [2, 9]]
+    export = comparison_export(rows, SHORT, 1, [])["rows"][1]
+    assert export["benchmark_result"]["scenario"] == "multistream"
+    assert export["median_items_per_sec"] == pytest.approx(2 * 2 * 1e3 / export["benchmark_result"]["median"])

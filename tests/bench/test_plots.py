@@ -35,8 +35,8 @@ def latency() -> Any:
 
 
 def sparsity() -> Any:
-    lines = {"sparsert": [(90.0, 2.0), (0.0, 10.0)], "sparsert:dense kernel": [(0.0, 10.0), (90.0, 10.0)]}
-    return plots.sparsity_figure({"unstructured": lines, "blocks": lines}, CAPTION, "Cost", "ms")
+    lines = {"sparsert": [(90.0, 0.2), (0.0, 1.0)], "deepsparse": [(0.0, 1.5), (90.0, 0.5)]}
+    return plots.sparsity_figure({"unstructured": lines, "blocks": lines}, CAPTION, "Cost")
 
 
 def roofline() -> Any:
@@ -62,8 +62,7 @@ def test_labels_title_and_caption(name: str) -> None:
         assert axes.get_ylabel() or shares_y or name == "throughput"  # bars have a label each
 
 
-@pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.parametrize("ending", [".png", ".svg"])
+@pytest.mark.parametrize(("name", "ending"), [*((name, ".png") for name in FIGURES), ("roofline", ".svg")])
 def test_files_are_valid_and_small(name: str, ending: str, tmp_path: Path) -> None:
     path = plots.save_figure(FIGURES[name](), tmp_path / (name + ending))
     content = path.read_bytes()
@@ -95,9 +94,13 @@ def test_latencies_are_distribution_functions() -> None:
 
 def test_sparsity_is_drawn_from_left_to_right() -> None:
     axes = sparsity().axes[0]
-    np.testing.assert_allclose(axes.lines[0].get_xydata(), [(0.0, 10.0), (90.0, 2.0)])
+    dense, ours, theirs = axes.lines
+    np.testing.assert_allclose(dense.get_ydata(), 1.0)
+    np.testing.assert_allclose(ours.get_xydata(), [(0.0, 1.0), (90.0, 0.2)])
+    np.testing.assert_allclose(theirs.get_xydata(), [(0.0, 1.5), (90.0, 0.5)])
     assert axes.get_ylim()[0] == 0.0
-    assert axes.lines[1].get_linestyle() == "--"
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["sparsert's dense kernel", "sparsert", "DeepSparse"]
 
 
 def test_every_kernel_lies_at_its_place() -> None:

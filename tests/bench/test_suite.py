@@ -14,7 +14,7 @@ import pytest
 from sparsert import synthetic
 from sparsert.bench.__main__ import main
 from sparsert.bench.settings import make_settings
-from sparsert.bench.suite import Ask, Entry, Row, run, run_suite, suite_rows
+from sparsert.bench.suite import Ask, Entry, Row, report, run, run_suite, suite_rows
 from sparsert.bench.suite.report import report_lines
 from sparsert.bench.suite.results import (
     SUITE_KEYS,
@@ -233,6 +233,18 @@ def test_report_shows_verdicts_failures_and_what_was_skipped() -> None:
     assert "- b: openvino:QDQ: skipped, openvino is not installed here" in text
     assert "![throughput](throughput.png)" in text
     assert "Test CPU (avx2), sparsert 1.0, DeepSparse 1.0, 2026-01-02" in text
+
+
+def test_the_curve_is_relative_to_the_dense_kernel_of_its_row() -> None:
+    results = results_of(
+        **{
+            "curve-0": [measured("sparsert", 10.0, 1.0), measured("deepsparse", 15.0, 1.5)],
+            "curve-unstructured-90": [measured("sparsert", 4.0, 1.0), measured("sparsert:dense", 20.0, 5.0)],
+            "curve-block-90": [measured("sparsert", 3.0, 1.0)],  # its dense kernel failed
+        }
+    )
+    panels = report._curve(results["rows"])
+    assert panels == {"unstructured zeros": {"sparsert": [(0.0, 1.0), (90.0, 0.2)], "deepsparse": [(0.0, 1.5)]}}
 
 
 # -- runs ------------------------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ def _group_lines(rows: dict[str, dict[str, Any]]) -> list[str]:
             notes.append(f"- {name}: failed: {row['error']}")
         notes += [f"- {name}: {entry}: skipped, {reason}" for entry, reason in row["skipped"].items()]
         for entry in row["comparison"]["rows"] if row["comparison"] else []:
+            first = entry is row["comparison"]["rows"][0]
             if entry["error"] is not None:
                 notes.append(f"- {name}: {entry['name']}: failed: {entry['error']}")
                 continue
@@ -88,7 +89,7 @@ def _group_lines(rows: dict[str, dict[str, Any]]) -> list[str]:
                     f"{entry['benchmark_result']['items_per_sec']:.2f}",
                     f"{entry['benchmark_result']['median']:.2f}",
                     "-" if entry["time_ratio"] is None else f"{entry['time_ratio']:.2f}",
-                    f"{min(by_round):.2f}-{max(by_round):.2f}" if by_round else "-",
+                    f"{min(by_round):.2f}-{max(by_round):.2f}" if by_round and not first else "-",
                     "-" if peak is None else f"{peak / 1e6:.0f}",
                     f"{entry['load_seconds']:.1f}",
                 ]
@@ -143,7 +144,7 @@ def _figures(results: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     if any(len(points) > 1 for lines in curve.values() for points in lines.values()):
         shape = _shape(groups["curve"])
         title = f"Cost against sparsity: two BERT-base layers, int8, batch {shape[0]} x {shape[1]}"
-        yield "sparsity", plots.sparsity_figure(curve, under(groups["curve"]), title, "ms for each sequence")
+        yield "sparsity", plots.sparsity_figure(curve, under(groups["curve"]), title)
     if "roofline" in results:
         roofline = Roofline.from_dict(results["roofline"])
         yield "roofline", plots.roofline_figure(roofline, caption(roofline.machine, roofline.date) + ".")
@@ -161,19 +162,23 @@ def _work(row: dict[str, Any]) -> str:
 
 
 def _curve(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Pattern -> contestant -> (sparsity in percent, ms a sequence)."""
+    """Pattern -> engine -> (sparsity in percent, time over that of sparsert's dense kernel in the same rounds).
+
+    Rows run minutes apart, and a machine's speed drifts; the ratio within a row does not.
+    """
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for pattern, title in (("unstructured", "unstructured zeros"), ("block", "zeros in blocks of 4")):
         lines: dict[str, list[tuple[float, float]]] = {}
         for name, row in rows.items():
             if name != "curve-0" and not name.startswith(f"curve-{pattern}-"):
                 continue
-            percent = float(name.rpartition("-")[2])
-            for entry in _entries(row):
-                engine, _, label = entry["name"].partition(":")
-                line = "sparsert:dense kernel" if (engine, label) == ("sparsert", "dense") else engine
-                cost = entry["benchmark_result"]["median"] / entry["input_shapes"][0][0]
-                lines.setdefault(line, []).append((percent, cost))
+            entries = {entry["name"]: entry for entry in _entries(row)}
+            dense = entries.pop("sparsert:dense", entries.get("sparsert") if name == "curve-0" else None)
+            if dense is None:
+                continue
+            for entry in entries.values():
+                relative = entry["benchmark_result"]["median"] / dense["benchmark_result"]["median"]
+                lines.setdefault(entry["engine"], []).append((float(name.rpartition("-")[2]), relative))
         if any(len(points) > 1 for points in lines.values()):
-            panels[title] = lines
+            panels[title] = {engine: lines[engine] for engine in plots.ENGINE_NAMES if engine in lines}
     return panels
