@@ -66,8 +66,8 @@ class Layout:
     key_tiles: int
     meta: np.ndarray
     segments: np.ndarray
-    _bias_places: np.ndarray
-    """(tokens,) index of every token's key bias."""
+    _bias_places: np.ndarray | slice
+    """(tokens,) index of every token's key bias; a slice if that is the token itself."""
     _bias_size: int
 
     @classmethod
@@ -97,9 +97,8 @@ class Layout:
         segments[:, 0] = np.maximum(-origin, 0)
         segments[:, 1] = np.minimum(sizes[owner] - origin, TILE)
         segments[:, 2] = np.maximum(origin, 0)
-        columns = (np.arange(count), sizes, first_tiles - chunk_tiles, first_keys, stop_keys, biases)
-        for column, values in enumerate(columns, 3):
-            segments[:, column] = values[owner]
+        of_sequence = (np.arange(count), sizes, first_tiles - chunk_tiles, first_keys, stop_keys, biases)
+        segments[:, 3:] = np.stack(of_sequence, axis=1)[owner]
 
         meta = np.zeros((tiles, META_COLUMNS), np.int64)
         each = np.bincount(tile, minlength=tiles)
@@ -114,7 +113,10 @@ class Layout:
             before = np.cumsum(meta[:, 5]) - meta[:, 5]
             chunk_of_tile = np.repeat(bounds[:-1], np.diff(bounds))
             meta[:, 4] = before - before[chunk_of_tile]
-        places = np.repeat(biases + first_keys % 4 - begins, sizes) + np.arange(int(sizes.sum()))
+        bias_size, tokens = int(rows.sum()), int(sizes.sum())
+        places: np.ndarray | slice = slice(None)
+        if bias_size > tokens:
+            places = np.repeat(biases + first_keys % 4 - begins, sizes) + np.arange(tokens)
         return cls(
             chunks,
             max((stop - start for start, stop in chunks), default=0),
@@ -122,7 +124,7 @@ class Layout:
             meta,
             segments,
             places,
-            int(rows.sum()),
+            bias_size,
         )
 
     def key_bias(self, values: np.ndarray | float) -> np.ndarray:

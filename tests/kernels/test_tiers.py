@@ -1,4 +1,4 @@
-"""The tests of this directory once more, in every tier that is not this process's own."""
+"""The tests of this directory and of ragged batches once more, in every tier that is not this process's own."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ def test_the_kernels_pass_in_every_tier(tier: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_", "PYTEST_"))}
     # Its own cache: entries for another CPU are of no use to anybody else.
     environment |= {"SPARSERT_ISA": tier, "NUMBA_CACHE_DIR": str(tmp_path), **ENVIRONMENTS[tier]}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", str(Path(__file__).parent)]
+    here = Path(__file__).parent
+    folders = [str(here), str(here.parent / "plan" / "test_ragged.py")]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *folders]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert finished.returncode == 0, finished.stdout[-4000:] + finished.stderr[-2000:]

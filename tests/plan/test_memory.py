@@ -24,7 +24,7 @@ from sparsert.plan.instance import Instance, _allocate
 from sparsert.plan.layout import Layout, Packing
 from sparsert.plan.lower import Lowering
 from sparsert.plan.partition import channels_of, partition
-from sparsert.plan.program import _KEPT_SHAPES
+from sparsert.plan.program import _KEPT_LAYOUTS, _KEPT_SHAPES
 from sparsert.plan.steps import Buffer
 
 Maker = Callable[[str], Path]
@@ -47,7 +47,7 @@ def same_bits(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
 @given(
     st.lists(
         st.tuples(
-            st.integers(1, 70), st.sampled_from(["floats", "rows", "pairs"]), st.integers(0, 9), st.integers(0, 9)
+            st.integers(1, 70), st.sampled_from(["floats", "rows", "quads"]), st.integers(0, 9), st.integers(0, 9)
         ),
         max_size=20,
     )
@@ -158,6 +158,9 @@ def test_segments_keep_a_bounded_number_of_shapes(make_bert: Maker) -> None:
     for segment in segments:
         assert len(segment._free) <= _KEPT_SHAPES
         assert sum(map(len, segment._free.values())) <= _KEPT_SHAPES
+        for tokens in range(1, 3 * _KEPT_LAYOUTS):
+            segment._uniform(1, tokens, 1)
+        assert len(segment._layouts) == _KEPT_LAYOUTS
     same_bits(run(program, feeds), expected)
 
 
@@ -170,6 +173,22 @@ def test_file_weights_are_freed(make_bert: Maker) -> None:
     gc.collect()
     assert [reference for reference in weights if reference() is not None] == []
     assert program.steps
+
+
+@pytest.mark.parametrize("form", SOME)
+def test_a_program_outlives_its_file(form: str, make_bert: Maker, tmp_path: Path) -> None:
+    """Weights are read from the mapped file; overwriting it in place must not reach what was compiled."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(make_bert(f"{FORMS[form]} --vocab 8192").read_bytes())
+    graph = fuse_graph(load_graph(path))
+    tables = [table.weight for node in graph.nodes if node.op == "Embeddings" for table in node.fused.tables]
+    assert not all(weight.flags.writeable for weight in tables), "one at least is read from the map"
+    program = compile_graph(graph)
+    feeds = feeds_for(graph, 2, 30)
+    expected = run(program, feeds)
+    with open(path, "r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    same_bits(run(program, feeds), expected)
 
 
 @pytest.mark.parametrize("form", SOME)
