@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from apispec import APISpec
@@ -123,10 +124,9 @@ def document(registry: Registry) -> dict[str, Any]:
 
     def add(path: str, method: str, summary: str, answer: Any, **operation: Any) -> None:
         errors = operation.pop("errors", ())
-        parameters = operation.pop("parameters", [])
         is_open = operation.pop("is_open", False)
+        operation["operationId"] = f"{method}_{re.sub('[^A-Za-z0-9]+', '_', path).strip('_')}"
         operation["summary"] = summary
-        operation["parameters"] = parameters
         operation["responses"] = {"200": answer}
         if secured and not is_open:
             operation["security"] = [{"key": []}]

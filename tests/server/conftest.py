@@ -15,9 +15,10 @@ import pytest
 from flask.testing import FlaskClient
 from running_server import RunningServer, free_port
 
+import sparsert
 from sparsert.server import create_app
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(sparsert.__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")

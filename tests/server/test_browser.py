@@ -1,0 +1,80 @@
+"""Both pages in a real browser, without the internet; with SPARSERT_SCREENSHOT=PATH the README's picture is taken."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from questions import ANSWER, CONTEXT, QUESTION
+from running_server import RunningServer
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--window-size=1100,760",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        # Whatever is not this machine does not resolve.
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    ):
+        options.add_argument(argument)
+    service = webdriver.ChromeService(executable_path=driver)
+    instance = webdriver.Chrome(options=options, service=service)
+    instance.set_page_load_timeout(60)
+    yield instance
+    instance.quit()
+
+
+def test_pages_answer_in_a_browser(start_server: Callable[..., RunningServer], browser: Any) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    server = start_server("--task", "question-answering")
+    wait = WebDriverWait(browser, 60)
+
+    browser.get(server.url + "/")
+    context = browser.find_element(By.ID, "context")
+    context.clear()
+    context.send_keys("A \u00e9t\u00e9: " + CONTEXT)
+    question = browser.find_element(By.ID, "question")
+    question.clear()
+    question.send_keys(QUESTION["question"])
+    wait.until(lambda page: page.find_element(By.ID, "endpoint").get_attribute("value"))
+    browser.find_element(By.ID, "ask").click()
+    marked = wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "#highlighted mark"))[0]
+    assert marked.text == ANSWER["answer"]
+    assert browser.find_element(By.ID, "highlighted").text.startswith("A \u00e9t\u00e9: DeepSparse is sparsity")
+    assert browser.find_element(By.ID, "status").text.endswith(" ms")
+    if path := os.environ.get("SPARSERT_SCREENSHOT"):
+        browser.save_screenshot(path)
+
+    browser.get(server.url + "/docs")
+    operation = wait.until(lambda page: page.find_elements(By.ID, "operations-question_answering-post_predict"))
+    opened = operation[0] if operation else None
+    assert opened is not None
+    opened.find_element(By.CSS_SELECTOR, ".opblock-summary-control").click()
+    wait.until(lambda page: opened.find_elements(By.CSS_SELECTOR, ".try-out__btn"))[0].click()
+    wait.until(lambda page: opened.find_elements(By.CSS_SELECTOR, ".execute"))[0].click()
+    answered = wait.until(
+        lambda page: opened.find_elements(By.CSS_SELECTOR, ".live-responses-table .response .microlight")
+    )
+    wait.until(lambda page: ANSWER["answer"] in opened.text)
+    assert answered
+    problems = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert not problems

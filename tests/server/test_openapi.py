@@ -1,0 +1,71 @@
+"""The OpenAPI document: complete, true, and offline."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from running_server import RunningServer
+
+
+def test_every_endpoint_is_described(make_client: Callable[..., FlaskClient]) -> None:
+    client = make_client(
+        endpoints=[{"task": "qa", "name": "a", "route": "/ask"}, {"task": "qa", "name": "b"}],
+        allow_endpoint_changes=True,
+    )
+    content = client.get("/openapi.json").get_json()
+    assert content["openapi"] == "3.1.0"
+    assert {"/ask", "/v2/models/a/infer", "/v2/models/b/infer", "/endpoints", "/metrics"} <= set(content["paths"])
+    for path, operations in content["paths"].items():
+        if "get" in operations:
+            assert client.get(path).status_code == 200
+    example = content["paths"]["/ask"]["post"]["requestBody"]["content"]["application/json"]["example"]
+    assert client.post("/ask", json=example).status_code == 200
+
+
+@pytest.mark.parametrize("page", ["/docs/", "/"])
+def test_pages_load_nothing_from_elsewhere(client: FlaskClient, page: str) -> None:
+    text = client.get(page).text
+    sources = re.findall(r'(?:src|href)="([^"]+)"', text)
+    assert sources and all(source.startswith("/") for source in sources)
+    for source in sources:
+        assert client.get(source).status_code == 200
+    assert "default-src 'self'" in client.get(page).headers["Content-Security-Policy"]
+
+
+def test_endpoints_change_at_run_time(make_client: Callable[..., FlaskClient], client: FlaskClient) -> None:
+    endpoint: dict[str, Any] = {"task": "qa", "name": "second", "route": "/second"}
+    question = {"question": "Who?", "context": "Ada."}
+    assert client.post("/endpoints", json=endpoint).status_code == 403
+    open_client = make_client(allow_endpoint_changes=True)
+    assert open_client.post("/endpoints", json=endpoint).get_json() is True
+    assert open_client.post("/second", json=question).status_code == 200
+    assert "/second" in open_client.get("/openapi.json").get_json()["paths"]
+    assert open_client.post("/endpoints", json=endpoint).status_code == 409
+    bad = endpoint | {"name": "bad", "route": "/bad", "model": "/nowhere"}
+    assert open_client.post("/endpoints", json=bad).status_code == 422
+    assert open_client.post("/endpoints", json=endpoint | {"route": "/metrics"}).status_code == 422
+    assert open_client.delete("/endpoints", json={"route": "/nothing"}).status_code == 404
+    assert open_client.delete("/endpoints", json={}).status_code == 422
+    assert open_client.delete("/endpoints", json=endpoint).get_json() is True
+    assert open_client.post("/second", json=question).status_code == 404
+    assert open_client.post("/predict", json=question).status_code == 200
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_nothing(start_server: Callable[..., RunningServer], tmp_path: Any) -> None:
+    schemathesis = pytest.importorskip("schemathesis")
+    import subprocess
+    import sys
+
+    assert schemathesis
+    config = tmp_path / "config.yaml"
+    config.write_text("allow_endpoint_changes: true\nendpoints:\n  - task: question-answering\n")
+    server = start_server("--config-file", str(config))
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
+    options = ["--max-examples", "30", "--workers", "1", "--seed", "1", "--exclude-path", "/endpoints"]
+    result = subprocess.run([*command, *options], capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
