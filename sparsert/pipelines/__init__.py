@@ -9,6 +9,17 @@
 from __future__ import annotations
 
 from sparsert.pipelines.base import Pipeline
-from sparsert.pipelines.schemas import PipelineConfig, QuestionAnsweringInput, QuestionAnsweringOutput
+from sparsert.pipelines.schemas import (
+    PipelineConfig,
+    QuestionAnsweringInput,
+    QuestionAnsweringOutput,
+    QuestionAnsweringProbabilityOutput,
+)
 
-__all__ = ["Pipeline", "PipelineConfig", "QuestionAnsweringInput", "QuestionAnsweringOutput"]
+__all__ = [
+    "Pipeline",
+    "PipelineConfig",
+    "QuestionAnsweringInput",
+    "QuestionAnsweringOutput",
+    "QuestionAnsweringProbabilityOutput",
+]

@@ -6,7 +6,6 @@ import html
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
-from typing_extensions import Self
 
 from sparsert.pipelines.highlight import highlight
 
@@ -41,7 +40,7 @@ class QuestionAnsweringOutput(BaseModel):
 
     _context: str | None = PrivateAttr(default=None)
 
-    def in_context(self, context: str) -> Self:
+    def in_context(self, context: str) -> QuestionAnsweringOutput:
         """Remember the context, for notebooks only: it is neither compared nor written to JSON."""
         self._context = context
         return self
