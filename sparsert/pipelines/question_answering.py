@@ -195,7 +195,12 @@ class QuestionAnsweringPipeline(Pipeline):
         self._files = None if output_dir is None else PredictionFiles(output_dir)
         model = resolve(self.model_path, purpose="pipeline")
         self.tokenizer = load_tokenizer(model.directory)
-        self._given = {"sequence_length": sequence_length, "doc_stride": doc_stride, "align_to_words": align_to_words}
+        # As they were given: what None stands for depends on the model.
+        self._given: dict[str, Any] = {
+            "sequence_length": sequence_length,
+            "doc_stride": doc_stride,
+            "align_to_words": align_to_words,
+        }
         self._set_windows(model.directory, sequence_length, doc_stride)
         self._engines = load_engines(model, self, self.sequence_lengths)
         streams = getattr(self._engines[self.sequence_lengths[0]].engine, "num_streams", 1)
@@ -211,6 +216,8 @@ class QuestionAnsweringPipeline(Pipeline):
                 limits = (384, self.tokenizer.max_length, model_positions(directory))
                 sequence_length = min(limit for limit in limits if limit is not None)
         self.sequence_lengths = _sequence_lengths(sequence_length)
+        if isinstance(sequence_length, Sequence):
+            self._given["sequence_length"] = self.sequence_lengths
         longest = self.sequence_lengths[-1]
         self.sequence_length = sequence_length if isinstance(sequence_length, int) else self.sequence_lengths
         if doc_stride is None:

@@ -3,8 +3,8 @@
 Each original runs in a Python of its own, since neither installs beside what sparsert needs:
 ``SPARSERT_DEEPSPARSE_PYTHON`` names one with ``deepsparse[transformers]==1.8.0`` and ``pyarrow<18``,
 ``SPARSERT_TRANSFORMERS4_PYTHON`` one with ``transformers<5``, ``torch`` and ``onnxruntime``. Without it the test is
-skipped. All run the model with ONNX Runtime, which must be of the same version: its int8 products differ between versions
-on CPUs without VNNI, and here the code around the model is compared.
+skipped. All run the model with ONNX Runtime, which must be of the same version: its int8 products differ between
+versions on CPUs without VNNI, and here the code around the model is compared.
 ``SPARSERT_ORIGINALS_QUESTIONS`` sets the number of questions, 200 by default; 644 are all.
 """
 
