@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,11 @@ class EngineScores:
         """Throughput from text to answers."""
         return len(self.predictions) / self.seconds
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the predictions, ready for JSON."""
+        names = ("engine", "metrics", "seconds", "engine_seconds", "questions_per_second")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -104,6 +109,10 @@ class Comparison:
     f1_difference: float
     largest_logit_difference: float
     mean_logit_difference: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the predictions, ready for JSON."""
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {"scores": self.scores.to_dict()}
 
 
 @dataclass(frozen=True)
@@ -148,13 +157,10 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the predictions, ready for JSON."""
-        content = asdict(self)
-        for scores, source in (
-            (content["scores"], self.scores),
-            *([(content["comparison"]["scores"], self.comparison.scores)] if self.comparison else []),
-        ):
-            del scores["predictions"], scores["null_odds"]
-            scores["questions_per_second"] = source.questions_per_second
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        content["scores"] = self.scores.to_dict()
+        if self.comparison is not None:
+            content["comparison"] = self.comparison.to_dict()
         return content
 
     def to_json(self) -> str:
@@ -163,8 +169,8 @@ class Evaluation:
 
 
 def evaluate(
-    model: str | Path = "default",
-    dataset: str | Path | Sequence[Example] = "",
+    model: str | Path,
+    dataset: str | Path | Sequence[Example],
     *,
     engine: str = "sparsert",
     compare: str | None = None,

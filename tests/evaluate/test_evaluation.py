@@ -107,6 +107,13 @@ def test_logit_differences_are_those_of_the_engines_on_the_same_tokens(result: E
     assert result.comparison.mean_logit_difference == pytest.approx(every.mean(), rel=0.2)
 
 
+def test_the_scoring_of_transformers_is_an_option() -> None:
+    scores = evaluate("default", EXAMPLES, scoring="huggingface", num_cores=1).scores
+    pipeline = Pipeline.create("question-answering", scoring="huggingface", num_cores=1, **SQUAD_OPTIONS)
+    outputs = pipeline([{"question": item.question, "context": item.context} for item in EXAMPLES])
+    assert list(scores.predictions.values()) == [output.answer for output in outputs]
+
+
 def test_an_engine_does_not_differ_from_itself() -> None:
     result = evaluate("default", EXAMPLES[:2], compare="sparsert", num_cores=1)
     assert result.comparison
