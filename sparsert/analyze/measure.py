@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sparsert import __version__
-from sparsert.analyze.result import Analysis, LayerAnalysis
+from sparsert.analyze.result import KINDS, Analysis, LayerAnalysis
 from sparsert.bench.machine import describe_machine, now
 from sparsert.bench.roofline import Limits, measure_limits
 from sparsert.errors import InputRangeError
@@ -19,7 +19,7 @@ __all__ = ["analyze"]
 _LIMIT_SECONDS = 0.1
 """Seconds for each peak and bandwidth: 3 s in all."""
 
-_SOURCES = {"normalize": "LayerNorm", "load": "Convert", "dequantize": "Dequantize"}
+_SOURCES = {"load": "Convert", "dequantize": "Dequantize"}
 _MOVES = {"scatter": "Load input", "gather": "Store output", "select": "Store output"}
 
 
@@ -67,10 +67,12 @@ def analyze(
     timings, whole = engine._pool.run(time_steps, engine._model.program, feeds, time)
     medians = [float(np.median(timing.seconds)) * 1e3 for timing in timings]
     total = sum(medians)
-    layers = [
-        _layer(index, timing, median, median / total, limits)
-        for index, (timing, median) in enumerate(zip(timings, medians, strict=True))
-    ]
+    # several steps may stand for the same nodes; the last of them counts these
+    owners = {id(report): index for index, timing in enumerate(timings) for report in timing.reports}
+    layers = []
+    for index, (timing, median) in enumerate(zip(timings, medians, strict=True)):
+        nodes = sum(len(report.sources) or 1 for report in timing.reports if owners[id(report)] == index)
+        layers.append(_layer(index, timing, median, median / total, nodes, limits))
     return Analysis(
         model_path=engine.model_path,
         batch_size=len(arrays[0]),
@@ -86,20 +88,21 @@ def analyze(
     )
 
 
-def _layer(index: int, timing: Any, milliseconds: float, share: float, limits: Limits | None) -> LayerAnalysis:
+def _layer(
+    index: int, timing: Any, milliseconds: float, share: float, nodes: int, limits: Limits | None
+) -> LayerAnalysis:
     reports, step = timing.reports, timing.step
     first = reports[0] if reports else None
     macs, limit = _work(timing, limits)
     op, kind = _op_and_kind(timing)
     weighted = next((report for report in reports if report.sparsity is not None), None) if timing.packed else None
     named = weighted or first
-    own = step is None or step.opcode in ("linear", "attention", "embed") or step.source == "normalize"
     return LayerAnalysis(
         index=index,
         name=(named.name if named else step.constants.get("array", "")) or "",
         op=op,
         kind=kind,
-        kernel=named.kernel if named and own else "copy",
+        kernel=named.kernel if named and (step is None or not _moved(step)) else "copy",
         weight_format=weighted.weight_format if weighted else "",
         shape=weighted.shape if weighted else (),
         sparsity=weighted.sparsity if weighted else None,
@@ -108,25 +111,27 @@ def _layer(index: int, timing: Any, milliseconds: float, share: float, limits: L
         share=share,
         macs=macs,
         limit=limit,
-        nodes=sum(len(report.sources) or 1 for report in reports),
+        nodes=nodes,
     )
 
 
 def _op_and_kind(timing: Any) -> tuple[str, str]:
     step, names = timing.step, [report.op for report in timing.reports]
-    joined = "+".join(dict.fromkeys(names))
     if step is None:
         report = timing.reports[0]
         return report.op, "Fallback" if report.fallback else "Other"
-    if step.opcode == "linear":
-        return joined, "Linear"
-    if step.opcode == "attention":
-        return joined, "Attention"
-    if step.opcode == "embed":
-        return joined, "Embeddings"
-    if step.source == "normalize":
-        return joined, "LayerNorm"
-    return _MOVES.get(step.opcode) or _SOURCES.get(step.source) or step.opcode.capitalize(), "Other"
+    moved = _moved(step)
+    if moved:
+        return moved, "Other"
+    kind = "Linear" if step.opcode == "linear" else "LayerNorm" if step.source == "normalize" else names[0]
+    helper = step.opcode not in ("linear", "attention", "embed", "rows")
+    op = step.opcode.replace("_", " ").capitalize() if helper else "+".join(dict.fromkeys(names))
+    return op, kind if kind in KINDS else "Other"
+
+
+def _moved(step: Any) -> str:
+    """What a step is called that computes nothing, but brings values in another place or form; else nothing."""
+    return _MOVES.get(step.opcode, _SOURCES.get(step.source, "") if step.opcode == "rows" else "")
 
 
 def _work(timing: Any, limits: Limits | None) -> tuple[int, float | None]:

@@ -31,7 +31,7 @@ LAYER_KEYS = {
     "gmacs": "macs per second / 1e9; null where macs is 0",
     "limit": "GMAC/s that the roofline of the machine allows this layer; null where it was not measured",
     "share_of_limit": "gmacs / limit",
-    "nodes": "ONNX nodes that the layer stands for",
+    "nodes": "ONNX nodes that the layer stands for; of several layers for the same nodes, the last one counts them",
 }
 """Keys of a layer, with their meaning."""
 

@@ -56,8 +56,7 @@ def test_every_node_of_the_report_is_in_one_layer(analysis: Analysis) -> None:
     """Layers count the ONNX nodes behind them; together they are all that the report lists."""
     report = Engine(MODEL, BATCH, num_cores=1, input_shapes=[[BATCH, TOKENS]] * 3).report()
     expected = sum(len(step.sources) or 1 for step in report)
-    # a Split that feeds two outputs is one node in two steps
-    assert expected <= sum(layer.nodes for layer in analysis.layers) <= expected + 2
+    assert sum(layer.nodes for layer in analysis.layers) == expected
     linears = [layer for layer in analysis.layers if layer.kind == "Linear"]
     assert [layer.name for layer in linears] == [step.name for step in report if step.op == "Linear"]
     assert [layer.kernel for layer in linears] == [step.kernel for step in report if step.op == "Linear"]
@@ -66,7 +65,9 @@ def test_every_node_of_the_report_is_in_one_layer(analysis: Analysis) -> None:
 def test_kinds_of_a_bert(analysis: Analysis) -> None:
     counts = {kind.kind: kind.layers for kind in analysis.kinds}
     assert set(counts) <= set(KINDS)
-    assert (counts["Linear"], counts["Attention"], counts["LayerNorm"], counts["Embeddings"]) == (13, 2, 5, 1)
+    assert (counts["Linear"], counts["LayerNorm"], counts["Embeddings"]) == (13, 5, 1)
+    # attention may take a step that prepares its values besides
+    assert sum(layer.op.startswith("Attention") for layer in analysis.layers if layer.kind == "Attention") == 2
     assert "Fallback" not in counts
     assert any(layer.op == "Linear+Gelu+Quantize" for layer in analysis.layers)
 
@@ -84,7 +85,7 @@ def test_sparsity_and_work_are_those_of_the_weights(analysis: Analysis) -> None:
         assert layer.gmacs == pytest.approx(layer.macs / layer.milliseconds / 1e6)
     hidden = synthetic.parse(MODEL).architecture.hidden
     for layer in analysis.layers:
-        if layer.kind == "Attention":  # scores and context: every query meets every key in every channel, twice
+        if layer.op.startswith("Attention"):  # scores and context: every query meets every key in every channel, twice
             assert layer.macs == 2 * BATCH * TOKENS * TOKENS * hidden
 
 
