@@ -155,7 +155,8 @@ def _work(timing: Any, limits: Limits | None) -> tuple[int, float | None]:
         if limits is None:
             return macs, None
         # half of the products are those of scores, half those of the context
-        kinds = ("float", "float") if step.constants["form"] == 0 else ("int16", "int8")
+        scores = "int16" if step.reads[0].form == "pairs" else "int8"
+        kinds = ("float", "float") if step.constants["form"] == 0 else (scores, "int8")
         each = [limits.limit(kind, ATTENTION_BYTES_PER_MAC[kind], 0, several=True)[0] for kind in kinds]
         return macs, 2 / sum(1 / limit for limit in each)
     return 0, None

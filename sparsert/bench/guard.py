@@ -38,8 +38,8 @@ GUARDED = (
     "dense int8",
     "sparse float, 90 %",
     "dense float",
-    "attention scores, int16",
-    "attention context, int8",
+    "attention int8",
+    "attention float",
 )
 """Names of `sparsert.bench.kernel_rates.CASES`."""
 
@@ -136,10 +136,11 @@ def _plain(case: object) -> tuple[Callable[[], object], int]:
     from sparsert.bench.kernel_rates import Case, random_weight
 
     assert isinstance(case, Case)
-    if case.kernel in ("scores", "context"):
-        left = np.ones(case.shape, np.float32)
-    else:
-        left = random_weight(case).astype(np.float32)
+    if case.kernel == "attention":  # one head: scores and context, without the softmax between them
+        tokens, size = case.shape
+        rows, square = np.ones((tokens, size), np.float32), np.ones((tokens, tokens), np.float32)
+        return lambda: (rows @ rows.T, square @ rows), 2 * tokens * tokens * size
+    left = random_weight(case).astype(np.float32)
     x = np.ones((case.shape[1], _TOKENS), np.float32)
     macs = int(np.count_nonzero(left)) * _TOKENS
     matrix = sparse.csr_matrix(left) if case.sparsity else left

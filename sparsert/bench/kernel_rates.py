@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
 
-from sparsert.bench.peaks import aligned
 from sparsert.bench.traffic import ATTENTION_BYTES_PER_MAC, activation_bytes, loaded_bytes
 from sparsert.graph import fused
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node, TensorInfo
-from sparsert.kernels import attention
-from sparsert.kernels.jit import TIER, TILE, jit
+from sparsert.kernels.jit import TILE
 from sparsert.kernels.pack import (
     PackedWeight,
     pack_blocks,
@@ -32,6 +30,7 @@ __all__ = ["CASES", "Case", "Work", "make_work", "random_weight"]
 
 _TOKENS = 384
 _HEAD = 64
+_HEADS = 4
 _LINEAR_TILES = 8
 """Tiles of a call: enough to make what starting the run loop costs small, few enough that their inputs fit the L2."""
 
@@ -44,9 +43,9 @@ class Case:
     ----------
     name : str
     kernel : str
-        ``unstructured``, ``blocks``, ``dense``, ``float_sparse``, ``float_dense``, ``scores`` or ``context``.
+        ``unstructured``, ``blocks``, ``dense``, ``float_sparse``, ``float_dense`` or ``attention``.
     arithmetic : str
-        ``int8``, ``int16`` or ``float``: which peak limits it.
+        ``int8`` or ``float``: which peak limits it.
     sparsity : float
     shape : tuple of int
         (out_features, in_features) of the weight; for attention (keys, head size).
@@ -71,8 +70,8 @@ CASES = (
     Case("dense int8", "dense", "int8", 0.0, _SQUARE),
     Case("sparse float, 90 %", "float_sparse", "float", 0.90, _SQUARE),
     Case("dense float", "float_dense", "float", 0.0, _SQUARE),
-    Case("attention scores, int16", "scores", "int16", 0.0, (_TOKENS, _HEAD)),
-    Case("attention context, int8", "context", "int8", 0.0, (_TOKENS, _HEAD)),
+    Case("attention int8", "attention", "int8", 0.0, (_TOKENS, _HEAD)),
+    Case("attention float", "attention", "float", 0.0, (_TOKENS, _HEAD)),
 )
 
 
@@ -107,32 +106,6 @@ _PACKERS: dict[str, Callable[[np.ndarray], PackedWeight]] = {
 }
 
 
-_scores = attention._scores_int
-
-
-@jit()
-def _run_scores(queries, keys, stride, tiles, size, out, rounds):  # type: ignore[no-untyped-def]
-    for _ in range(rounds):
-        _scores(queries, keys, stride, tiles, 0, tiles * TILE, size // 2, out)
-
-
-if TIER == "avx2":
-    _sum_fast = attention._sum_fast
-
-    @jit()
-    def _run_context(values, stride, tiles, size, probabilities, out, rounds):  # type: ignore[no-untyped-def]
-        for _ in range(rounds):
-            _sum_fast(values, stride, tiles, probabilities, size, out)
-
-else:
-    _context = attention._context_int
-
-    @jit()
-    def _run_context(values, stride, tiles, size, probabilities, out, rounds):  # type: ignore[no-untyped-def]
-        for _ in range(rounds):
-            _context(values, stride, tiles, 0, tiles * TILE, probabilities, size, out)
-
-
 def random_weight(case: Case) -> np.ndarray:
     """A weight of the case's pattern and of the synthetic models' distribution, int16 (int8 values) or float32."""
     stream = Stream(0)
@@ -148,30 +121,78 @@ def random_weight(case: Case) -> np.ndarray:
 
 
 def make_work(case: Case) -> Work:
-    """Data for one case, packed as the engine packs it."""
-    return _attention_work(case) if case.kernel in ("scores", "context") else _linear_work(case)
+    """A case as steps of the engine's own run loop, on data packed as the engine packs it."""
+    return _attention_work(case) if case.kernel == "attention" else _linear_work(case)
 
 
 def _linear_work(case: Case) -> Work:
-    """One matrix as a step of the engine's own run loop, without the stages that follow the products."""
+    """One matrix, without the stages that follow the products."""
     weight = random_weight(case)
     lowering = _Forced(*_linear_graph(weight), needed={"y"}, packer=_PACKERS[case.kernel]).run()
-    index, step = next((i, step) for i, step in enumerate(lowering.steps) if step.opcode == "linear")
+    step = next(step for step in lowering.steps if step.opcode == "linear")
     step.stages = []
     assert step.linear is not None
     layout = Layout.of([_LINEAR_TILES * TILE], Packing(1))
     instance = Instance(lowering, layout.tiles, layout.key_tiles, 1, separate_steps=True)
-    table = instance._table[[row[0] == index for row in instance._table]]
+    macs = int(np.count_nonzero(weight)) * TILE * layout.tiles
+    nbytes = loaded_bytes(step.linear) * layout.tiles
+    return Work(_runner(instance, lowering, ("linear",), layout), macs, nbytes, activation_bytes(step.linear.weight))
+
+
+def _attention_work(case: Case) -> Work:
+    """Scores, softmax and context of a few heads over one sequence."""
+    tokens, size = case.shape
+    lowering = Lowering(*_attention_graph(_HEADS * size, case.arithmetic == "float"), needed={"y"}).run()
+    layout = Layout.of([tokens], Packing(1))
+    instance = Instance(lowering, layout.tiles, layout.key_tiles, 1, separate_steps=True)
+    stream = Stream(0)
+    values = {name: stream.normal((1, tokens, _HEADS * size), 1.0) for name in "qkv"}
+    numba.set_num_threads(1)
+    instance.timed_run(values, layout, (1, tokens), 1)  # leaves the quantized values in the arena
+    held = instance._bind(values, layout, (1, tokens), 1)
+    macs = 2 * _HEADS * tokens * tokens * size
+    nbytes = round(macs * ATTENTION_BYTES_PER_MAC[case.arithmetic])
+    return Work(_runner(instance, lowering, ("byte_sums", "attention"), layout, held), macs, nbytes, size * 4 * TILE)
+
+
+def _runner(
+    instance: Instance, lowering: Lowering, opcodes: Sequence[str], layout: Layout, held: object = None
+) -> Callable[[int], None]:
+    """Run the steps of some opcodes again and again; ``held`` are arrays that the program has addresses of."""
+    wanted = [index for index, step in enumerate(lowering.steps) if step.opcode in opcodes]
+    table = instance._table[[row[0] in wanted for row in instance._table]]
     run_unit = unit_entry()
 
-    def run(rounds: int) -> None:
+    def run(rounds: int, held: object = held) -> None:
         numba.set_num_threads(1)
         scratch, stride = instance._scratch.ctypes.data, instance._stride
         for _ in range(rounds):
             run_program(instance._program, table, layout.meta, layout.tiles, scratch, stride, run_unit.address)
 
-    macs = int(np.count_nonzero(weight)) * TILE * layout.tiles
-    return Work(run, macs, loaded_bytes(step.linear) * layout.tiles, activation_bytes(step.linear.weight))
+    return run
+
+
+def _attention_graph(channels: int, floating: bool) -> tuple[Graph, list[Node], dict[str, int]]:
+    """A graph of one Attention over the inputs q, k and v, its nodes, and the channels of its values."""
+    op = fused.Attention(_HEADS, 0.125)
+    if not floating:
+        signed, unsigned = (
+            fused.Quantization(np.float32(scale), np.asarray(zero_point), np.dtype(np.uint8))
+            for scale, zero_point in ((0.03, np.uint8(128)), (1 / 255, np.uint8(0)))
+        )
+        op = replace(
+            op,
+            q_quantization=signed,
+            k_quantization=signed,
+            v_quantization=signed,
+            probs_quantization=unsigned,
+            qk_scale=np.float32(0.03 * 0.03),
+            pv_scale=np.float32(0.03 / 255),
+        )
+    nodes = [Node("Attention", ["q", "k", "v"], ["y"], domain=FUSED_DOMAIN, fused=op)]
+    inputs = [TensorInfo(name, np.dtype(np.float32), ("batch", "tokens", channels)) for name in "qkv"]
+    outputs = [TensorInfo("y", np.dtype(np.float32), ("batch", "tokens", channels))]
+    return Graph("attention", inputs, outputs, nodes, {}, {"": 17}), nodes, dict.fromkeys("qkvy", channels)
 
 
 def _linear_graph(weight: np.ndarray) -> tuple[Graph, list[Node], dict[str, int]]:
@@ -212,23 +233,3 @@ class _Forced(Lowering):
                     weight = weight.astype(np.int16)
                 (output,) = node.outputs
                 self.packed[output] = replace(self.packed[output], weight=self.packer(weight))
-
-
-def _attention_work(case: Case) -> Work:
-    tokens, size = case.shape
-    tiles = tokens // TILE
-    if case.kernel == "scores":
-        queries, out = aligned(size * TILE * 2), aligned(tokens * TILE * 4)
-        keys = aligned(size * TILE * 2 * tiles)
-        queries.view(np.int16)[:], keys.view(np.int16)[:] = 3, -5
-        arguments = (queries.ctypes.data, keys.ctypes.data, size * TILE * 2, tiles, size, out.ctypes.data)
-        run, again, held = _run_scores, queries, (queries, keys, out)
-    else:
-        values, out = aligned(size * TILE * tiles), aligned(size * TILE * 4)
-        probabilities = aligned(tokens * TILE)
-        values[:], probabilities[:] = 1, 1
-        arguments = (values.ctypes.data, size * TILE, tiles, size, probabilities.ctypes.data, out.ctypes.data)
-        run, again, held = _run_context, probabilities, (values, probabilities, out)
-    macs = tokens * size * TILE
-    loaded = round(macs * ATTENTION_BYTES_PER_MAC[case.arithmetic]) + held[2].nbytes
-    return Work(lambda rounds, held=held: run(*arguments, rounds), macs, loaded, again.nbytes)  # type: ignore[misc]
