@@ -65,7 +65,7 @@ def _header(v: Simd, headers: Value, row: Value) -> tuple[Value, Value]:
 def _finish(v: Simd, vectors: Sequence[Value], place: Value, add: Value, total: _Add) -> None:
     """Store vectors of a row, or add them to what an earlier slice left there."""
     results = [v.variable(vector) for vector in vectors]
-    with v.when(add):
+    with v.when(v.builder.icmp_signed("!=", add, v.integer(0))):
         for k, result in enumerate(results):
             result.set(total(result.get(), v.load(v.at(place, k * v.bytes), vectors[k].type)))
     v.store_row([result.get() for result in results], place)

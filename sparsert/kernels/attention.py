@@ -3,7 +3,7 @@
 Scores are S^T: row ``key``, lane ``query``. Then the softmax over keys is vertical, four keys' probabilities packed to
 bytes are the interleaved operand of the next product, and V is read as broadcasts from its natural ``[d][token]`` rows.
 
-int8 : Q and K are int16 pairs ``[D/2][TILE][2]`` with the zero point removed, V int8 rows ``[D][TILE]`` (value - 128)
+int8 : Q is uint8 quads ``[D/4][TILE][4]``, K int8 quads (value - 128), V int8 rows ``[D][TILE]`` (value - 128)
 float: Q, K and V are float32 rows ``[D][TILE]``
 
 The keys of a sequence are those from ``first`` to ``stop``, counted from the start of its first tile. What is computed
@@ -22,7 +22,7 @@ import numpy as np
 from sparsert.kernels.jit import TIER, TILE, inner, jit
 from sparsert.kernels.simd import LOG2_E, Simd, Value, micro_kernel
 
-__all__ = ["ATTENTION_PARAMETERS", "attend_float", "attend_int8"]
+__all__ = ["ATTENTION_PARAMETERS", "SUM_ROWS", "attend_float", "attend_int8", "byte_sums"]
 
 ATTENTION_PARAMETERS = np.dtype(
     [
@@ -32,22 +32,25 @@ ATTENTION_PARAMETERS = np.dtype(
         ("score_factor", "<f4"),
         ("probability_factor", "<f4"),
         ("value_offset", "<i4"),
-        ("unused", "<f4", 2),
+        ("query_zero_point", "<i4"),
+        ("key_offset", "<i4"),
     ]
 )
 """score = clamp(round(acc * qk_factor), low, high) * score_factor + bias[key] (no rounding where scores are not
-quantized); probability byte = min(round(p * probability_factor), 255); value_offset = 128 - zero point of V."""
+quantized); probability byte = min(round(p * probability_factor), 255); value_offset and key_offset are 128 minus the
+zero point."""
 
 _ROW = 4 * TILE
 _KEYS = 4
 _WIDTH = 4 if TIER == "avx512_vnni" else 2
 _LANE_LIMIT = 255
+_PAIR_LIMIT = 128
+"""Two weights whose positive and whose negative parts sum to this at most times any two bytes stay in int16."""
+
+SUM_ROWS = 3
+"""Rows of int32 that :func:`byte_sums` writes for a head."""
 
 _Product = Callable[[Simd, Value, Value, Value], Value]
-
-
-def _dot2(v: Simd, accumulator: Value, vector: Value, scalar: Value) -> Value:
-    return v.dot2(accumulator, vector, scalar)
 
 
 def _dot4(v: Simd, accumulator: Value, vector: Value, scalar: Value) -> Value:
@@ -67,50 +70,156 @@ def _keys_of(v: Simd, tile: Value, first: Value, stop: Value) -> tuple[Value, Va
     return start, b.select(b.icmp_signed("<", end, v.integer(TILE)), end, v.integer(TILE))
 
 
-def _scores(product: _Product, floating: bool) -> Any:
-    """scores[key][query]: ``_KEYS`` keys times ``_WIDTH`` vectors of queries in registers."""
+@micro_kernel(TIER, 5)
+def byte_sums(v: Simd, queries: Value, keys: Value, quads: Value, params: Value, out: Value) -> None:
+    """What else the products of one head's bytes need, as rows of int32 ``[SUM_ROWS][TILE]``.
 
-    @micro_kernel(TIER, 8)
-    def scores(
-        v: Simd,
-        queries: Value,
-        keys: Value,
-        key_stride: Value,
-        tiles: Value,
-        first_key: Value,
-        stop_key: Value,
-        steps: Value,
-        out: Value,
-    ) -> None:
-        queries, keys, out = v.pointer(queries), v.pointer(keys), v.pointer(out)
-        zero = v.zero(v.f32 if floating else v.i32)
-        with v.loop(tiles) as tile:
-            base = v.at(keys, v.mul(tile, key_stride))
-            rows = v.at(out, v.mul(tile, TILE * _ROW))
-            start, end = _keys_of(v, tile, first_key, stop_key)
-            with v.loop(end, start, _KEYS) as key:
-                for first in range(0, 4, _WIDTH):
-                    accumulators = [v.variable(zero) for _ in range(_KEYS * _WIDTH)]
-                    with v.loop(steps) as step:
-                        offset = v.mul(step, _ROW)
-                        place = v.at(queries, v.add(offset, first * v.bytes))
-                        vectors = [v.load(v.at(place, k * v.bytes), v.i32) for k in range(_WIDTH)]
-                        words = v.at(base, v.add(offset, v.mul(key, 4)))
-                        for r in range(_KEYS):
-                            scalar = v.broadcast_i32(v.at(words, 4 * r))
-                            for k in range(_WIDTH):
-                                accumulator = accumulators[_WIDTH * r + k]
-                                accumulator.set(product(v, accumulator.get(), vectors[k], scalar))
+    With q and k as stored, z the zero point of Q and c the key offset: ``sum (q - z)(k + c) = sum q k - z (sum k + c D)
+    + c sum q``. The rows are the second term of every token as a key, its largest sum of two neighbours' positive (or
+    negated negative) bytes, for AVX2, and the third term of every token as a query.
+    """
+    b = v.builder
+    queries, keys, params, out = (v.pointer(address) for address in (queries, keys, params, out))
+    offset = v.broadcast_i32(v.at(params, ATTENTION_PARAMETERS.fields["key_offset"][1]))  # type: ignore[index]
+    zero_point = v.broadcast_i32(v.at(params, ATTENTION_PARAMETERS.fields["query_zero_point"][1]))  # type: ignore[index]
+    ones, none, sixteen = v.constant(v.i8, 1), v.zero(v.i8), v.constant(v.i32, 16)
+    size = v.splat(b.trunc(v.mul(quads, 4), v.i32.element), v.i32)
+    for k in range(4):
+        column = k * v.bytes
+        key_sum, query_sum = (v.variable(v.zero(v.i32)) for _ in range(2))
+        peak = v.variable(v.zero(v.i16))
+        with v.loop(quads) as quad:
+            place = v.add(v.mul(quad, _ROW), column)
+            key, query = v.load(v.at(keys, place), v.i8), v.load(v.at(queries, place), v.i8)
+            key_sum.set(_add_products(v, key_sum.get(), ones, key))
+            query_sum.set(_add_products(v, query_sum.get(), query, ones))
+            if v.tier == "avx2":
+                positive = v.multiply_pairs_u8s8(ones, v.select_greater(key, none, key, none))
+                negative = v.multiply_pairs_u8s8(ones, v.select_greater(key, none, none, key))
+                for sums in (positive, b.sub(v.zero(v.i16), negative)):
+                    peak.set(v.select_greater(sums, peak.get(), sums, peak.get()))
+        term = b.mul(zero_point, b.add(key_sum.get(), b.mul(offset, size)))
+        v.store(b.sub(v.zero(v.i32), term), v.at(out, column))
+        both = v.cast(peak.get(), v.i32)
+        left, right = b.ashr(b.shl(both, sixteen), sixteen), b.ashr(both, sixteen)
+        v.store(v.select_greater(left, right, left, right), v.at(out, _ROW + column))
+        v.store(b.mul(offset, query_sum.get()), v.at(out, 2 * _ROW + column))
+
+
+def _add_products(v: Simd, accumulator: Value, unsigned: Value, signed: Value) -> Value:
+    """Plus four u8 * s8 products, of which no two adjacent ones leave int16."""
+    if v.tier == "avx2":
+        return v.dot2(accumulator, v.multiply_pairs_u8s8(unsigned, signed), v.constant(v.i16, 1))
+    return v.dot4(accumulator, v.cast(unsigned, v.i32), v.cast(signed, v.i32))
+
+
+def _add_single_products(v: Simd, accumulator: Value, unsigned: Value, signed: Value) -> Value:
+    """AVX2: plus four u8 * s8 products, whatever they are."""
+    for mask in (0x00FF, -256):
+        single = v.builder.and_(v.cast(unsigned, v.i16), v.constant(v.i16, mask))
+        accumulator = v.dot2(accumulator, v.multiply_pairs_u8s8(single, signed), v.constant(v.i16, 1))
+    return accumulator
+
+
+@micro_kernel(TIER, 11)
+def _scores_int(
+    v: Simd,
+    queries: Value,
+    query_sums: Value,
+    keys: Value,
+    key_stride: Value,
+    key_sums: Value,
+    sums_stride: Value,
+    tiles: Value,
+    first_key: Value,
+    stop_key: Value,
+    quads: Value,
+    out: Value,
+) -> None:
+    """scores[key][query] from bytes: ``_KEYS`` keys times ``_WIDTH`` vectors of queries in registers.
+
+    AVX2 sums pairs of products in int16. A key with pairs too large for that is computed again, in single products.
+    """
+    b = v.builder
+    queries, query_sums, keys, key_sums, out = (v.pointer(a) for a in (queries, query_sums, keys, key_sums, out))
+    offsets = v.load_row(v.at(query_sums, 2 * _ROW), v.i32) if v.tier == "avx512_vnni" else None
+    with v.loop(tiles) as tile:
+        base, sums = v.at(keys, v.mul(tile, key_stride)), v.at(key_sums, v.mul(tile, sums_stride))
+        rows = v.at(out, v.mul(tile, TILE * _ROW))
+        start, end = _keys_of(v, tile, first_key, stop_key)
+
+        def initial(key: Value, k: int, sums: Value = sums) -> Value:
+            offset = offsets[k] if offsets else v.load(v.at(query_sums, 2 * _ROW + k * v.bytes), v.i32)
+            return b.add(v.broadcast_i32(v.at(sums, v.mul(key, 4))), offset)
+
+        with v.loop(end, start, _KEYS) as key:
+            for first in range(0, 4, _WIDTH):
+                accumulators = [
+                    v.variable(initial(v.add(key, r), first + k)) for r in range(_KEYS) for k in range(_WIDTH)
+                ]
+                with v.loop(quads) as quad:
+                    offset = v.mul(quad, _ROW)
+                    place = v.at(queries, v.add(offset, first * v.bytes))
+                    vectors = [v.load(v.at(place, k * v.bytes), v.i8) for k in range(_WIDTH)]
+                    words = v.at(base, v.add(offset, v.mul(key, 4)))
                     for r in range(_KEYS):
-                        place = v.at(rows, v.add(v.mul(v.add(key, r), _ROW), first * v.bytes))
+                        scalar = v.cast(v.broadcast_i32(v.at(words, 4 * r)), v.i8)
                         for k in range(_WIDTH):
-                            v.store(accumulators[_WIDTH * r + k].get(), v.at(place, k * v.bytes))
+                            accumulator = accumulators[_WIDTH * r + k]
+                            accumulator.set(_add_products(v, accumulator.get(), vectors[k], scalar))
+                for r in range(_KEYS):
+                    place = v.at(rows, v.add(v.mul(v.add(key, r), _ROW), first * v.bytes))
+                    for k in range(_WIDTH):
+                        v.store(accumulators[_WIDTH * r + k].get(), v.at(place, k * v.bytes))
+        if v.tier == "avx2":
+            with v.loop(end, start) as key:
+                peak = v.load_i32(v.at(sums, v.add(v.mul(key, 4), _ROW)))
+                with v.when(b.icmp_signed(">", peak, v.integer(_PAIR_LIMIT))):
+                    for k in range(4):
+                        total = v.variable(initial(key, k))
+                        with v.loop(quads) as quad:
+                            offset = v.mul(quad, _ROW)
+                            vector = v.load(v.at(queries, v.add(offset, k * v.bytes)), v.i8)
+                            scalar = v.cast(v.broadcast_i32(v.at(base, v.add(offset, v.mul(key, 4)))), v.i8)
+                            total.set(_add_single_products(v, total.get(), vector, scalar))
+                        v.store(total.get(), v.at(rows, v.add(v.mul(key, _ROW), k * v.bytes)))
 
-    return scores
 
-
-_scores_int = _scores(_dot2, False)
-_scores_float = _scores(_multiply_add, True)
+@micro_kernel(TIER, 8)
+def _scores_float(
+    v: Simd,
+    queries: Value,
+    keys: Value,
+    key_stride: Value,
+    tiles: Value,
+    first_key: Value,
+    stop_key: Value,
+    rows: Value,
+    out: Value,
+) -> None:
+    """scores[key][query] from floats, blocked as those from bytes."""
+    queries, keys, out = v.pointer(queries), v.pointer(keys), v.pointer(out)
+    with v.loop(tiles) as tile:
+        base = v.at(keys, v.mul(tile, key_stride))
+        results = v.at(out, v.mul(tile, TILE * _ROW))
+        start, end = _keys_of(v, tile, first_key, stop_key)
+        with v.loop(end, start, _KEYS) as key:
+            for first in range(0, 4, _WIDTH):
+                accumulators = [v.variable(v.zero(v.f32)) for _ in range(_KEYS * _WIDTH)]
+                with v.loop(rows) as row:
+                    offset = v.mul(row, _ROW)
+                    place = v.at(queries, v.add(offset, first * v.bytes))
+                    vectors = [v.load(v.at(place, k * v.bytes), v.f32) for k in range(_WIDTH)]
+                    words = v.at(base, v.add(offset, v.mul(key, 4)))
+                    for r in range(_KEYS):
+                        scalar = v.broadcast_f32(v.at(words, 4 * r))
+                        for k in range(_WIDTH):
+                            accumulator = accumulators[_WIDTH * r + k]
+                            accumulator.set(v.fma(vectors[k], scalar, accumulator.get()))
+                for r in range(_KEYS):
+                    place = v.at(results, v.add(v.mul(v.add(key, r), _ROW), first * v.bytes))
+                    for k in range(_WIDTH):
+                        v.store(accumulators[_WIDTH * r + k].get(), v.at(place, k * v.bytes))
 
 
 def _maximum(kind: str) -> Any:
@@ -295,7 +404,6 @@ def _context_int16(split: bool) -> Any:
         b = v.builder
         values, probabilities, out = v.pointer(values), v.pointer(probabilities), v.pointer(out)
         ones = v.constant(v.i16, 1)
-        masks = [v.constant(v.i16, 0x00FF), v.constant(v.i16, -256)]
         with v.loop(rows, step=4) as row:
             for first in range(0, 4, 2):
                 places = [
@@ -314,10 +422,7 @@ def _context_int16(split: bool) -> Any:
                             for k in range(2):
                                 if split:
                                     total = v.load(places[r][k], v.i32)
-                                    for mask in masks:
-                                        single = v.multiply_pairs_u8s8(b.and_(vectors[k], mask), scalar)
-                                        total = v.dot2(total, single, ones)
-                                    v.store(total, places[r][k])
+                                    v.store(_add_single_products(v, total, vectors[k], scalar), places[r][k])
                                 else:
                                     products = v.multiply_pairs_u8s8(vectors[k], scalar)
                                     sums[r][k].set(b.add(sums[r][k].get(), products))
@@ -392,8 +497,11 @@ else:
 @jit()
 def attend_int8(
     queries,
+    query_sums,
     keys,
     key_stride,
+    key_sums,
+    sums_stride,
     values,
     value_stride,
     first,
@@ -408,9 +516,10 @@ def attend_int8(
 ):
     """Context accumulators int32 ``[head_dim][TILE]`` of one query tile and head, into ``out``.
 
-    ``keys`` and ``values`` are the first key tile, ``first`` and ``stop`` the range of keys from its start, ``bias``
-    begins with the four that ``first`` lies in. ``work`` holds scores (4 TILE^2 bytes per key tile), probabilities
-    (TILE^2 per key tile), lane sums (4 TILE per key tile), maxima and sums (4 TILE each).
+    ``keys``, ``key_sums`` and ``values`` are of the first key tile, the sums by :func:`byte_sums`; ``first`` and
+    ``stop`` are the range of keys from its start, and ``bias`` begins with the four that ``first`` lies in. ``work``
+    holds scores (4 TILE^2 bytes per key tile), probabilities (TILE^2 per key tile), lane sums (4 TILE per key tile),
+    maxima and sums (4 TILE each).
     """
     tiles = (stop + TILE - 1) // TILE
     first, stop = first // 4 * 4, (stop + 3) // 4 * 4
@@ -420,7 +529,8 @@ def attend_int8(
     lane_sums = probabilities + tiles * TILE * TILE
     maxima = lane_sums + tiles * _ROW
     sums = maxima + _ROW
-    _scores_int(queries, keys, key_stride, tiles, first, stop, head_dim // 2, scores)
+    quads = head_dim // 4
+    _scores_int(queries, query_sums, keys, key_stride, key_sums, sums_stride, tiles, first, stop, quads, scores)
     if quantized:
         _maximum_quantized(used, count, bias, params, maxima)
     else:

@@ -56,7 +56,7 @@ class _Announcement(event.Listener):
 
     def on_start(self, event: event.Event) -> None:
         function = event.data["dispatcher"].py_func
-        if not self._said and function.__module__.startswith("sparsert."):
+        if not self._said and (function.__module__ or "").startswith("sparsert."):
             self._said = True
             if sys.stderr is not None and sys.stderr.isatty():
                 sys.stderr.write(f"sparsert: {self._message}\n")

@@ -23,7 +23,7 @@ from numba import carray, prange
 
 from sparsert.kernels import accumulate, stages
 from sparsert.kernels.accumulate import BLOCK_ROWS, HEADER_BYTES
-from sparsert.kernels.attention import attend_float, attend_int8
+from sparsert.kernels.attention import SUM_ROWS, attend_float, attend_int8, byte_sums
 from sparsert.kernels.jit import TILE, entry, inner, jit
 from sparsert.kernels.memory import call, load_f32, load_i8, load_i64, load_u8, pointer, store_f32, store_i32
 from sparsert.kernels.stages import dequantize_rows, load_rows, normalize_rows, normalize_statistics
@@ -52,6 +52,7 @@ OPCODES = {
     "dynamic": 6,
     "select": 7,
     "linear": 8,
+    "byte_sums": 9,
 }
 
 SOURCES = {
@@ -144,11 +145,11 @@ def _accumulate(kind, x, headers, weights, offsets, block, rows, add):
     _floats,
     _rows,
     _quads,
-    _pairs,
+    _signed_quads,
     _signed_rows,
     _dequantize_rows,
     _dequantize_quads,
-    _dequantize_pairs,
+    _dequantize_signed_quads,
     _dequantize_signed_rows,
     _dequantize_gelu_rows,
     _dequantize_gelu_quads,
@@ -186,7 +187,7 @@ def _run_stage(kind, block, rows, acc_bias, scale, bias, params, source, destina
     elif kind == 11:
         _quads(block, rows, acc_bias, scale, bias, params, source, destination)
     elif kind == 12:
-        _pairs(block, rows, acc_bias, scale, bias, params, source, destination)
+        _signed_quads(block, rows, acc_bias, scale, bias, params, source, destination)
     elif kind == 13:
         _signed_rows(block, rows, acc_bias, scale, bias, params, source, destination)
     elif kind == 14:
@@ -194,7 +195,7 @@ def _run_stage(kind, block, rows, acc_bias, scale, bias, params, source, destina
     elif kind == 15:
         _dequantize_quads(block, rows, acc_bias, scale, bias, params, source, destination)
     elif kind == 16:
-        _dequantize_pairs(block, rows, acc_bias, scale, bias, params, source, destination)
+        _dequantize_signed_quads(block, rows, acc_bias, scale, bias, params, source, destination)
     elif kind == 17:
         _dequantize_signed_rows(block, rows, acc_bias, scale, bias, params, source, destination)
     elif kind == 18:
@@ -386,10 +387,12 @@ def _attention_step(step, tile, head, meta, scratch):
     All lanes are queries of every sequence in turn, and each sequence overwrites its own lanes and those behind it.
 
     Columns: 1-2 q, 3-4 k, 5-6 v, 7 heads, 8 head size, 9 key bias, 10 parameters, 11 form (0 float, 1 int8, 2 int8 with
-    quantized scores), 12 add the value offset, 13 stages, 14 stage table, 15 row bytes of q and k, 16 row bytes of v.
+    quantized scores), 12 add the value offset, 13 stages, 14 stage table, 15 row bytes of q and k, 16 row bytes of v,
+    17-18 byte sums.
     """
     size = step[8]
     row = head * size
+    head_sums = step[17] + head * (SUM_ROWS * 4 * TILE)
     queries = step[1] + step[2] * tile + row * step[15]
     out = scratch
     other = scratch + size * 4 * TILE
@@ -407,8 +410,11 @@ def _attention_step(step, tile, head, meta, scratch):
         else:
             attend_int8(
                 queries,
+                head_sums + step[18] * tile,
                 keys,
                 step[4],
+                head_sums + step[18] * key_tile,
+                step[18],
                 values,
                 step[6],
                 first,
@@ -442,6 +448,16 @@ def _attention_share(step, share, shares, meta, tiles, scratch):
             begin = meta[tile, 4] * heads + meta[tile, 5] * head
             if start <= begin < stop:
                 _attention_step(step, tile, head, meta, scratch)
+
+
+@inner()
+def _byte_sums_step(step, tile, group, scratch):
+    """Byte sums of every head of a tile. Columns: 1-2 q, 3-4 k, 5-6 sums, 7 heads, 8 head size, 10 parameters."""
+    q, k = _place(step[1], step[2], tile, group, scratch), _place(step[3], step[4], tile, group, scratch)
+    out = _place(step[5], step[6], tile, group, scratch)
+    for head in range(step[7]):
+        row = head * step[8] * TILE
+        byte_sums(q + row, k + row, step[8] // 4, step[10], out + head * (SUM_ROWS * 4 * TILE))
 
 
 @inner()
@@ -494,6 +510,8 @@ def _tile_step(step, tile, group, meta, scratch):
         _scatter_step(step, tile, group, meta, scratch)
     elif opcode == 5:
         _extrema_step(step, tile, group, meta, scratch)
+    elif opcode == 9:
+        _byte_sums_step(step, tile, group, scratch)
     else:
         _select_step(step, tile, group, meta, scratch)
 

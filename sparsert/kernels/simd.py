@@ -79,8 +79,8 @@ class Simd:
 
     @contextmanager
     def when(self, condition: Value) -> Iterator[None]:
-        """``if condition != 0`` over int64."""
-        with self.builder.if_then(self.builder.icmp_signed("!=", condition, self.integer(0))):
+        """``if condition``, one bit."""
+        with self.builder.if_then(condition):
             yield
 
     def add(self, a: Value, b: Value | int) -> Value:
@@ -219,6 +219,10 @@ class Simd:
         nearest = self.round(value)
         saturate = self._declare(f"llvm.fptosi.sat.{_suffix(self.i32)}.{_suffix(self.f32)}", self.i32, [self.f32])
         return self.builder.call(saturate, [nearest])
+
+    def select_greater(self, a: Value, b: Value, chosen: Value, other: Value) -> Value:
+        """``a > b ? chosen : other`` by element, of signed integers."""
+        return self.builder.select(self.builder.icmp_signed(">", a, b), chosen, other)
 
     def clamp_i32(self, value: Value, low: int, high: int) -> Value:
         b = self.builder

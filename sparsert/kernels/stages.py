@@ -159,23 +159,19 @@ def _sink_signed_rows(v: Simd, block: _Block, row: Value, rows: Sequence[_Row]) 
 
 def _sink_quads(v: Simd, block: _Block, row: Value, rows: Sequence[_Row]) -> None:
     """uint8 ``[N/4][TILE][4]``: four rows interleaved"""
-    a, b, c, d = (_bytes(v, block, values) for values in rows)
+    _store_quads(v, block, row, [_bytes(v, block, values) for values in rows])
+
+
+def _sink_signed_quads(v: Simd, block: _Block, row: Value, rows: Sequence[_Row]) -> None:
+    """The uint8 value minus 128, as int8 ``[N/4][TILE][4]``"""
+    flip = v.constant(v.i8, -128)
+    _store_quads(v, block, row, [v.builder.xor(_bytes(v, block, values), flip) for values in rows])
+
+
+def _store_quads(v: Simd, block: _Block, row: Value, rows: Sequence[Value]) -> None:
     place = v.at(block.destination, v.mul(row, TILE))
-    for k, quad in enumerate(v.transpose_quads(a, b, c, d)):
+    for k, quad in enumerate(v.transpose_quads(*rows)):
         v.store(quad, v.at(place, k * v.bytes))
-
-
-def _sink_pairs(v: Simd, block: _Block, row: Value, rows: Sequence[_Row]) -> None:
-    """``quantized - zero_point`` as int16 ``[N/2][TILE][2]``: two rows interleaved"""
-    low, high = _parameter(v, block, "low"), _parameter(v, block, "high")
-    inverse = _parameter(v, block, "inverse_scale")
-    place = v.at(block.destination, v.mul(row, 2 * TILE))
-    sixteen, mask = v.constant(v.i32, 16), v.constant(v.i32, 0xFFFF)
-    for k, (first, second) in enumerate(zip(*rows, strict=True)):
-        a, b = (
-            v.round_to_i32(v.minimum(v.maximum(v.builder.fmul(value, inverse), low), high)) for value in (first, second)
-        )
-        v.store(v.builder.or_(v.builder.and_(a, mask), v.builder.shl(b, sixteen)), v.at(place, k * v.bytes))
 
 
 def _stage(transforms: Sequence[_Transform], sink: _Sink | None = None, rows_per_step: int = 1) -> Any:
@@ -226,11 +222,11 @@ _register("fake_quantize", [_fake_quantize])
 _register("floats", [], _sink_floats)
 _register("rows", [], _sink_rows)
 _register("quads", [], _sink_quads, 4)
-_register("pairs", [], _sink_pairs, 2)
+_register("signed_quads", [], _sink_signed_quads, 4)
 _register("signed_rows", [], _sink_signed_rows)
 _register("dequantize+rows", [_dequantize], _sink_rows)
 _register("dequantize+quads", [_dequantize], _sink_quads, 4)
-_register("dequantize+pairs", [_dequantize], _sink_pairs, 2)
+_register("dequantize+signed_quads", [_dequantize], _sink_signed_quads, 4)
 _register("dequantize+signed_rows", [_dequantize], _sink_signed_rows)
 _register("dequantize+gelu+rows", [_dequantize, _gelu], _sink_rows)
 _register("dequantize+gelu+quads", [_dequantize, _gelu], _sink_quads, 4)

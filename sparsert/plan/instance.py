@@ -285,6 +285,14 @@ class Instance:
         row[11], row[12] = constants["form"], constants["offset_values"]
         row[13], row[14] = len(step.stages), self._encode_stages(step.stages)
         row[15], row[16] = (ROW_BYTES[step.reads[position].form] for position in (0, 2))
+        if constants["form"]:
+            row[17:19] = self._places[id(step.reads[3])]
+
+    def _encode_byte_sums(self, row: np.ndarray, step: Step) -> None:
+        for position, buffer in enumerate((*step.reads, *step.writes)):
+            row[1 + 2 * position : 3 + 2 * position] = self._places[id(buffer)]
+        row[7], row[8] = step.constants["heads"], step.constants["size"]
+        row[10] = self._parameter_address(step.parameters)
 
     def _encode_extrema(self, row: np.ndarray, step: Step) -> None:
         row[1:3] = self._places[id(step.reads[0])]

@@ -13,6 +13,7 @@ from sparsert.graph import fused
 from sparsert.graph.ir import Graph, Node
 from sparsert.graph.mapped import detach, let_go
 from sparsert.kernels.accumulate import BLOCK_ROWS
+from sparsert.kernels.attention import SUM_ROWS
 from sparsert.plan.steps import (
     Buffer,
     DynamicParameters,
@@ -42,6 +43,10 @@ class Output:
 
 def _scalar(quantization: fused.Quantization | None) -> bool:
     return quantization is not None and np.size(quantization.scale) == 1 and np.size(quantization.zero_point) == 1
+
+
+_ATTENTION_FORMS = ("quads", "signed_quads", "signed_rows")
+"""Forms of Q, K and V for attention in int8."""
 
 
 def _attention_fits(op: fused.Attention, sizes: set[int | None]) -> bool:
@@ -284,7 +289,7 @@ class Lowering:
                 for reader in self._readers.get(node.outputs[0], []):
                     sink(node.outputs[0], self._layout(reader), record)
             elif isinstance(op, fused.Attention) and op.q_quantization is not None:
-                for position, form in enumerate(("pairs", "pairs", "signed_rows")):
+                for position, form in enumerate(_ATTENTION_FORMS):
                     if node.inputs[position] == value:
                         quantization = (op.q_quantization, op.k_quantization, op.v_quantization)[position]
                         assert quantization is not None
@@ -355,7 +360,7 @@ class Lowering:
         integer = op.q_quantization is not None
         if integer:
             names = [f"{name}@{node.outputs[0]}@{position}" for position, name in enumerate(node.inputs[:3])]
-            forms = ["pairs", "pairs", "signed_rows"]
+            forms = list(_ATTENTION_FORMS)
         else:
             names, forms = node.inputs[:3], ["floats"] * 3
         reads = [self._buffers[name, form] for name, form in zip(names, forms, strict=True)]
@@ -370,6 +375,10 @@ class Lowering:
             "form": 0 if not integer else (1 if op.scores_quantization is None else 2),
             "offset_values": bool(integer and record["value_offset"][0] != 0),
         }
+        if integer:
+            sums = self._buffer(f"{node.outputs[0]}@sums", "floats", SUM_ROWS * op.heads)
+            self.steps.append(Step("byte_sums", reads[:2], [sums], parameters=record, constants=constants))
+            reads.append(sums)
         step = Step("attention", reads, rows=channels, parameters=record, constants=constants)
         if integer:
             assert op.pv_scale is not None

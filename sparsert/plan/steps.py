@@ -24,7 +24,7 @@ __all__ = [
     "quantization_parameters",
 ]
 
-ROW_BYTES = {"floats": 4 * TILE, "rows": TILE, "quads": TILE, "pairs": 2 * TILE, "signed_rows": TILE}
+ROW_BYTES = {"floats": 4 * TILE, "rows": TILE, "quads": TILE, "signed_rows": TILE, "signed_quads": TILE}
 """Bytes that one row of a tile takes in each form of a value."""
 
 
@@ -113,6 +113,8 @@ def attention_parameters(op: Any) -> np.ndarray:
         record["low"], record["high"] = -zero_point, 255 - zero_point
         record["score_factor"] = np.float32(scores.scale) * np.float32(op.scale)
     record["probability_factor"] = np.float32(1.0) / np.float32(op.probs_quantization.scale)
+    record["query_zero_point"] = unsigned_zero_point(op.q_quantization.dtype, op.q_quantization.zero_point)
+    record["key_offset"] = 128 - unsigned_zero_point(op.k_quantization.dtype, op.k_quantization.zero_point)
     record["value_offset"] = 128 - unsigned_zero_point(op.v_quantization.dtype, op.v_quantization.zero_point)
     return record
 

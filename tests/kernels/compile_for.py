@@ -33,7 +33,7 @@ def main() -> None:
     kernels = {
         "unstructured": (accumulate.accumulate_unstructured[0], 7),
         "blocks": (accumulate.accumulate_blocks[0], 7),
-        "scores": (attention._scores_int, 8),
+        "scores": (attention._scores_int, 11),
         "context": context,
         "float_sparse": (accumulate.accumulate_float_sparse, 7),
         "float_dense": (accumulate.accumulate_float_dense, 7),

@@ -66,11 +66,6 @@ def quads(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(padded.reshape(-1, 4, x.shape[1]).transpose(0, 2, 1))
 
 
-def pairs(x: np.ndarray) -> np.ndarray:
-    """(K, T), K even, as int16 [K/2][T][2]."""
-    return np.ascontiguousarray(x.reshape(-1, 2, x.shape[1]).transpose(0, 2, 1)).astype(np.int16)
-
-
 # -- accumulators
 
 
@@ -130,8 +125,8 @@ _SINKS: dict[str, tuple[Any, int]] = {
     "floats": (np.float32, 1),
     "rows": (np.uint8, 1),
     "signed_rows": (np.int8, 1),
+    "signed_quads": (np.int8, 4),
     "quads": (np.uint8, 4),
-    "pairs": (np.int16, 2),
 }
 """Element and rows per step of a sink."""
 

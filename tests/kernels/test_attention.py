@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kernel_drivers import Buffer, buffer, pairs
+from kernel_drivers import Buffer, buffer, compiled, quads
 from naive_kernels import IntegerAttention
 
-from sparsert.kernels.attention import ATTENTION_PARAMETERS, attend_float, attend_int8
+from sparsert.kernels.attention import ATTENTION_PARAMETERS, SUM_ROWS, attend_float, attend_int8, byte_sums
 from sparsert.kernels.jit import TILE
 
 LOWEST = np.finfo(np.float32).min
@@ -44,20 +44,33 @@ def integer_context(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, form: IntegerAttention, lead: int = 0
 ) -> np.ndarray:
     """(queries, D) int32 by the kernel; q, k int16 without zero point, v int8. ``lead``: lane of the first key."""
-    queries = [buffer(pairs(tile)) for tile in _tiles(q, 3)]
-    keys = buffer(np.stack([pairs(tile) for tile in _tiles(_behind(k, lead, 255), -7)]))
+    # as bytes with any zero points that they can have; a neighbour's keys are the largest, and so are those behind
+    query_zero, key_zero = (int(max(-x.min(initial=0), 0)) for x in (q, k))
+    queries = [buffer(quads((tile + query_zero).astype(np.uint8))) for tile in _tiles(q, 3)]
+    stored = _tiles(_behind(k + np.int16(key_zero - 128), lead, 127), 127).astype(np.int8)
+    keys = buffer(np.stack([quads(tile.view(np.uint8)).view(np.int8) for tile in stored]))
     values = buffer(_tiles(_behind(v, lead, -128), 99).astype(np.int8))
     params = np.zeros(1, ATTENTION_PARAMETERS)
     for name in ("qk_factor", "low", "high", "score_factor", "probability_factor", "value_offset"):
         params[name] = getattr(form, name)
+    params["query_zero_point"], params["key_offset"] = query_zero, 128 - key_zero
     held, masks, work = buffer(params), _padded_bias(bias, lead), _work(len(keys.array))
+    key_sums, query_sums = Buffer((len(keys.array), SUM_ROWS, TILE), np.int32), Buffer((SUM_ROWS, TILE), np.int32)
+    summarize = compiled(byte_sums, 5)
+    for index, tile in enumerate(keys.array):
+        place = key_sums.address + index * key_sums.array[0].nbytes
+        summarize(queries[0].address, keys.address + index * tile.nbytes, q.shape[1] // 4, held.address, place)
     context = []
     for tile in queries:
+        summarize(tile.address, keys.address, q.shape[1] // 4, held.address, query_sums.address)
         out = Buffer((q.shape[1], TILE), np.int32)
         attend_int8(
             tile.address,
+            query_sums.address,
             keys.address,
             keys.array[0].nbytes,
+            key_sums.address,
+            key_sums.array[0].nbytes,
             values.address,
             values.array[0].nbytes,
             lead,
@@ -70,7 +83,7 @@ def integer_context(
             work.address,
             out.address,
         )
-        for touched in (out, work, tile, keys, values, masks, held):
+        for touched in (out, work, tile, keys, values, masks, held, key_sums, query_sums):
             touched.check()
         context.append(out.array.T)
     return np.concatenate(context)[: len(q)]
@@ -127,7 +140,11 @@ def check_integer(
 
 
 def integers(rng: np.random.Generator, tokens: int, head_dim: int, limit: int) -> np.ndarray:
-    return rng.integers(-limit, limit, (tokens, head_dim), endpoint=True).astype(np.int16)
+    """What bytes hold beyond a zero point: -limit to limit as far as a byte reaches, 255 for any zero point."""
+    zero = int(rng.integers(256)) if limit == 255 else limit
+    return rng.integers(
+        -zero, min(zero, 255 - zero) if limit < 255 else 255 - zero, (tokens, head_dim), endpoint=True
+    ).astype(np.int16)
 
 
 @settings(max_examples=50)
