@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import mmap
 import os
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.gthread import ThreadWorker
 
 from sparsert.errors import InputError, SparsertError
-from sparsert.server.config import ServerConfig, load_config
+from sparsert.server.config import EndpointConfig, ServerConfig, load_config
 from sparsert.server.logs import logging_config
 from sparsert.server.workers import core_groups, default_workers, free_slot, pin_worker
 
@@ -54,6 +55,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Make the application, and tell it how to say that a request has been read."""
         super().load_wsgi()
         self.flask = application = self.wsgi  # type: ignore[has-type]
+        self._changes = self.app.changes.stamp()
+        self.flask.extensions["sparsert"].registry.changed = self._publish
 
         def wsgi(environ: dict[str, Any], start_response: Any) -> Any:
             environ["sparsert.received"] = lambda: self._reading.pop(threading.get_ident(), None)
@@ -67,7 +70,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         A worker that comes to others lets them have the requests until it is ready. One that is alone takes requests at
         once, so that probes get an answer and clients wait in its queue rather than in the kernel's.
         """
-        threading.Thread(target=self._hang_up, name="hang-up", daemon=True).start()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
         for endpoint in self.flask.extensions["sparsert"].registry.endpoints if self.flask else ():
             while self.has_siblings and self.alive and not endpoint.loaded.wait(0.5):
                 self.notify()
@@ -100,16 +103,63 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                     self.accept(listener)
         super().set_accept_enabled(enabled)
 
-    def _hang_up(self) -> None:
-        """Stop reading from clients that take too long to send a request, so that they hold no thread."""
+    def _publish(self, endpoints: list[EndpointConfig]) -> None:
+        """Tell the other workers, and those to come, which endpoints there are."""
+        self._changes = self.app.changes.write(endpoints)
+
+    def _follow(self) -> None:
+        """Take over the endpoints that another worker has changed."""
+        stamp = self.app.changes.stamp()
+        if stamp is not None and stamp != self._changes and self.flask is not None:
+            self._changes = stamp
+            registry = self.flask.extensions["sparsert"].registry
+            try:
+                registry.change(self.app.changes.read(), tell=False)
+            except SparsertError as error:
+                _log.error("another worker's endpoints cannot be taken over: %s", error)
+
+    def _watch(self) -> None:
+        """Follow the other workers, and stop reading from clients that take too long to send a request."""
         limit = self.app.config.limits.read_timeout_s
         while True:
-            time.sleep(min(1.0, limit / 4))
+            time.sleep(min(_POLL_SECONDS, limit / 4))
+            self._follow()
             for thread, (since, conn) in list(self._reading.items()):
                 if time.monotonic() - since > limit and self._reading.pop(thread, None) is not None:
                     # As if the client had closed its side: writing still works, so it may get its 408.
                     with contextlib.suppress(OSError):
                         conn.sock.shutdown(socket.SHUT_RD)
+
+
+class _Changes:
+    """A file with the endpoints as they were last changed at run time; none before that."""
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+
+    def stamp(self) -> tuple[int, int] | None:
+        """What changes whenever the file does; None if there is none."""
+        return None if self.path is None else _stamp(self.path)
+
+    def write(self, endpoints: Sequence[EndpointConfig]) -> tuple[int, int] | None:
+        """Replace the file in one step; returns its stamp."""
+        if self.path is None:
+            return None
+        partial = self.path.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps([item.model_dump(mode="json") for item in endpoints]))
+        stamp = _stamp(partial)
+        partial.replace(self.path)
+        return stamp
+
+    def read(self) -> list[EndpointConfig]:
+        """The endpoints in the file."""
+        content = json.loads(self.path.read_text()) if self.path is not None else []
+        return [EndpointConfig.model_validate(item) for item in content]
+
+    def forget(self) -> None:
+        """Go back to the configuration's endpoints."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
@@ -179,7 +229,8 @@ class ServerApplication(BaseApplication):  # type: ignore[misc]
         self._port = port
         self._log_level = {"warn": "warning", "fatal": "critical"}.get(log_level, log_level)
         self._hot_reload = hot_reload
-        self._own_directory: str | None = None
+        self._directory: Path | None = None
+        self.changes = _Changes()
         super().__init__()
 
     def load_config(self) -> None:
@@ -218,13 +269,17 @@ class ServerApplication(BaseApplication):  # type: ignore[misc]
         """The Flask application; called in each worker."""
         from sparsert.server.app import create_app
 
-        return create_app(self.config)
+        overrides = {"endpoints": self.changes.read()} if self.changes.stamp() else {}
+        return create_app(load_config(self.config, overrides))
 
     def run(self) -> None:
         """Serve until a signal says otherwise."""
+        self._directory = Path(tempfile.mkdtemp(prefix="sparsert-server-"))
+        self.changes.path = self._directory / "endpoints.json"
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            self._own_directory = tempfile.mkdtemp(prefix="sparsert-server-")
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = self._own_directory
+            metrics = self._directory / "metrics"
+            metrics.mkdir()
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
         _Arbiter(self).run()
 
     def read_again(self) -> bool:
@@ -234,6 +289,7 @@ class ServerApplication(BaseApplication):  # type: ignore[misc]
                 config = load_config(self._path, self._overrides)
                 check_endpoints(config)
                 self.config = config
+            self.changes.forget()
         except (SparsertError, OSError) as error:
             _log.error("the configuration stays as it was: %s", error)
             return False
@@ -255,8 +311,8 @@ class ServerApplication(BaseApplication):  # type: ignore[misc]
             threading.Thread(target=_watch, args=(self._path,), name="watch", daemon=True).start()
 
     def _clean(self, arbiter: Any) -> None:
-        if self._own_directory is not None:
-            shutil.rmtree(self._own_directory, ignore_errors=True)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def _forget_worker(arbiter: Any, worker: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -173,6 +173,8 @@ class Registry:
         self._context: Context | None = None
         self._endpoints: dict[str, Endpoint] = {}
         self.draining = False
+        self.changed: Callable[[list[EndpointConfig]], None] | None = None
+        """Called with the endpoints after each change, to tell other workers."""
 
     @property
     def endpoints(self) -> list[Endpoint]:
@@ -200,8 +202,15 @@ class Registry:
         if wait:
             loader.join()
 
-    def change(self, endpoints: Sequence[EndpointConfig]) -> None:
+    def change(self, endpoints: Sequence[EndpointConfig], tell: bool = True) -> None:
         """Make the endpoints those given: keep those that did not change, load new ones first, then close the others.
+
+        Parameters
+        ----------
+        endpoints
+            All endpoints that there shall be.
+        tell
+            Whether to call ``changed``.
 
         Raises
         ------
@@ -222,6 +231,8 @@ class Registry:
             both = same | fresh
             self._endpoints = {str(item.name): both[str(item.name)] for item in config.endpoints}
             self.config = config
+            if tell and self.changed is not None:
+                self.changed(config.endpoints)
         for name, item in old.items():
             if both.get(name) is not item:
                 item.close()

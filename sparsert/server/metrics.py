@@ -1,7 +1,7 @@
 """Prometheus metrics, right with several workers.
 
 Workers write their numbers to files in ``PROMETHEUS_MULTIPROC_DIR``, and whichever worker answers ``/metrics`` adds up
-those of all. ``prometheus_client`` reads that variable when it is imported, so the command line sets it first.
+those of all. ``prometheus_client`` reads that variable when it is imported, so that is left to the worker.
 """
 
 from __future__ import annotations
@@ -9,13 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.multiprocess import MultiProcessCollector
-
-__all__ = ["CONTENT_TYPE", "Metrics"]
-
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+__all__ = ["Metrics"]
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -25,6 +19,8 @@ class Metrics:
     """All that the server counts. Labels have few values: endpoints, statuses, reasons; never what clients sent."""
 
     def __init__(self) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
         # One registry each, so that a process may have several apps.
         self._registry = CollectorRegistry()
         registry = self._registry
@@ -83,10 +79,12 @@ class Metrics:
         """What a batcher calls with the length of its queue."""
         return self._queue.labels(endpoint).set
 
-    def exposition(self) -> bytes:
-        """All metrics, of every worker, in the text format of Prometheus."""
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return generate_latest(self._registry)
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)
-        return generate_latest(registry)
+    def exposition(self) -> tuple[bytes, str]:
+        """All metrics, of every worker, in the text format of Prometheus; and the content type of that."""
+        from prometheus_client import CollectorRegistry, exposition, multiprocess
+
+        registry = self._registry
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)
+        return exposition.generate_latest(registry), exposition.CONTENT_TYPE_LATEST

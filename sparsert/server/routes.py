@@ -17,7 +17,7 @@ from sparsert.server.bodies import parse_json, read_body, read_json
 from sparsert.server.config import EndpointConfig
 from sparsert.server.endpoints import Endpoint, Registry, public_reference
 from sparsert.server.errors import NotReadyError, RequestError, SchemaError
-from sparsert.server.metrics import CONTENT_TYPE, Metrics
+from sparsert.server.metrics import Metrics
 from sparsert.server.openapi import document
 
 __all__ = ["State", "blueprint"]
@@ -196,7 +196,8 @@ def show_config() -> Response:
 @blueprint.get("/metrics")
 def metrics() -> Response:
     """Metrics of all workers, for Prometheus."""
-    return Response(_state().metrics.exposition(), content_type=CONTENT_TYPE)
+    text, content_type = _state().metrics.exposition()
+    return Response(text, content_type=content_type)
 
 
 @blueprint.get("/openapi.json")

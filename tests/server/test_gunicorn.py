@@ -52,7 +52,10 @@ def test_plain_gunicorn_serves_the_factory(start_server: StartServer, tmp_path: 
 
 def test_reload_and_killed_workers_lose_no_other_request(start_server: StartServer, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text("num_workers: 2\nlimits: {deadline_s: 120}\nendpoints:\n  - task: question-answering\n")
+    config.write_text(
+        "num_workers: 2\nallow_endpoint_changes: true\nlimits: {deadline_s: 120}\n"
+        "endpoints:\n  - task: question-answering\n"
+    )
     server = start_server("--config-file", str(config), "--hot-reload-config")
     _wait_for(lambda: len(server.workers()) == 2)
     for _ in range(8):
@@ -86,9 +89,14 @@ def test_reload_and_killed_workers_lose_no_other_request(start_server: StartServ
     assert server.workers() == before
     assert server.ask("/ask").status_code == 200
 
+    # An endpoint that one worker is told of is known to the other, and to one that comes later.
+    endpoint = {"task": "question-answering", "route": "/late"}
+    assert requests.post(server.url + "/endpoints", json=endpoint, timeout=120).json() is True
+    _wait_for(lambda: all(server.ask("/late").status_code == 200 for _ in range(20)))
+
     os.kill(server.workers()[0], signal.SIGKILL)
     _wait_for(lambda: len(server.workers()) == 2 and server.workers() != before)
-    assert server.ask("/ask").status_code == 200
+    assert all(server.ask("/late").status_code == 200 for _ in range(20))
 
 
 def test_slow_clients_are_hung_up_on(start_server: StartServer, tmp_path: Path) -> None:
