@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from sparsert.errors import InputError
+from sparsert.pipelines.executors import OrderedPool
 from sparsert.pipelines.imports import load_module
 from sparsert.pipelines.loggers import LoggingConfig, MetricLogger, PipelineLogging
 from sparsert.pipelines.schemas import PipelineConfig
@@ -109,6 +110,7 @@ class Pipeline(ABC):
         self.num_streams = num_streams
         self.scheduler = scheduler
         self.context = context
+        OrderedPool(executor)  # refuses what it cannot be before a model is loaded
         self.executor = executor
         self.alias = alias
         self.logger = logger
