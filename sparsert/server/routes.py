@@ -82,12 +82,12 @@ def _deadline() -> float:
     return start + limit
 
 
-@blueprint.route("/<path:path>", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
-def predict(path: str) -> Response:
-    """The routes of the endpoints, which may change while the server runs."""
-    endpoint = _state().registry.at("/" + path)
+@blueprint.before_app_request
+def predict() -> Response | None:
+    """The routes of the endpoints, which may change while the server runs, and so stand in no table."""
+    endpoint = _state().registry.at(request.path)
     if endpoint is None:
-        abort(404)
+        return None
     if request.method != "POST":
         raise MethodNotAllowed(["POST"])
     g.endpoint = endpoint.name

@@ -62,6 +62,10 @@ def test_pages_answer_in_a_browser(start_server: Callable[..., RunningServer], b
     assert browser.find_element(By.ID, "highlighted").text.startswith("A \u00e9t\u00e9: DeepSparse is sparsity")
     assert browser.find_element(By.ID, "status").text.endswith(" ms")
     if path := os.environ.get("SPARSERT_SCREENSHOT"):
+        browser.refresh()
+        wait.until(lambda page: page.find_element(By.ID, "endpoint").get_attribute("value"))
+        browser.find_element(By.ID, "ask").click()
+        wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "#highlighted mark"))
         browser.save_screenshot(path)
 
     browser.get(server.url + "/docs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 
 import pytest
 from questions import ANSWER, CONTEXT, QUESTION
@@ -52,7 +52,7 @@ def refusing() -> Iterator[HTTPServer]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.script, server.asked = [], []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server

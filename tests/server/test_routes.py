@@ -142,6 +142,7 @@ def test_unknown_routes_models_and_methods(client: FlaskClient) -> None:
     response = client.get("/predict")
     assert (response.status_code, response.headers["Allow"]) == (405, "POST")
     assert client.delete("/predict").status_code == 405
+    assert client.put("/v2/models/question-answering-0/infer").status_code == 405
 
 
 def test_request_ids_are_kept_if_harmless(client: FlaskClient) -> None:
