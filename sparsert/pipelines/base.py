@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from pydantic import BaseModel
 
-from sparsert.errors import InputError
+from sparsert.errors import EngineError, InputError
 from sparsert.pipelines.executors import OrderedPool
 from sparsert.pipelines.imports import load_module
 from sparsert.pipelines.loggers import LoggingConfig, MetricLogger, PipelineLogging
@@ -200,6 +200,8 @@ class Pipeline(ABC):
                 self._logging.engine(outputs)
             with timer.stage(POST_PROCESS):
                 results = list(self.postprocess(ready, outputs))
+            if len(results) != len(ready):
+                raise EngineError(f"pipeline {type(self)} gave {len(results)} results for {len(ready)} requests")
         timer.finish()
         self.timer_manager.add(timer)
         if self._logging is not None:

@@ -345,6 +345,9 @@ class QuestionAnsweringPipeline(Pipeline):
                 )
                 used += size * len(ranges)
                 begin = stop
+                if not complete:  # its next window may be short enough to fit, but a request is in a slice once
+                    yield bucket, readings
+                    readings, used = [], 0
         if readings:
             yield bucket, readings
 
