@@ -81,12 +81,22 @@ def test_a_request_that_fails_leaves_the_others_alone(toy_model: Callable[..., P
         {},
         {"sequence_length": [16, 32], "doc_stride": 4},
         {"sequence_length": 16, "doc_stride": 9, "batch_size": 3},
-        {"sequence_length": 16, "doc_stride": 4, "num_spans": 2, "pad_to_max_length": False},
+        {"sequence_length": 16, "doc_stride": 4, "num_spans": 2},
+        {"sequence_length": 16, "doc_stride": 4, "pad_to_max_length": False},
         {"sequence_length": [16, 32], "doc_stride": 4, "fixed": True},
         {"sequence_length": 16, "doc_stride": 4, "left": True},
         {"sequence_length": 16, "doc_stride": 4, "from_the_end": True},
     ],
-    ids=["one window", "buckets", "small calls", "few windows", "fixed shapes", "left padding", "left truncation"],
+    ids=[
+        "one window",
+        "buckets",
+        "small calls",
+        "few windows",
+        "unpadded",
+        "fixed shapes",
+        "left padding",
+        "left truncation",
+    ],
 )
 def test_equal_to_one_after_another(
     toy_model: Callable[..., Path], engine_type: str, scoring: str, options: dict, monkeypatch: pytest.MonkeyPatch
