@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparsert.kernels.accumulate import DENSE_ROWS, WIDE_ROWS
 from sparsert.kernels.jit import TIER, TILE
 from sparsert.kernels.pack import PackedWeight
 from sparsert.plan.weights import PackedLinear
@@ -32,8 +33,8 @@ def loaded_bytes(linear: PackedLinear) -> int:
     packed = linear.weight
     row = TILE * (4 if packed.layout == "float" else 1)
     size = packed.in_features * packed.out_features
-    if packed.kernel in ("dense", "float_dense"):  # an activation row is loaded once for every four output rows
-        activations = size // 4 * row
+    if packed.kernel in ("dense", "float_dense"):  # an activation row is loaded once for every panel of output rows
+        activations = size // (DENSE_ROWS if packed.kernel == "dense" else WIDE_ROWS) * row
     else:
         activations = round(size * (linear.block_density if packed.kernel == "blocks" else linear.density)) * row
     results = packed.out_features * TILE * 4

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsert.kernels.accumulate import BLOCK_ROWS, DENSE_ROWS, GROUP_SIZES, MOST_GROUPS
+from sparsert.kernels.accumulate import (
+    BLOCK_ROWS,
+    DENSE_ROWS,
+    GROUP_SIZES,
+    MOST_GROUPS,
+    WIDE_ROWS,
+    wide_rows,
+)
 from sparsert.kernels.entries import block_entries, float_entries, integer_entries
 from sparsert.kernels.grouping import assign_groups, lane_sums
 from sparsert.kernels.jit import TIER, TILE, jit
@@ -292,21 +299,31 @@ def pack_float_sparse(weight: np.ndarray) -> PackedWeight:
     return _packed("float", "float_sparse", variant, weight, slices, counts, order, stream, offsets, starts)
 
 
+_BLOCK_WIDE_ROWS = wide_rows(BLOCK_ROWS)
+
+
 @jit()
-def _write_panels(weight, panels):
-    """panels[p, k, r] = weight[DENSE_ROWS * p + r, k]."""
-    for panel in range(panels.shape[0]):
-        rows = np.uint64(min(DENSE_ROWS, weight.shape[0] - DENSE_ROWS * panel))
-        for column in range(np.uint64(panels.shape[1])):
-            for row in range(rows):
-                panels[panel, column, row] = weight[np.uint64(DENSE_ROWS * panel) + row, column]
+def _write_panels(weight, stream):
+    """Panel after panel: weights of panel rows r, r + 1, ... of the first column, then of the next."""
+    rows, columns = weight.shape
+    row = 0
+    while row < rows:
+        inside = row % BLOCK_ROWS
+        whole = row - inside + BLOCK_ROWS <= rows
+        panel = WIDE_ROWS if whole and inside < _BLOCK_WIDE_ROWS else DENSE_ROWS
+        held = min(panel, rows - row)
+        for column in range(columns):
+            start = row * columns + column * panel
+            for r in range(held):
+                stream[start + r] = weight[row + r, column]
+        row += panel
 
 
 def pack_float_dense(weight: np.ndarray) -> PackedWeight:
-    """Pack float32 weights (N, K) as panels of :data:`DENSE_ROWS` rows."""
-    panels = np.zeros((-(-len(weight) // DENSE_ROWS), weight.shape[1], DENSE_ROWS), np.float32)
-    _write_panels(weight, panels)
+    """Pack float32 weights (N, K) as panels of rows, see :func:`sparsert.kernels.accumulate.accumulate_float_dense`."""
+    stream = np.zeros(-(-len(weight) // DENSE_ROWS) * DENSE_ROWS * weight.shape[1], np.float32)
+    _write_panels(weight, stream)
     starts = np.zeros((-(-len(weight) // BLOCK_ROWS), 2), np.int64)
     starts[:, 0] = np.arange(len(starts)) * (BLOCK_ROWS * weight.shape[1] * 4)
     headers, offsets = np.zeros((0, 2), np.int32), np.zeros(0, np.int32)
-    return PackedWeight("float", "float_dense", 0, *weight.shape, headers, panels.ravel(), offsets, starts)
+    return PackedWeight("float", "float_dense", 0, *weight.shape, headers, stream, offsets, starts)

@@ -175,8 +175,14 @@ def test_float_streams(in_features: int, out_features: int, density: float, seed
         assert (values != 0).sum() == (own != 0).sum()
     np.testing.assert_array_equal(got, weight)
     dense = pack_float_dense(weight)
-    panels = dense.weights.reshape(-1, in_features, 4).transpose(0, 2, 1).reshape(-1, in_features)
-    np.testing.assert_array_equal(panels[:out_features], weight)
+    row = 0
+    while row < out_features:  # panels of six rows in the first 24 of a whole block of 32, of four elsewhere
+        panel = 6 if row % BLOCK_ROWS < 24 and row - row % BLOCK_ROWS + BLOCK_ROWS <= out_features else 4
+        stored = dense.weights[row * in_features : (row + panel) * in_features].reshape(in_features, panel).T
+        np.testing.assert_array_equal(stored[: out_features - row], weight[row : row + panel])
+        assert not stored[out_features - row :].any()
+        row += panel
+    assert dense.weights.size == row * in_features
 
 
 def test_the_size_in_bytes_is_that_of_the_streams() -> None:
