@@ -24,6 +24,7 @@ from sparsert.plan.steps import (
     fuse_stages,
     quantization_parameters,
 )
+from sparsert.plan.store import load_or_pack
 from sparsert.plan.weights import PackedLinear, pack_linear, unsigned_zero_point
 
 __all__ = ["Lowering", "Output", "can_lower"]
@@ -464,7 +465,7 @@ def _same(a: fused.Quantization, b: fused.Quantization) -> bool:
 
 def _pack(op: fused.Linear) -> PackedLinear:
     """Pack a Linear, and give back the pages that its weights take in the mapped file."""
-    packed = pack_linear(op)
+    packed = load_or_pack(op)
     let_go(op.weight)
     return packed
 

@@ -276,6 +276,8 @@ class ServerApplication(BaseApplication):  # type: ignore[misc]
         """Serve until a signal says otherwise."""
         self._directory = Path(tempfile.mkdtemp(prefix="sparsert-server-"))
         self.changes.path = self._directory / "endpoints.json"
+        if self.cfg.workers > 1:
+            os.environ.setdefault("SPARSERT_WEIGHTS", str(self._directory / "weights"))
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             metrics = self._directory / "metrics"
             metrics.mkdir()
