@@ -212,10 +212,9 @@ class Batcher:
                 error = raised
         if error is not None and len(batch) > 1:
             _log.warning("a batch of %d failed, its requests run one by one: %s", len(batch), error)
+            # Not one at a time with the other thread: that one holds the lock while it waits for work.
             for job in batch:
-                with self._running:
-                    outcome = self._run_batch([job])
-                self._finish_batch([job], *outcome)
+                self._finish_batch([job], *self._run_batch([job]))
             return
         for job in batch:
             job.error = error
