@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from sparsert.kernels.jit import TIER, TILE, inner, jit
+from sparsert.kernels.memory import load_f32
 from sparsert.kernels.simd import LOG2_E, Simd, Value, micro_kernel
 
-__all__ = ["ATTENTION_PARAMETERS", "SUM_ROWS", "attend_float", "attend_int8", "byte_sums"]
+__all__ = ["ATTENTION_PARAMETERS", "BOUNDED_SPAN", "SUM_ROWS", "attend_float", "attend_int8", "byte_sums"]
 
 ATTENTION_PARAMETERS = np.dtype(
     [
@@ -46,6 +47,9 @@ _WIDTH = 4 if TIER == "avx512_vnni" else 2
 _LANE_LIMIT = 255
 _PAIR_LIMIT = 128
 """Two weights whose positive and whose negative parts sum to this at most times any two bytes stay in int16."""
+
+BOUNDED_SPAN = 60.0
+"""Scores that differ by this at most need no maximum: exp(-60) is far above 2**-126, the least that exp2 gives."""
 
 SUM_ROWS = 3
 """Rows of int32 that :func:`byte_sums` writes for a head."""
@@ -266,6 +270,31 @@ def _exponentials(v: Simd, scores: Value, keys: Value, maxima: Value, sums: Valu
         for k in range(4):
             value = b.fmul(b.fsub(v.load(v.at(place, k * v.bytes), v.f32), highest[k]), log2_e)
             power = v.exp2(value)
+            totals[k].set(b.fadd(totals[k].get(), power))
+            v.store(power, v.at(place, k * v.bytes))
+    v.store_row([total.get() for total in totals], v.pointer(sums))
+
+
+@micro_kernel(TIER, 5)
+def _bounded_exponentials(v: Simd, scores: Value, keys: Value, bias: Value, params: Value, sums: Value) -> None:
+    """In place: accumulator to exp(score - highest score that its quantization has), in one pass.
+
+    For scores whose quantization spans so little that no exponential leaves float32, see :data:`BOUNDED_SPAN`.
+    """
+    b = v.builder
+    scores, bias, params = v.pointer(scores), v.pointer(bias), v.pointer(params)
+    log2_e = v.constant(v.f32, LOG2_E)
+    factor, low, high, scale = (v.broadcast_f32(v.at(params, 4 * k)) for k in range(4))
+    scale = b.fmul(scale, log2_e)
+    bound = b.fmul(high, scale)
+    totals = [v.variable(v.zero(v.f32)) for _ in range(4)]
+    with v.loop(keys) as key:
+        place = v.at(scores, v.mul(key, _ROW))
+        offset = b.fsub(b.fmul(v.broadcast_f32(v.at(bias, v.mul(key, 4))), log2_e), bound)
+        for k in range(4):
+            value = b.fmul(v.to_float(v.load(v.at(place, k * v.bytes), v.i32)), factor)
+            value = v.minimum(v.maximum(v.round(value), low), high)
+            power = v.exp2(v.fma(value, scale, offset))
             totals[k].set(b.fadd(totals[k].get(), power))
             v.store(power, v.at(place, k * v.bytes))
     v.store_row([total.get() for total in totals], v.pointer(sums))
@@ -494,6 +523,15 @@ else:
         _context_int(values, value_stride, tiles, first_key, stop_key, probabilities, rows, out)
 
 
+@inner()
+def _any_unmasked(bias, keys):
+    """Whether a key has a bias of 0 or more, which puts the highest score near the bound of the quantization."""
+    for key in range(keys):
+        if load_f32(bias + 4 * key) >= 0:
+            return True
+    return False
+
+
 @jit()
 def attend_int8(
     queries,
@@ -509,7 +547,7 @@ def attend_int8(
     head_dim,
     bias,
     params,
-    quantized,
+    form,
     offset_values,
     work,
     out,
@@ -519,7 +557,7 @@ def attend_int8(
     ``keys``, ``key_sums`` and ``values`` are of the first key tile, the sums by :func:`byte_sums`; ``first`` and
     ``stop`` are the range of keys from its start, and ``bias`` begins with the four that ``first`` lies in. ``work``
     holds scores (4 TILE^2 bytes per key tile), probabilities (TILE^2 per key tile), lane sums (4 TILE per key tile),
-    maxima and sums (4 TILE each).
+    maxima and sums (4 TILE each). ``form`` is 1, or 2 for quantized scores, or 3 if :data:`BOUNDED_SPAN` bounds them.
     """
     tiles = (stop + TILE - 1) // TILE
     first, stop = first // 4 * 4, (stop + 3) // 4 * 4
@@ -531,11 +569,14 @@ def attend_int8(
     sums = maxima + _ROW
     quads = head_dim // 4
     _scores_int(queries, query_sums, keys, key_stride, key_sums, sums_stride, tiles, first, stop, quads, scores)
-    if quantized:
-        _maximum_quantized(used, count, bias, params, maxima)
+    if form == 3 and _any_unmasked(bias, count):
+        _bounded_exponentials(used, count, bias, params, sums)
     else:
-        _maximum_int(used, count, bias, params, maxima)
-    _exponentials(used, count, maxima, sums)
+        if form >= 2:
+            _maximum_quantized(used, count, bias, params, maxima)
+        else:
+            _maximum_int(used, count, bias, params, maxima)
+        _exponentials(used, count, maxima, sums)
     _quantize_probabilities(scores, tiles, first, stop, sums, params, probabilities, lane_sums)
     _sum_values(values, value_stride, tiles, first, stop, probabilities, head_dim, out, lane_sums)
     if offset_values:

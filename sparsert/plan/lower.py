@@ -13,7 +13,7 @@ from sparsert.graph import fused
 from sparsert.graph.ir import Graph, Node
 from sparsert.graph.mapped import detach, let_go
 from sparsert.kernels.accumulate import BLOCK_ROWS
-from sparsert.kernels.attention import SUM_ROWS
+from sparsert.kernels.attention import BOUNDED_SPAN, SUM_ROWS
 from sparsert.plan.steps import (
     Buffer,
     DynamicParameters,
@@ -44,6 +44,15 @@ class Output:
 
 def _scalar(quantization: fused.Quantization | None) -> bool:
     return quantization is not None and np.size(quantization.scale) == 1 and np.size(quantization.zero_point) == 1
+
+
+def _attention_form(op: fused.Attention, record: np.ndarray) -> int:
+    """The form of the kernel: 0 float, 1 int8, 2 with quantized scores, 3 with scores that need no maximum."""
+    if op.q_quantization is None:
+        return 0
+    if op.scores_quantization is None:
+        return 1
+    return 3 if 255 * abs(float(record["score_factor"][0])) <= BOUNDED_SPAN else 2
 
 
 _ATTENTION_FORMS = ("quads", "signed_quads", "signed_rows")
@@ -373,7 +382,7 @@ class Lowering:
             "heads": op.heads,
             "size": channels // op.heads,
             "mask": mask,
-            "form": 0 if not integer else (1 if op.scores_quantization is None else 2),
+            "form": _attention_form(op, record),
             "offset_values": bool(integer and record["value_offset"][0] != 0),
         }
         if integer:

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from kernel_drivers import Buffer, buffer, compiled, quads
 from naive_kernels import IntegerAttention
 
-from sparsert.kernels.attention import ATTENTION_PARAMETERS, SUM_ROWS, attend_float, attend_int8, byte_sums
+from sparsert.kernels.attention import (
+    ATTENTION_PARAMETERS,
+    BOUNDED_SPAN,
+    SUM_ROWS,
+    attend_float,
+    attend_int8,
+    byte_sums,
+)
 from sparsert.kernels.jit import TILE
 
 LOWEST = np.finfo(np.float32).min
@@ -38,6 +45,11 @@ def _padded_bias(bias: np.ndarray, lead: int) -> Buffer:
 def _behind(x: np.ndarray, lead: int, fill: float) -> np.ndarray:
     """Keys or values that begin with lane ``lead`` of a tile, behind those of a neighbour."""
     return np.pad(x, ((lead, 0), (0, 0)), constant_values=fill)
+
+
+def _form_number(form: IntegerAttention) -> int:
+    """As the lowering chooses it."""
+    return 1 if not form.quantized else 3 if 255 * form.score_factor <= BOUNDED_SPAN else 2
 
 
 def integer_context(
@@ -78,7 +90,7 @@ def integer_context(
             q.shape[1],
             masks.address,
             held.address,
-            form.quantized,
+            _form_number(form),
             form.value_offset != 0,
             work.address,
             out.address,
