@@ -51,17 +51,17 @@ MOST_GROUPS = 128
 DENSE_ROWS = 4
 WIDE_ROWS = 6
 
-
-def wide_rows(rows: int) -> int:
-    """Rows of a block that dense float32 takes in panels of :data:`WIDE_ROWS`, the rest in :data:`DENSE_ROWS`."""
-    return rows // (2 * WIDE_ROWS) * 2 * WIDE_ROWS if rows == BLOCK_ROWS else 0
-
 _ROW_BYTES = 4 * TILE
 
 
 HEADER_BYTES = 8
 
 _Add = Callable[[Value, Value], Value]
+
+
+def wide_rows(rows: int) -> int:
+    """Rows of a block that dense float32 takes in panels of :data:`WIDE_ROWS`, the rest in :data:`DENSE_ROWS`."""
+    return rows // (2 * WIDE_ROWS) * 2 * WIDE_ROWS if rows == BLOCK_ROWS else 0
 
 
 def _header(v: Simd, headers: Value, row: Value) -> tuple[Value, Value]:

@@ -387,8 +387,8 @@ def _attention_step(step, tile, head, meta, scratch):
     All lanes are queries of every sequence in turn, and each sequence overwrites its own lanes and those behind it.
 
     Columns: 1-2 q, 3-4 k, 5-6 v, 7 heads, 8 head size, 9 key bias, 10 parameters, 11 form (0 float, 1 int8, 2 int8 with
-    quantized scores, 3 with bounded ones), 12 add the value offset, 13 stages, 14 stage table, 15 row bytes of q and k, 16 row bytes of v,
-    17-18 byte sums.
+    quantized scores, 3 with bounded ones), 12 add the value offset, 13 stages, 14 stage table, 15 row bytes of q and k,
+    16 row bytes of v, 17-18 byte sums.
     """
     size = step[8]
     row = head * size
