@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -45,6 +46,20 @@ def client(make_client: Callable[..., FlaskClient]) -> FlaskClient:
 
 @pytest.fixture
 def start_server(tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
+    """Start servers of this test's own, see :func:`_servers`."""
+    with _servers(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with the default model, for tests that only ask it something."""
+    with _servers(tmp_path_factory.mktemp("server")) as start:
+        yield start("--task", "question-answering")
+
+
+@contextlib.contextmanager
+def _servers(tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
     """Start ``python -m sparsert.server`` with arguments, or the module ``command``, and wait until it is ready."""
     running: list[RunningServer] = []
 
@@ -63,11 +78,13 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
             server.wait()
         return server
 
-    yield start
-    for server in running:
-        server.process.send_signal(signal.SIGTERM)
-        try:
-            server.process.wait(40)
-        except subprocess.TimeoutExpired:
-            server.process.kill()
-            raise
+    try:
+        yield start
+    finally:
+        for server in running:
+            server.process.send_signal(signal.SIGTERM)
+            try:
+                server.process.wait(60)
+            except subprocess.TimeoutExpired:
+                server.process.kill()
+                raise

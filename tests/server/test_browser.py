@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,10 @@ def browser(tmp_path: Path) -> Iterator[Any]:
     instance.quit()
 
 
-def test_pages_answer_in_a_browser(start_server: Callable[..., RunningServer], browser: Any) -> None:
+def test_pages_answer_in_a_browser(server: RunningServer, browser: Any) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    server = start_server("--task", "question-answering")
     wait = WebDriverWait(browser, 60)
 
     browser.get(server.url + "/")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 
 import pytest
@@ -14,8 +14,7 @@ from sparsert.client import Client, ServerError
 from sparsert.errors import InputError
 
 
-def test_it_asks_a_server(start_server: Callable[..., RunningServer]) -> None:
-    server = start_server("--task", "question-answering")
+def test_it_asks_a_server(server: RunningServer) -> None:
     with Client(server.url) as client:
         assert client.ready()
         for model in (None, "question_answering"):

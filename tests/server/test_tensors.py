@@ -116,9 +116,8 @@ def test_too_many_rows(make_client: Callable[..., FlaskClient]) -> None:
 
 
 @pytest.mark.parametrize("binary", [False, True])
-def test_tritons_client(start_server: Callable[..., RunningServer], binary: bool) -> None:
+def test_tritons_client(server: RunningServer, binary: bool) -> None:
     triton = pytest.importorskip("tritonclient.http")
-    server = start_server("--task", "question-answering")
     client = triton.InferenceServerClient(server.url.removeprefix("http://"))
     assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("question_answering")
     assert client.get_server_metadata()["name"] == "sparsert"
