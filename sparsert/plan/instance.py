@@ -67,6 +67,18 @@ class _Region:
     size: int
 
 
+@dataclass(eq=False)
+class _Binding:
+    """What calls of the same shapes share: the program holds the addresses of these arrays."""
+
+    layout: Layout
+    lead: tuple[int, ...]
+    ids: dict[str, np.ndarray]
+    """int64 arrays of shape ``lead``, which every call fills."""
+    biases: dict[str, np.ndarray]
+    """Key biases by mask, which every call fills; "" is that of no mask."""
+
+
 class Instance:
     """One segment for a number of tiles at once and a number of threads.
 
@@ -103,6 +115,7 @@ class Instance:
         self._extrema = {name: np.zeros((tiles, 2), np.float32) for name in names}
         self._program = np.zeros((len(lowering.steps), STEP_COLUMNS), np.int64)
         self._id_places: list[tuple[np.ndarray, str]] = []
+        self._binding: _Binding | None = None
         for row, step in zip(self._program, lowering.steps, strict=True):
             self._encode(row, step)
         rows = {id(step): row for row, step in zip(self._program, lowering.steps, strict=True)}
@@ -171,6 +184,7 @@ class Instance:
         self._stride = -(-max(fixed + own_size * self._group, attention) // 4096) * 4096 + _ALIGNMENT
         self._arena = _aligned(shared_size * self._tiles)
         self._scratch = _aligned(self._stride * self._threads)
+        self._scratch_address = self._scratch.ctypes.data
         arena = self._arena.ctypes.data
         self._places: dict[int, tuple[int, int]] = {}
         for buffer, _, _ in shared:
@@ -321,7 +335,7 @@ class Instance:
             Number of sequences.
         """
         results, held = self._bind(values, layout, lead, items)
-        scratch, run_unit = self._scratch.ctypes.data, unit_entry().address
+        scratch, run_unit = self._scratch_address, unit_entry().address
         for first, stop in layout.chunks:
             meta = layout.meta[first:stop]
             run_program(self._program, self._table, meta, len(meta), scratch, self._stride, run_unit)
@@ -333,7 +347,7 @@ class Instance:
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """:meth:`run` region by region: the results, and the seconds (regions,) that each region took."""
         results, held = self._bind(values, layout, lead, items)
-        scratch, run_unit = self._scratch.ctypes.data, unit_entry().address
+        scratch, run_unit = self._scratch_address, unit_entry().address
         seconds = np.zeros(len(self._table))
         for first, stop in layout.chunks:
             meta = layout.meta[first:stop]
@@ -348,21 +362,21 @@ class Instance:
     def _bind(
         self, values: dict[str, np.ndarray], layout: Layout, lead: tuple[int, ...], items: int
     ) -> tuple[dict[str, np.ndarray], Any]:
-        """Put the addresses of inputs and outputs into the program: the outputs, and what must outlive the run."""
-        inputs = {
-            name: np.ascontiguousarray(np.broadcast_to(values[name], lead), np.int64) for name in self._lowering.ids
-        }
-        for line, name in self._id_places:
-            line[5] = inputs[name].ctypes.data
-        biases = {
-            mask: layout.key_bias(_fit_mask(values[mask], lead).reshape(-1) if mask else 0.0)
-            for mask in self._lowering.masks
-        }
-        for row, mask in self._attentions:
-            row[9] = biases[mask].ctypes.data
+        """Put inputs where the program finds them, and outputs' addresses into it: the outputs, and what must outlive
+        the run."""
+        binding = self._binding
+        if binding is None or binding.layout is not layout or binding.lead != lead:
+            binding = self._binding = self._new_binding(layout, lead)
+        for name, array in binding.ids.items():
+            array[...] = values[name]
+        for name, bias in binding.biases.items():
+            if name:
+                mask = values[name]
+                layout.key_bias((mask if mask.shape == lead else _fit_mask(mask, lead)).reshape(-1), bias)
+        arrays = []
         for row, name in self._scatters:
-            inputs[name] = np.ascontiguousarray(values[name], np.float32)
-            row[4] = inputs[name].ctypes.data
+            arrays.append(np.ascontiguousarray(values[name], np.float32))
+            row[4] = arrays[-1].ctypes.data
         results: dict[str, np.ndarray] = {}
         for row, output in self._gathers:
             shape = {
@@ -372,7 +386,17 @@ class Instance:
             }[output.shape]
             results[output.name] = np.empty(shape, np.float32)
             row[4] = results[output.name].ctypes.data
-        return results, (inputs, biases)
+        return results, (binding, arrays)
+
+    def _new_binding(self, layout: Layout, lead: tuple[int, ...]) -> _Binding:
+        """Arrays for the ids and key biases of calls of these shapes, their addresses in the program."""
+        ids = {name: np.empty(lead, np.int64) for name in self._lowering.ids}
+        for line, name in self._id_places:
+            line[5] = ids[name].ctypes.data
+        biases = {mask: layout.key_bias(0.0) for mask in self._lowering.masks}
+        for row, mask in self._attentions:
+            row[9] = biases[mask].ctypes.data
+        return _Binding(layout, lead, ids, biases)
 
 
 def _group_size(tiles: int, threads: int) -> int:

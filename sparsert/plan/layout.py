@@ -127,11 +127,15 @@ class Layout:
             bias_size,
         )
 
-    def key_bias(self, values: np.ndarray | float) -> np.ndarray:
-        """Biases (float32) as attention reads them, from those of all tokens, in order: one number, or (tokens,)."""
-        bias = np.full(self._bias_size, -np.inf, np.float32)
-        bias[self._bias_places] = values
-        return bias
+    def key_bias(self, values: np.ndarray | float, out: np.ndarray | None = None) -> np.ndarray:
+        """Biases (float32) as attention reads them, from those of all tokens, in order: one number, or (tokens,).
+
+        ``out`` is an earlier result of this layout to write to.
+        """
+        if out is None:
+            out = np.full(self._bias_size, -np.inf, np.float32)
+        out[self._bias_places] = values
+        return out
 
 
 def _place(lengths: list[int], packing: Packing) -> tuple[np.ndarray, np.ndarray, list[int]]:

@@ -27,6 +27,8 @@ __all__ = ["Program", "compile_graph"]
 
 _ELEMENTWISE = frozenset({"Add", "Cast", "Equal", "Mul", "Not", "Sub"})
 
+_UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
+
 _KEPT_SHAPES = 8
 """Shapes whose arenas stay allocated; the least recently used one goes first."""
 
@@ -62,6 +64,17 @@ class _ArrayStep:
                 values[name] = result
 
 
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """What follows from the shapes of a call alone."""
+
+    lead: tuple[int, ...]
+    items: int
+    layout: Layout
+    limits: tuple[int, int, int]
+    """Tiles, key tiles and threads of the instance that can run it."""
+
+
 class _Segment:
     """A native segment, with its instances, each used by one caller at a time, and the layouts of the last shapes."""
 
@@ -69,42 +82,65 @@ class _Segment:
         self.lowering = lowering
         self._free: OrderedDict[tuple[int, int, int], list[Instance]] = OrderedDict()
         self._layouts: OrderedDict[tuple[int, int, int], Layout] = OrderedDict()
+        self._calls: OrderedDict[tuple[Any, ...], _Call] = OrderedDict()
         self._lock = threading.Lock()
         self.sequences = any(step.opcode in ("attention", "select", "embed") for step in lowering.steps)
         self.coupled = any(step.opcode == "dynamic" for step in lowering.steps)
         self._even_keys = even_keys(lowering)
+        self._shaping = [*lowering.ids, *lowering.arrays]
+        self._tables = _tables(lowering)
 
     def run(self, values: dict[str, np.ndarray], threads: int, lengths: np.ndarray | None = None) -> None:
         """Run on ``values``: arrays of sequences of one length, or of all tokens, the sequences' ``lengths`` given."""
         # scratch is indexed by Numba's thread number, so never fewer than Numba may use here
         threads = max(threads, numba.get_num_threads())
-        lead = self._lead(values, 2 if lengths is None else 1)
-        self._check_ids(values)
         if lengths is not None and self.sequences:
-            self._check_lengths(int(lengths.min()), int(lengths.max()))
-            items, tokens = len(lengths), int(lengths[0])
-            alike = (lengths == tokens).all()
-            layout = self._uniform(items, tokens, threads) if alike else Layout.of(lengths, self._packing(threads))
-            # lengths hardly repeat, so instances for about as many tiles serve all
-            key = (_rounded(layout.tiles), _rounded(layout.key_tiles), threads)
+            call = self._ragged_call(values, threads, lengths)
         else:
-            items, tokens = lead if self.sequences else (1, int(np.prod(lead, dtype=np.int64)))
-            self._check_lengths(tokens, tokens)
-            layout = self._uniform(items, tokens, threads)
-            key = (layout.tiles, layout.key_tiles, threads)
+            call = self._call(values, threads, 2 if lengths is None else 1)
+        self._check_ids(values)
         with self._lock:
-            instances = self._free.get(key)
+            instances = self._free.get(call.limits)
             instance = instances.pop() if instances else None
         if instance is None:
-            instance = Instance(self.lowering, *key)
+            instance = Instance(self.lowering, *call.limits)
         try:
-            values.update(instance.run(values, layout, lead, items))
+            values.update(instance.run(values, call.layout, call.lead, call.items))
         finally:
             with self._lock:
-                self._free.setdefault(key, []).append(instance)
-                self._free.move_to_end(key)
+                self._free.setdefault(call.limits, []).append(instance)
+                self._free.move_to_end(call.limits)
                 while len(self._free) > _KEPT_SHAPES:
                     self._free.popitem(last=False)
+
+    def _call(self, values: dict[str, np.ndarray], threads: int, rank: int) -> _Call:
+        """The call for sequences of one length, kept for the last shapes."""
+        key = (threads, rank, *[values[name].shape for name in self._shaping])
+        with self._lock:
+            call = self._calls.get(key)
+            if call is not None:
+                self._calls.move_to_end(key)
+                return call
+        lead = self._lead(values, rank)
+        items, tokens = lead if self.sequences else (1, int(np.prod(lead, dtype=np.int64)))
+        self._check_lengths(tokens, tokens)
+        layout = self._uniform(items, tokens, threads)
+        call = _Call(lead, items, layout, (layout.tiles, layout.key_tiles, threads))
+        with self._lock:
+            self._calls[key] = call
+            while len(self._calls) > _KEPT_LAYOUTS:
+                self._calls.popitem(last=False)
+        return call
+
+    def _ragged_call(self, values: dict[str, np.ndarray], threads: int, lengths: np.ndarray) -> _Call:
+        """The call for sequences of these lengths, end to end."""
+        lead = self._lead(values, 1)
+        self._check_lengths(int(lengths.min()), int(lengths.max()))
+        items, tokens = len(lengths), int(lengths[0])
+        alike = (lengths == tokens).all()
+        layout = self._uniform(items, tokens, threads) if alike else Layout.of(lengths, self._packing(threads))
+        # lengths hardly repeat, so instances for about as many tiles serve all
+        return _Call(lead, items, layout, (_rounded(layout.tiles), _rounded(layout.key_tiles), threads))
 
     def _packing(self, threads: int) -> Packing:
         return Packing(threads, self.coupled, self._even_keys)
@@ -143,21 +179,17 @@ class _Segment:
         return lead
 
     def _check_ids(self, values: dict[str, np.ndarray]) -> None:
-        for step in self.lowering.steps:
-            if step.opcode != "embed":
+        for name, rows in self._tables:
+            ids = values[name]
+            # seen as unsigned, a negative id is a huge one: a single pass decides the usual case
+            if not ids.size or np.maximum.reduce(ids.view(_UNSIGNED[ids.itemsize]), axis=None) < rows:
                 continue
-            names = iter(step.constants["ids"])
-            for table in step.constants["tables"]:
-                if table.index != "input":
-                    continue
-                name, rows = next(names), len(table.weight)
-                ids = values[name]
-                if ids.size and not (-rows <= int(ids.min()) and int(ids.max()) < rows):
-                    wrong = int(ids[(ids < -rows) | (ids >= rows)][0])
-                    raise InputRangeError(
-                        f"Input '{name}' holds {wrong}, but its table has {rows} rows: ids must lie in "
-                        f"[{-rows}, {rows})"
-                    )
+            wrong = ids[(ids < -rows) | (ids >= rows)]
+            if wrong.size:
+                raise InputRangeError(
+                    f"Input '{name}' holds {int(wrong[0])}, but its table has {rows} rows: ids must lie in "
+                    f"[{-rows}, {rows})"
+                )
 
     def _check_lengths(self, shortest: int, longest: int) -> None:
         """Refuse sequences too short for a selected token, or too long for a table of positions."""
@@ -204,6 +236,16 @@ def compile_graph(graph: Graph) -> Program:
     for index, report in enumerate(reports):
         report.index = index
     return Program(graph, steps, reports)
+
+
+def _tables(lowering: Lowering) -> list[tuple[str, int]]:
+    """Every value whose ids choose rows of a table, with the number of rows."""
+    found = []
+    for step in lowering.steps:
+        if step.opcode == "embed":
+            names = iter(step.constants["ids"])
+            found += [(next(names), len(table.weight)) for table in step.constants["tables"] if table.index == "input"]
+    return found
 
 
 def _rounded(count: int) -> int:
