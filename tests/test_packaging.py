@@ -47,15 +47,18 @@ def test_package_data_is_packed_and_small() -> None:
 def test_every_import_is_declared() -> None:
     """Third-party modules that the package imports come from install_requires, or from what these always bring."""
     required = {re.split(r"[<>=\[; ]", line)[0].lower() for line in lines(CONFIG["options"]["install_requires"])}
-    brought = {"numba": {"llvmlite"}, "onnx": {"google"}, "transformers": {"huggingface_hub"}}
+    brought = {
+        "numba": {"llvmlite"},
+        "onnx": {"google"},
+        "transformers": {"huggingface_hub"},
+        "flask": {"werkzeug"},
+    }
     allowed = {name.replace("pyyaml", "yaml") for name in required} | {"sparsert"}
     allowed |= {module for name in required for module in brought.get(name, ())}
-    optional = {
-        "onnxruntime",
-        "matplotlib",
-        "openvino",
-        "deepsparse",
-    }  # engines to compare with, imported when asked for
+    # imported when asked for: engines to compare with, plots, and what the extra "server" installs
+    optional = {"onnxruntime", "matplotlib", "openvino", "deepsparse"}
+    extra = lines(CONFIG["options.extras_require"]["server"])
+    optional |= {re.split(r"[<>=\[; ]", line)[0].lower().replace("-", "_") for line in extra}
     foreign: dict[str, str] = {}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
