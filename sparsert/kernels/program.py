@@ -24,8 +24,9 @@ from numba import carray, prange
 from sparsert.kernels import accumulate, stages
 from sparsert.kernels.accumulate import BLOCK_ROWS, HEADER_BYTES
 from sparsert.kernels.attention import SUM_ROWS, attend_float, attend_int8, byte_sums
+from sparsert.kernels.embed import ADD_ROWS, STAGED_CHANNELS, transpose_channels
 from sparsert.kernels.jit import TILE, entry, inner, jit
-from sparsert.kernels.memory import call, load_f32, load_i8, load_i64, load_u8, pointer, store_f32, store_i32
+from sparsert.kernels.memory import call, load_f32, load_i64, pointer, store_f32, store_i32
 from sparsert.kernels.stages import dequantize_rows, load_rows, normalize_rows, normalize_statistics
 
 __all__ = [
@@ -293,48 +294,71 @@ def _linear_step(step, group, tiles, part, parts, scratch):
                         _run_stages(step[14], step[13], block, first, size, tile, group, scratch)
 
 
+(
+    _first_floats,
+    _add_floats,
+    _first_bytes,
+    _add_bytes,
+    _first_signed_bytes,
+    _add_signed_bytes,
+) = ADD_ROWS
+
+
 @inner()
-def _embed_step(step, tile, group, meta, scratch):
+def _add_table_row(element, first, row, count, scale, zero_point, sums):
+    if element == 0:
+        if first:
+            _first_floats(row, count, scale, zero_point, sums)
+        else:
+            _add_floats(row, count, scale, zero_point, sums)
+    elif element == 1:
+        if first:
+            _first_bytes(row, count, scale, zero_point, sums)
+        else:
+            _add_bytes(row, count, scale, zero_point, sums)
+    elif first:
+        _first_signed_bytes(row, count, scale, zero_point, sums)
+    else:
+        _add_signed_bytes(row, count, scale, zero_point, sums)
+
+
+@inner()
+def _embed_step(step, tile, group, part, parts, meta, scratch):
     """Sum of table rows for every token of a tile, written transposed; tokens beyond the sequence become zero.
 
     Columns: 1 tables, 2 table of tables, 3 channels, 4-5 out. A table: weight, element (0 float32, 1 uint8, 2 int8),
     scale address, zero point, index kind (0 input, 1 position, 2 constant), ids (int64) address, offset, rows.
     """
     out = _place(step[4], step[5], tile, group, scratch)
-    channels = step[3]
-    for lane in range(meta[tile, 3], TILE):
-        for channel in range(channels):
-            store_f32(out + 4 * (channel * TILE + lane), np.float32(0.0))
-    segment, position = meta[tile, 0], 0
-    for lane in range(meta[tile, 3]):
-        if lane == load_i64(segment + 8):
-            segment += 8 * SEGMENT_COLUMNS
-        position = load_i64(segment + 16) + lane - load_i64(segment)
-        for index in range(step[1]):
-            table = step[2] + index * (8 * TABLE_COLUMNS)
-            weight, element, kind = load_i64(table), load_i64(table + 8), load_i64(table + 32)
-            row = load_i64(table + 48)
-            if kind == 0:
-                row = load_i64(load_i64(table + 40) + 8 * (meta[tile, 2] + lane))
-                if row < 0:
-                    row += load_i64(table + 56)
-            elif kind == 1:
-                row += position
-            scale = load_f32(load_i64(table + 16))
-            zero_point = load_i64(table + 24)
-            start = row * channels
-            for channel in range(channels):
+    channels, valid = step[3], meta[tile, 3]
+    blocks = (channels + BLOCK_ROWS - 1) // BLOCK_ROWS
+    last = min((part + 1) * blocks // parts * BLOCK_ROWS, channels)
+    for begin in range(part * blocks // parts * BLOCK_ROWS, last, STAGED_CHANNELS):
+        count = min(STAGED_CHANNELS, last - begin)
+        for place in range(valid * STAGED_CHANNELS, TILE * STAGED_CHANNELS):
+            store_f32(scratch + 4 * place, np.float32(0.0))
+        segment = meta[tile, 0]
+        for lane in range(valid):
+            if lane == load_i64(segment + 8):
+                segment += 8 * SEGMENT_COLUMNS
+            position = load_i64(segment + 16) + lane - load_i64(segment)
+            sums = scratch + lane * (4 * STAGED_CHANNELS)
+            for index in range(step[1]):
+                table = step[2] + index * (8 * TABLE_COLUMNS)
+                element, kind = load_i64(table + 8), load_i64(table + 32)
+                row = load_i64(table + 48)
+                if kind == 0:
+                    row = load_i64(load_i64(table + 40) + 8 * (meta[tile, 2] + lane))
+                    if row < 0:
+                        row += load_i64(table + 56)
+                elif kind == 1:
+                    row += position
+                place = row * channels + begin
                 if element == 0:
-                    value = load_f32(weight + 4 * (start + channel))
-                elif element == 1:
-                    value = np.float32(load_u8(weight + start + channel) - zero_point) * scale
-                else:
-                    value = np.float32(load_i8(weight + start + channel) - zero_point) * scale
-                place = out + 4 * (channel * TILE + lane)
-                if index == 0:
-                    store_f32(place, value)
-                else:
-                    store_f32(place, load_f32(place) + value)
+                    place *= 4
+                source = load_i64(table) + place
+                _add_table_row(element, index == 0, source, count, load_i64(table + 16), load_i64(table + 24), sums)
+        transpose_channels(scratch, count, out + begin * (4 * TILE))
 
 
 @inner()
@@ -502,8 +526,6 @@ def _tile_step(step, tile, group, meta, scratch):
     opcode = step[0]
     if opcode == 0:
         _rows_step(step, tile, group, scratch)
-    elif opcode == 1:
-        _embed_step(step, tile, group, meta, scratch)
     elif opcode == 2:
         _gather_step(step, tile, group, meta, scratch)
     elif opcode == 3:
@@ -529,7 +551,10 @@ def _run_unit(program, first, last, kind, size, unit, units, meta, tiles, scratc
         if kind == 3:
             group, count, part, parts = unit // size, 1, unit % size, size
         for index in range(first, last):
-            if steps[index, 0] == 8:
+            if steps[index, 0] == 1:
+                for tile in range(group, group + count):
+                    _embed_step(steps[index], tile, group, part, parts, tile_meta, scratch)
+            elif steps[index, 0] == 8:
                 _linear_step(steps[index], group, count, part, parts, scratch)
             else:
                 for tile in range(group, group + count):

@@ -144,7 +144,7 @@ class Instance:
                 regions.append(_Region(index, index + 1, 1, self._threads))
             elif step.opcode == "dynamic":
                 regions.append(_Region(index, index + 1, 2, 1))
-            elif self._parts > 1 and step.opcode == "linear" and step.rows > BLOCK_ROWS:
+            elif self._parts > 1 and step.opcode in ("embed", "linear") and step.rows > BLOCK_ROWS:
                 regions.append(_Region(index, index + 1, 3, self._parts))
             elif open_region and self._parts == 1 and not self._separate:
                 regions[-1].last = index + 1
