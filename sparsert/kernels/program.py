@@ -475,11 +475,11 @@ def _attention_share(step, share, shares, meta, tiles, scratch):
 
 
 @inner()
-def _byte_sums_step(step, tile, group, scratch):
-    """Byte sums of every head of a tile. Columns: 1-2 q, 3-4 k, 5-6 sums, 7 heads, 8 head size, 10 parameters."""
+def _byte_sums_step(step, tile, group, part, parts, scratch):
+    """Byte sums of a part of a tile's heads. Columns: 1-2 q, 3-4 k, 5-6 sums, 7 heads, 8 head size, 10 parameters."""
     q, k = _place(step[1], step[2], tile, group, scratch), _place(step[3], step[4], tile, group, scratch)
     out = _place(step[5], step[6], tile, group, scratch)
-    for head in range(step[7]):
+    for head in range(part * step[7] // parts, (part + 1) * step[7] // parts):
         row = head * step[8] * TILE
         byte_sums(q + row, k + row, step[8] // 4, step[10], out + head * (SUM_ROWS * 4 * TILE))
 
@@ -532,8 +532,6 @@ def _tile_step(step, tile, group, meta, scratch):
         _scatter_step(step, tile, group, meta, scratch)
     elif opcode == 5:
         _extrema_step(step, tile, group, meta, scratch)
-    elif opcode == 9:
-        _byte_sums_step(step, tile, group, scratch)
     else:
         _select_step(step, tile, group, meta, scratch)
 
@@ -542,23 +540,28 @@ def _run_unit(program, first, last, kind, size, unit, units, meta, tiles, scratc
     """One of the ``units`` units of a region; see :func:`run_program` for ``kind`` and ``size``."""
     steps = carray(pointer(program), (last, STEP_COLUMNS))
     tile_meta = carray(pointer(meta), (tiles, META_COLUMNS))
-    if kind == 1:
-        _attention_share(steps[first], unit, units, tile_meta, tiles, scratch)
-    elif kind == 2:
+    if kind == 2:
         _dynamic_step(steps[first], tiles)
-    else:
-        group, count, part, parts = unit * size, min(size, tiles - unit * size), 0, 1
-        if kind == 3:
-            group, count, part, parts = unit // size, 1, unit % size, size
-        for index in range(first, last):
-            if steps[index, 0] == 1:
-                for tile in range(group, group + count):
-                    _embed_step(steps[index], tile, group, part, parts, tile_meta, scratch)
-            elif steps[index, 0] == 8:
-                _linear_step(steps[index], group, count, part, parts, scratch)
-            else:
-                for tile in range(group, group + count):
-                    _tile_step(steps[index], tile, group, tile_meta, scratch)
+        return
+    group, count, part, parts = unit * size, min(size, tiles - unit * size), 0, 1
+    if kind == 1:
+        group, count, part, parts = 0, tiles, unit, units
+    elif kind == 3:
+        group, count, part, parts = unit // size, 1, unit % size, size
+    for index in range(first, last):
+        step = steps[index]
+        if step[0] == 8:
+            _linear_step(step, group, count, part, parts, scratch)
+        elif step[0] == 4:
+            _attention_share(step, part, parts, tile_meta, tiles, scratch)
+        else:
+            for tile in range(group, group + count):
+                if step[0] == 1:
+                    _embed_step(step, tile, group, part, parts, tile_meta, scratch)
+                elif step[0] == 9:
+                    _byte_sums_step(step, tile, group, part, parts, scratch)
+                else:
+                    _tile_step(step, tile, group, tile_meta, scratch)
 
 
 @functools.cache
@@ -576,7 +579,7 @@ def run_program(program, regions, meta, tiles, scratch, scratch_stride, run_unit
     program : int64 array, shape (steps, STEP_COLUMNS)
     regions : int64 array, shape (regions, 4)
         First step, step after the last, kind, size. Kind 0: groups of ``size`` tiles; 1: attention, ``size`` units of
-        about equal work; 2: one unit in all; 3: ``size`` parts of the rows of every tile.
+        about equal work; 2: one unit in all; 3: ``size`` parts of the rows of every tile, or of the only tile's heads.
     meta : int64 array, shape (tiles, META_COLUMNS)
     tiles : int
     scratch, scratch_stride : int

@@ -136,15 +136,17 @@ class Instance:
     # -- layout -----------------------------------------------------------------------------------------------------
 
     def _find_regions(self) -> list[_Region]:
-        """Consecutive tile-local steps form one region; with row parts every Linear is its own."""
+        """Consecutive tile-local steps form one region; with row parts, steps that need no barrier between them."""
         regions: list[_Region] = []
         open_region = False
         for index, step in enumerate(self._lowering.steps):
-            if step.opcode == "attention":
+            if self._joins(regions, step):
+                regions[-1].last = index + 1
+            elif step.opcode == "attention":
                 regions.append(_Region(index, index + 1, 1, self._threads))
             elif step.opcode == "dynamic":
                 regions.append(_Region(index, index + 1, 2, 1))
-            elif self._parts > 1 and step.opcode in ("embed", "linear") and step.rows > BLOCK_ROWS:
+            elif self._parts > 1 and self._divides(step):
                 regions.append(_Region(index, index + 1, 3, self._parts))
             elif open_region and self._parts == 1 and not self._separate:
                 regions[-1].last = index + 1
@@ -155,6 +157,28 @@ class Instance:
                 continue
             open_region = False
         return regions
+
+    @staticmethod
+    def _divides(step: Step) -> bool:
+        """Whether parts of a step's rows can be computed one by one."""
+        return step.opcode in ("embed", "linear") and step.rows > BLOCK_ROWS
+
+    def _joins(self, regions: list[_Region], step: Step) -> bool:
+        """Whether the parts of a step can follow those of the last region's steps without a barrier.
+
+        They can if they read nothing that other parts write: Q, K and V of one value; and the attention of heads whose
+        rows a part has computed itself, as long as no token looks at another tile.
+        """
+        if not regions or regions[-1].kind != 3 or self._separate:
+            return False
+        before = self._lowering.steps[regions[-1].first : regions[-1].last]
+        written = {id(buffer) for other in before for buffer in other.writes}
+        if self._divides(step):
+            return not written.intersection(map(id, step.reads))
+        if step.opcode not in ("byte_sums", "attention") or self._tiles > 1:
+            return False
+        heads, size = step.constants["heads"], step.constants["size"]
+        return heads % self._parts == 0 and heads * size % (BLOCK_ROWS * self._parts) == 0
 
     def _place_buffers(self, key_tiles: int) -> None:
         """Offsets by lifetime: values of one region in the thread's scratch, the others in the arena."""
