@@ -86,6 +86,7 @@ def _jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "packing of integers", lambda: pack.pack_unstructured(integers)
     yield "packing of 4-blocks", lambda: pack.pack_blocks(integers)
     yield "packing of floats", lambda: pack.pack_float_sparse(floats)
+    yield "packing of dense floats", lambda: pack.pack_float_dense(floats)
     yield "pinning of threads", lambda: _team._pin_team.compile((int64, uint8[:, ::1], int64[::1]))
     yield "kernels", program.unit_entry
     table = int64[:, ::1]

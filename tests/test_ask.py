@@ -198,6 +198,8 @@ def start(arguments: list[str]) -> subprocess.Popen[bytes]:
         stderr=subprocess.PIPE,
         cwd=Path(__file__).resolve().parents[1],
         env=os.environ | {"PYTHONUNBUFFERED": ""},
+        # a job in the background ignores Ctrl-C, and its children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -19,8 +19,9 @@ from numba.core import event
 with event.install_recorder("numba:compile") as recorder:
     from sparsert import Engine, Pipeline
     print(Pipeline.create("question-answering")(question="Who?", context="Ada wrote it.").answer)
-    engine = Engine("synthetic:bert-tiny-pruned90", batch_size=2, input_shapes="[2,40]")
-    engine(engine.generate_random_inputs())
+    for weights in ("pruned90", "dense", "pruned90_quant_vnni", "dense_quant"):
+        engine = Engine(f"synthetic:bert-tiny-{weights}", batch_size=2, input_shapes="[2,40]")
+        engine(engine.generate_random_inputs())
 compiled = [e.data["dispatcher"].py_func.__qualname__ for _, e in recorder.buffer if e.is_start]
 assert not compiled, compiled
 """

@@ -113,6 +113,13 @@ def _rows(weight: np.ndarray, sums: np.ndarray) -> Rows:
     return Rows(weight, nonzeros / max(weight.size, 1), nonzero_blocks / max(blocks, 1), sums)
 
 
+def _read_only(stored: np.ndarray) -> np.ndarray:
+    """A view that cannot be written, as those on a mapped file: for Numba another type, compiled on its own."""
+    view = stored.view()
+    view.flags.writeable = False
+    return view
+
+
 def integer_rows(stored: np.ndarray, zero_point: np.ndarray | int) -> Rows:
     """Rows of an int8 or uint8 matrix.
 
@@ -127,7 +134,7 @@ def integer_rows(stored: np.ndarray, zero_point: np.ndarray | int) -> Rows:
     zero_points = np.zeros(out_features, np.int16)
     zero_points[:] = np.asarray(zero_point, np.int16) + flip
     weight = np.empty((out_features, in_features), np.int16)
-    _widen(np.ascontiguousarray(stored).view(np.uint8), np.uint8(flip), zero_points, weight)
+    _widen(_read_only(np.ascontiguousarray(stored).view(np.uint8)), np.uint8(flip), zero_points, weight)
     sums = np.zeros(out_features, np.int64)
     _sum(weight, sums)
     return _rows(weight, sums)
@@ -136,5 +143,5 @@ def integer_rows(stored: np.ndarray, zero_point: np.ndarray | int) -> Rows:
 def float_rows(stored: np.ndarray) -> Rows:
     """Rows of a float32 matrix, shape (K, N)."""
     weight = np.empty(stored.shape[::-1], np.float32)
-    _transpose(np.require(stored, np.float32, ["C_CONTIGUOUS", "ALIGNED"]), weight)
+    _transpose(_read_only(np.require(stored, np.float32, ["C_CONTIGUOUS", "ALIGNED"])), weight)
     return _rows(weight, np.zeros(len(weight), np.int64))
