@@ -29,6 +29,7 @@ __all__ = [
     "GROUP_SIZES",
     "HEADER_BYTES",
     "MOST_GROUPS",
+    "WIDE_BLOCK_ROWS",
     "WIDE_ROWS",
     "accumulate_blocks",
     "accumulate_dense",
@@ -36,7 +37,6 @@ __all__ = [
     "accumulate_float_sparse",
     "accumulate_unstructured",
     "unsupported",
-    "wide_rows",
 ]
 
 BLOCK_ROWS = 32
@@ -51,17 +51,15 @@ MOST_GROUPS = 128
 DENSE_ROWS = 4
 WIDE_ROWS = 6
 
+WIDE_BLOCK_ROWS = 24
+"""Rows of a whole block that dense float32 takes in panels of :data:`WIDE_ROWS`; all others in :data:`DENSE_ROWS`."""
+
 _ROW_BYTES = 4 * TILE
 
 
 HEADER_BYTES = 8
 
 _Add = Callable[[Value, Value], Value]
-
-
-def wide_rows(rows: int) -> int:
-    """Rows of a block that dense float32 takes in panels of :data:`WIDE_ROWS`, the rest in :data:`DENSE_ROWS`."""
-    return rows // (2 * WIDE_ROWS) * 2 * WIDE_ROWS if rows == BLOCK_ROWS else 0
 
 
 def _header(v: Simd, headers: Value, row: Value) -> tuple[Value, Value]:
@@ -274,12 +272,12 @@ def accumulate_float_dense(
     """Panels of six rows (the last of a block of four), times two vectors (AVX2) or four (AVX-512), in registers.
 
     Twelve sums and more keep two multiply-adds a cycle in flight. ``offsets`` is the number of input channels, not an
-    address; the weights of a panel of P rows are ``[K][P]``, see :func:`wide_rows`.
+    address; the weights of a panel of P rows are ``[K][P]``, see :data:`WIDE_BLOCK_ROWS`.
     """
     b = v.builder
     x, scratch, weights = v.pointer(x), v.pointer(scratch), v.pointer(weights)
     whole = b.icmp_signed("==", rows, v.integer(BLOCK_ROWS))
-    wide = b.select(whole, v.integer(wide_rows(BLOCK_ROWS)), v.integer(0))
+    wide = b.select(whole, v.integer(WIDE_BLOCK_ROWS), v.integer(0))
     for start, stop, panel in ((v.integer(0), wide, WIDE_ROWS), (wide, rows, DENSE_ROWS)):
         with v.loop(stop, start, panel) as row:
             stream = v.at(weights, v.mul(v.mul(row, 4), offsets))

@@ -125,6 +125,41 @@ def _add_single_products(v: Simd, accumulator: Value, unsigned: Value, signed: V
     return accumulator
 
 
+def _score_tile(
+    v: Simd,
+    queries: Value,
+    keys: Value,
+    out: Value,
+    key_range: tuple[Value, Value],
+    steps: Value,
+    kind: Any,
+    initial: Callable[[Value, int], Value],
+    product: _Product,
+) -> None:
+    """scores[key][query] of one key tile: ``_KEYS`` keys times ``_WIDTH`` vectors of queries in registers.
+
+    ``initial(key, k)`` is what vector ``k`` of a key's sums starts from; ``kind`` the vectors that ``product`` takes.
+    """
+    start, end = key_range
+    with v.loop(end, start, _KEYS) as key:
+        for first in range(0, 4, _WIDTH):
+            accumulators = [v.variable(initial(v.add(key, r), first + k)) for r in range(_KEYS) for k in range(_WIDTH)]
+            with v.loop(steps) as step:
+                offset = v.mul(step, _ROW)
+                place = v.at(queries, v.add(offset, first * v.bytes))
+                vectors = [v.load(v.at(place, k * v.bytes), kind) for k in range(_WIDTH)]
+                words = v.at(keys, v.add(offset, v.mul(key, 4)))
+                for r in range(_KEYS):
+                    scalar = v.cast(v.broadcast_i32(v.at(words, 4 * r)), kind)
+                    for k in range(_WIDTH):
+                        accumulator = accumulators[_WIDTH * r + k]
+                        accumulator.set(product(v, accumulator.get(), vectors[k], scalar))
+            for r in range(_KEYS):
+                place = v.at(out, v.add(v.mul(v.add(key, r), _ROW), first * v.bytes))
+                for k in range(_WIDTH):
+                    v.store(accumulators[_WIDTH * r + k].get(), v.at(place, k * v.bytes))
+
+
 @micro_kernel(TIER, 11)
 def _scores_int(
     v: Simd,
@@ -140,7 +175,7 @@ def _scores_int(
     quads: Value,
     out: Value,
 ) -> None:
-    """scores[key][query] from bytes: ``_KEYS`` keys times ``_WIDTH`` vectors of queries in registers.
+    """scores[key][query] from bytes.
 
     AVX2 sums pairs of products in int16. A key with pairs too large for that is computed again, in single products.
     """
@@ -156,25 +191,7 @@ def _scores_int(
             offset = offsets[k] if offsets else v.load(v.at(query_sums, 2 * _ROW + k * v.bytes), v.i32)
             return b.add(v.broadcast_i32(v.at(sums, v.mul(key, 4))), offset)
 
-        with v.loop(end, start, _KEYS) as key:
-            for first in range(0, 4, _WIDTH):
-                accumulators = [
-                    v.variable(initial(v.add(key, r), first + k)) for r in range(_KEYS) for k in range(_WIDTH)
-                ]
-                with v.loop(quads) as quad:
-                    offset = v.mul(quad, _ROW)
-                    place = v.at(queries, v.add(offset, first * v.bytes))
-                    vectors = [v.load(v.at(place, k * v.bytes), v.i8) for k in range(_WIDTH)]
-                    words = v.at(base, v.add(offset, v.mul(key, 4)))
-                    for r in range(_KEYS):
-                        scalar = v.cast(v.broadcast_i32(v.at(words, 4 * r)), v.i8)
-                        for k in range(_WIDTH):
-                            accumulator = accumulators[_WIDTH * r + k]
-                            accumulator.set(_add_products(v, accumulator.get(), vectors[k], scalar))
-                for r in range(_KEYS):
-                    place = v.at(rows, v.add(v.mul(v.add(key, r), _ROW), first * v.bytes))
-                    for k in range(_WIDTH):
-                        v.store(accumulators[_WIDTH * r + k].get(), v.at(place, k * v.bytes))
+        _score_tile(v, queries, base, rows, (start, end), quads, v.i8, initial, _add_products)
         if v.tier == "avx2":
             with v.loop(end, start) as key:
                 peak = v.load_i32(v.at(sums, v.add(v.mul(key, 4), _ROW)))
@@ -201,29 +218,13 @@ def _scores_float(
     rows: Value,
     out: Value,
 ) -> None:
-    """scores[key][query] from floats, blocked as those from bytes."""
+    """scores[key][query] from floats."""
     queries, keys, out = v.pointer(queries), v.pointer(keys), v.pointer(out)
     with v.loop(tiles) as tile:
         base = v.at(keys, v.mul(tile, key_stride))
         results = v.at(out, v.mul(tile, TILE * _ROW))
         start, end = _keys_of(v, tile, first_key, stop_key)
-        with v.loop(end, start, _KEYS) as key:
-            for first in range(0, 4, _WIDTH):
-                accumulators = [v.variable(v.zero(v.f32)) for _ in range(_KEYS * _WIDTH)]
-                with v.loop(rows) as row:
-                    offset = v.mul(row, _ROW)
-                    place = v.at(queries, v.add(offset, first * v.bytes))
-                    vectors = [v.load(v.at(place, k * v.bytes), v.f32) for k in range(_WIDTH)]
-                    words = v.at(base, v.add(offset, v.mul(key, 4)))
-                    for r in range(_KEYS):
-                        scalar = v.broadcast_f32(v.at(words, 4 * r))
-                        for k in range(_WIDTH):
-                            accumulator = accumulators[_WIDTH * r + k]
-                            accumulator.set(v.fma(vectors[k], scalar, accumulator.get()))
-                for r in range(_KEYS):
-                    place = v.at(results, v.add(v.mul(v.add(key, r), _ROW), first * v.bytes))
-                    for k in range(_WIDTH):
-                        v.store(accumulators[_WIDTH * r + k].get(), v.at(place, k * v.bytes))
+        _score_tile(v, queries, base, results, (start, end), rows, v.f32, lambda key, k: v.zero(v.f32), _multiply_add)
 
 
 def _maximum(kind: str) -> Any:

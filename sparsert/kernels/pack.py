@@ -11,8 +11,8 @@ from sparsert.kernels.accumulate import (
     DENSE_ROWS,
     GROUP_SIZES,
     MOST_GROUPS,
+    WIDE_BLOCK_ROWS,
     WIDE_ROWS,
-    wide_rows,
 )
 from sparsert.kernels.entries import block_entries, float_entries, integer_entries
 from sparsert.kernels.grouping import assign_groups, lane_sums
@@ -299,9 +299,6 @@ def pack_float_sparse(weight: np.ndarray) -> PackedWeight:
     return _packed("float", "float_sparse", variant, weight, slices, counts, order, stream, offsets, starts)
 
 
-_BLOCK_WIDE_ROWS = wide_rows(BLOCK_ROWS)
-
-
 @jit()
 def _write_panels(weight, stream):
     """Panel after panel: weights of panel rows r, r + 1, ... of the first column, then of the next."""
@@ -310,7 +307,7 @@ def _write_panels(weight, stream):
     while row < rows:
         inside = row % BLOCK_ROWS
         whole = row - inside + BLOCK_ROWS <= rows
-        panel = WIDE_ROWS if whole and inside < _BLOCK_WIDE_ROWS else DENSE_ROWS
+        panel = WIDE_ROWS if whole and inside < WIDE_BLOCK_ROWS else DENSE_ROWS
         held = min(panel, rows - row)
         for column in range(columns):
             start = row * columns + column * panel
