@@ -88,9 +88,9 @@ def _jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "packing of floats", lambda: pack.pack_float_sparse(floats)
     yield "packing of dense floats", lambda: pack.pack_float_dense(floats)
     yield "pinning of threads", lambda: _team._pin_team.compile((int64, uint8[:, ::1], int64[::1]))
-    yield "kernels", program.unit_entry
+    yield "kernels", program.run_entry
     table = int64[:, ::1]
-    yield "run loop", lambda: program.run_program.compile((table, table, table, int64, int64, int64, int64))
+    yield "run loop", lambda: program.run_program.compile((table, table, table, table, int64, int64, int64, int64))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

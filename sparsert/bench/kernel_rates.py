@@ -20,7 +20,6 @@ from sparsert.kernels.pack import (
     pack_float_sparse,
     pack_unstructured,
 )
-from sparsert.kernels.program import run_program, unit_entry
 from sparsert.plan.instance import Instance
 from sparsert.plan.layout import Layout, Packing
 from sparsert.plan.lower import Lowering
@@ -161,13 +160,11 @@ def _runner(
     """Run the steps of some opcodes again and again; ``held`` are arrays that the program has addresses of."""
     wanted = [index for index, step in enumerate(lowering.steps) if step.opcode in opcodes]
     table = instance._table[[row[0] in wanted for row in instance._table]]
-    run_unit = unit_entry()
 
     def run(rounds: int, held: object = held) -> None:
         numba.set_num_threads(1)
-        scratch, stride = instance._scratch.ctypes.data, instance._stride
         for _ in range(rounds):
-            run_program(instance._program, table, layout.meta, layout.tiles, scratch, stride, run_unit.address)
+            instance._execute(table, layout.meta)
 
     return run
 

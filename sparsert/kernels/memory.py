@@ -9,7 +9,18 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["call", "load_f32", "load_i32", "load_i64", "load_i8", "load_u8", "pointer", "store_f32", "store_i32"]
+__all__ = [
+    "call",
+    "fetch_add_i64",
+    "load_f32",
+    "load_i32",
+    "load_i64",
+    "load_i8",
+    "load_u8",
+    "pointer",
+    "store_f32",
+    "store_i32",
+]
 
 
 def _loader(kind: ir.Type, result: types.Type, extend: str | None) -> Any:
@@ -44,6 +55,17 @@ load_u8 = _loader(ir.IntType(8), types.int64, "zext")
 load_f32 = _loader(ir.FloatType(), types.float32, None)
 store_f32 = _storer(ir.FloatType(), types.float32, False)
 store_i32 = _storer(ir.IntType(32), types.int64, True)
+
+
+@intrinsic
+def fetch_add_i64(typing_context: Any, address: Any, value: Any) -> Any:
+    """Add to an int64 that other threads add to as well; returns what it was before."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[ir.Value]) -> ir.Value:
+        place = builder.inttoptr(values[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", place, values[1], "monotonic")
+
+    return types.int64(types.int64, types.int64), codegen
 
 
 @intrinsic

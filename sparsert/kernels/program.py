@@ -4,9 +4,11 @@ A program is an int64 table, one row a step; columns are named below. Addresses 
 ``(base, stride)``: tile ``t`` lives at ``base + t * stride``. A negative stride means the running thread's scratch,
 where values live that never leave a region: the group's ``i``-th tile lives at ``scratch + base - i * stride``.
 
-Regions run one after the other; inside one, units are distributed over the threads. A unit is a group of tiles, and
-runs all steps of the region, so that the group's whole column of activations stays near the core while the weights
-stream past it, each piece of them once a group. In attention a unit is a share of all heads of all tiles.
+Regions run one after the other; inside one, units are distributed over the threads: each has a queue of neighbouring
+units, the same in every region, and helps the others when its own is empty, so that a core that is slower for a while,
+or shared with other work, does not hold up the rest. A unit is a group of tiles, and runs all steps of the region, so
+that the group's whole column of activations stays near the core while the weights stream past it, each piece of them
+once a group. In attention a unit is a share of all heads of all tiles.
 
 Tiles hold sequences end to end, so a tile may hold pieces of several; its *segments* say of which. Only what depends on
 a token's place in its sequence looks at them: embeddings, attention and the selection of one token.
@@ -17,7 +19,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numba
 import numpy as np
 from numba import carray, prange
 
@@ -26,7 +27,7 @@ from sparsert.kernels.accumulate import BLOCK_ROWS, HEADER_BYTES
 from sparsert.kernels.attention import SUM_ROWS, attend_float, attend_int8, byte_sums
 from sparsert.kernels.embed import ADD_ROWS, STAGED_CHANNELS, transpose_channels
 from sparsert.kernels.jit import TILE, entry, inner, jit
-from sparsert.kernels.memory import call, load_f32, load_i64, pointer, store_f32, store_i32
+from sparsert.kernels.memory import call, fetch_add_i64, load_f32, load_i64, pointer, store_f32, store_i32
 from sparsert.kernels.stages import dequantize_rows, load_rows, normalize_rows, normalize_statistics
 
 __all__ = [
@@ -34,13 +35,14 @@ __all__ = [
     "META_COLUMNS",
     "OPCODES",
     "PANEL_BLOCKS",
+    "QUEUE_COLUMNS",
     "SEGMENT_COLUMNS",
     "SOURCES",
     "STAGE_COLUMNS",
     "STEP_COLUMNS",
     "TABLE_COLUMNS",
+    "run_entry",
     "run_program",
-    "unit_entry",
 ]
 
 OPCODES = {
@@ -74,6 +76,9 @@ META_COLUMNS = 6
 """Per tile: address of its segments, number of segments, flat index of its first token, valid tokens (the lanes behind
 them are empty), work of attention in the tiles before it, work of attention in it."""
 
+QUEUE_COLUMNS = 8
+"""Integers of a queue; two are used, but each queue has a cache line of its own."""
+
 SEGMENT_COLUMNS = 9
 """Per piece of a sequence in a tile: first lane, lane after the last, position of the first lane's token in its
 sequence, index of the sequence, tokens of the sequence, tile of its first key (counted from the chunk's first), first
@@ -82,6 +87,7 @@ key and key after the last (from the start of that tile), index of the bias of t
 PANEL_BLOCKS = 4
 """Blocks of rows that collect the contributions of slices side by side, 16 KB on AVX2."""
 
+_QUEUE_BYTES = 8 * QUEUE_COLUMNS
 _BLOCK_BYTES = BLOCK_ROWS * TILE * 4
 _STATISTICS_BYTES = 2 * 4 * TILE
 ATTENTION_WORK = 4 * TILE * TILE + TILE * TILE + 4 * TILE
@@ -468,9 +474,11 @@ def _attention_share(step, share, shares, meta, tiles, scratch):
     total = (meta[tiles - 1, 4] + meta[tiles - 1, 5]) * heads
     start, stop = share * total // shares, (share + 1) * total // shares
     for tile in range(tiles):
+        before, work = meta[tile, 4] * heads, meta[tile, 5]
+        if before + work * heads <= start or before >= stop:
+            continue
         for head in range(heads):
-            begin = meta[tile, 4] * heads + meta[tile, 5] * head
-            if start <= begin < stop:
+            if start <= before + work * head < stop:
                 _attention_step(step, tile, head, meta, scratch)
 
 
@@ -536,10 +544,10 @@ def _tile_step(step, tile, group, meta, scratch):
         _select_step(step, tile, group, meta, scratch)
 
 
-def _run_unit(program, first, last, kind, size, unit, units, meta, tiles, scratch):
+@inner()
+def _run_unit(steps, first, last, kind, size, unit, units, tile_meta, scratch):
     """One of the ``units`` units of a region; see :func:`run_program` for ``kind`` and ``size``."""
-    steps = carray(pointer(program), (last, STEP_COLUMNS))
-    tile_meta = carray(pointer(meta), (tiles, META_COLUMNS))
+    tiles = len(tile_meta)
     if kind == 2:
         _dynamic_step(steps[first], tiles)
         return
@@ -564,14 +572,27 @@ def _run_unit(program, first, last, kind, size, unit, units, meta, tiles, scratc
                     _tile_step(step, tile, group, tile_meta, scratch)
 
 
+def _run_queues(program, first, last, kind, size, units, queues, queue, count, meta, tiles, scratch):
+    """All units of one queue, then those that are left in the others."""
+    steps = carray(pointer(program), (last, STEP_COLUMNS))
+    tile_meta = carray(pointer(meta), (tiles, META_COLUMNS))
+    for distance in range(count):
+        place = queues + _QUEUE_BYTES * ((queue + distance) % count)
+        stop = load_i64(place + 8)
+        while load_i64(place) < stop:
+            unit = fetch_add_i64(place, 1)
+            if unit < stop:
+                _run_unit(steps, first, last, kind, size, unit, units, tile_meta, scratch)
+
+
 @functools.cache
-def unit_entry() -> Any:
+def run_entry() -> Any:
     """What compiles, or loads, nearly all that a program runs; its ``address`` is for :func:`run_program`."""
-    return entry(_run_unit, 10)
+    return entry(_run_queues, 12)
 
 
 @jit(parallel=True)
-def run_program(program, regions, meta, tiles, scratch, scratch_stride, run_unit):
+def run_program(program, regions, queues, meta, tiles, scratch, scratch_stride, run_queues):
     """Run all regions over ``tiles`` tiles.
 
     Parameters
@@ -580,14 +601,16 @@ def run_program(program, regions, meta, tiles, scratch, scratch_stride, run_unit
     regions : int64 array, shape (regions, 4)
         First step, step after the last, kind, size. Kind 0: groups of ``size`` tiles; 1: attention, ``size`` units of
         about equal work; 2: one unit in all; 3: ``size`` parts of the rows of every tile, or of the only tile's heads.
+    queues : int64 array, shape (threads, QUEUE_COLUMNS)
+        Working memory: each thread's next unit, and the one after its last.
     meta : int64 array, shape (tiles, META_COLUMNS)
     tiles : int
     scratch, scratch_stride : int
         Address of the threads' scratch, and bytes for each thread.
-    run_unit : int
-        Address of :func:`unit_entry`.
+    run_queues : int
+        Address of :func:`run_entry`.
     """
-    steps, tile_meta = program.ctypes.data, meta.ctypes.data
+    steps, tile_meta, places = program.ctypes.data, meta.ctypes.data, queues.ctypes.data
     for region in range(regions.shape[0]):
         first, last, kind, size = regions[region, 0], regions[region, 1], regions[region, 2], regions[region, 3]
         units = 1
@@ -597,7 +620,11 @@ def run_program(program, regions, meta, tiles, scratch, scratch_stride, run_unit
             units = size
         elif kind == 3:
             units = tiles * size
-        for unit in prange(units):
-            own = scratch + scratch_stride * numba.get_thread_id()
-            arguments = (steps, first, last, kind, size, np.int64(unit), units, tile_meta, tiles, np.int64(own))
-            call(run_unit, arguments)
+        count = min(queues.shape[0], units)
+        for queue in range(count):
+            queues[queue, 0] = queue * units // count
+            queues[queue, 1] = (queue + 1) * units // count
+        for queue in prange(count):
+            own = np.int64(queue)
+            place = scratch + scratch_stride * own
+            call(run_queues, (steps, first, last, kind, size, units, places, own, count, tile_meta, tiles, place))

@@ -17,12 +17,13 @@ from sparsert.kernels.program import (
     ATTENTION_WORK,
     OPCODES,
     PANEL_BLOCKS,
+    QUEUE_COLUMNS,
     SOURCES,
     STAGE_COLUMNS,
     STEP_COLUMNS,
     TABLE_COLUMNS,
+    run_entry,
     run_program,
-    unit_entry,
 )
 from sparsert.kernels.stages import PARAMETERS, STAGE_NUMBERS
 from sparsert.plan.layout import Layout
@@ -42,6 +43,9 @@ _TYPICAL_L3 = 32 << 20
 
 _PANEL_BYTES = 96 << 10
 """Weights that one panel of row blocks may take in the L2."""
+
+_ATTENTION_SHARES = 8
+"""Units of attention for each thread: enough that the last ones end at about the same time."""
 
 _ALIGNMENT = 64
 
@@ -143,7 +147,8 @@ class Instance:
             if self._joins(regions, step):
                 regions[-1].last = index + 1
             elif step.opcode == "attention":
-                regions.append(_Region(index, index + 1, 1, self._threads))
+                shares = _ATTENTION_SHARES * self._threads if self._threads > 1 else 1
+                regions.append(_Region(index, index + 1, 1, shares))
             elif step.opcode == "dynamic":
                 regions.append(_Region(index, index + 1, 2, 1))
             elif self._parts > 1 and self._divides(step):
@@ -208,6 +213,7 @@ class Instance:
         self._stride = -(-max(fixed + own_size * self._group, attention) // 4096) * 4096 + _ALIGNMENT
         self._arena = _aligned(shared_size * self._tiles)
         self._scratch = _aligned(self._stride * self._threads)
+        self._queues = _aligned(8 * QUEUE_COLUMNS * self._threads).view(np.int64).reshape(self._threads, QUEUE_COLUMNS)
         self._scratch_address = self._scratch.ctypes.data
         arena = self._arena.ctypes.data
         self._places: dict[int, tuple[int, int]] = {}
@@ -359,10 +365,8 @@ class Instance:
             Number of sequences.
         """
         results, held = self._bind(values, layout, lead, items)
-        scratch, run_unit = self._scratch_address, unit_entry().address
         for first, stop in layout.chunks:
-            meta = layout.meta[first:stop]
-            run_program(self._program, self._table, meta, len(meta), scratch, self._stride, run_unit)
+            self._execute(self._table, layout.meta[first:stop])
         del held  # what the program holds addresses of lives until here
         return results
 
@@ -371,17 +375,26 @@ class Instance:
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """:meth:`run` region by region: the results, and the seconds (regions,) that each region took."""
         results, held = self._bind(values, layout, lead, items)
-        scratch, run_unit = self._scratch_address, unit_entry().address
         seconds = np.zeros(len(self._table))
         for first, stop in layout.chunks:
-            meta = layout.meta[first:stop]
             for index in range(len(self._table)):
-                table = self._table[index : index + 1]
                 begin = time.perf_counter()
-                run_program(self._program, table, meta, len(meta), scratch, self._stride, run_unit)
+                self._execute(self._table[index : index + 1], layout.meta[first:stop])
                 seconds[index] += time.perf_counter() - begin
         del held
         return results, seconds
+
+    def _execute(self, table: np.ndarray, meta: np.ndarray) -> None:
+        run_program(
+            self._program,
+            table,
+            self._queues,
+            meta,
+            len(meta),
+            self._scratch_address,
+            self._stride,
+            run_entry().address,
+        )
 
     def _bind(
         self, values: dict[str, np.ndarray], layout: Layout, lead: tuple[int, ...], items: int
