@@ -242,6 +242,8 @@ class PipelineLogging:
         The pipeline's alias, or its task.
     predefined : mapping
         For ``predefined``: names of functions for each target.
+    loggers : mapping, optional
+        Loggers by name that several pipelines share, in place of those of the configuration.
     """
 
     def __init__(
@@ -249,6 +251,7 @@ class PipelineLogging:
         source: MetricLogger | LoggingConfig | Mapping[str, Any] | str | Path,
         pipeline_name: str,
         predefined: Mapping[str, Mapping[str, Sequence[str]]],
+        loggers: Mapping[str, MetricLogger] | None = None,
     ) -> None:
         self.pipeline_name = pipeline_name
         self._failed = False
@@ -256,7 +259,11 @@ class PipelineLogging:
             config, self._loggers = LoggingConfig(), {"logger": source}
         else:
             config = LoggingConfig.parse(source)
-            self._loggers = {name: _logger(name, dict(options or {})) for name, options in config.loggers.items()}
+            self._loggers = dict(
+                loggers
+                if loggers is not None
+                else {name: _logger(name, dict(options or {})) for name, options in config.loggers.items()}
+            )
         system = config.system_logging
         groups = {name: getattr(system, name) for name in ("prediction_latency", "inference_details")}
         self._groups = {

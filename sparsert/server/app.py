@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 _access = logging.getLogger("sparsert.server.access")
 
 # What an API key does not protect: probes, and pages that only show how to ask.
-_PROBES = re.compile(r"/(ping|health|healthcheck|status|metrics|v2/health/\w+|v2/models/[^/]+/ready)")
+_PROBES = re.compile(r"/(ping|health|healthcheck|status|metrics|v2/health/\w+|v2/models/.+/ready)")
 _OPEN = re.compile(rf"/|(?!/metrics){_PROBES.pattern}|/openapi\.json|/(docs|static)(/.*)?")
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -84,12 +84,13 @@ def create_app(config: ServerConfig | Mapping[str, Any] | str | Path) -> Flask:
     def finish(response: Response) -> Response:
         response.headers["X-Request-ID"] = g.request_id
         response.headers.update(_SECURITY_HEADERS)
+        if config.cors_origins:
+            response.headers["Vary"] = "Origin"  # also where the origin is refused, or caches would keep that
         if _origin_allowed(config):
             response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
             response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-API-Key, X-Request-ID"
             response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
             response.headers["Access-Control-Expose-Headers"] = "Retry-After, X-Request-ID"
-            response.headers["Vary"] = "Origin"
         _note(metrics, response.status_code)
         return response
 
@@ -165,7 +166,8 @@ def _traceparent() -> str | None:
 
 
 def _origin_allowed(config: ServerConfig) -> bool:
-    return bool(config.cors_origins) and request.headers.get("Origin") in config.cors_origins
+    origin = request.headers.get("Origin")
+    return origin is not None and (origin in config.cors_origins or "*" in config.cors_origins)
 
 
 def _read_key(path: str | None) -> bytes | None:
@@ -181,5 +183,6 @@ def _read_key(path: str | None) -> bytes | None:
 
 
 def _key_given(key: bytes) -> bool:
-    given = request.headers.get("X-API-Key") or request.headers.get("Authorization", "").removeprefix("Bearer ")
+    authorization = re.sub("^bearer +", "", request.headers.get("Authorization", ""), flags=re.IGNORECASE)
+    given = request.headers.get("X-API-Key") or authorization
     return hmac.compare_digest(given.encode("utf-8", "replace"), key)

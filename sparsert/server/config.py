@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
+import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from sparsert.errors import InputError
 from sparsert.pipelines import Pipeline
+from sparsert.server.yaml_lines import dotted, line_of, read_yaml
 
 __all__ = [
     "BucketingConfig",
+    "DataFunction",
     "EndpointConfig",
+    "EndpointLogging",
     "Limits",
     "LoggersConfig",
+    "LoggingGroup",
     "ServerConfig",
+    "SystemLogging",
     "describe_problems",
     "load_config",
 ]
+
+_log = logging.getLogger(__name__)
 
 # Routes of the server itself, which no endpoint may take.
 _RESERVED = re.compile(
@@ -32,10 +40,44 @@ _RESERVED = re.compile(
     r"|invocations(/.*)?)?$"
 )
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+_TARGET = re.compile(r"predefined|(pipeline|engine)_(inputs|outputs)(\.\w+)?")
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
+
+_OLD = "Accepted for files of DeepSparse, without effect here"
+
+# Options of DeepSparse's pipelines that those here do not have, and need not.
+_OLD_OPTIONS = {
+    "alias": "logs name the endpoint",
+    "benchmark": "/metrics has the latencies",
+    "continuous_batch_sizes": "every endpoint batches what comes together, see limits",
+    "input_shapes": "sequence_length and bucketing say it",
+    "trust_remote_code": "no code that comes with a model is run",
+}
+
+# Keys that DeepSparse's files may have and that change nothing here; why not.
+_NO_EFFECT = {
+    "pytorch_num_threads": "nothing here uses torch",
+    "loggers.prometheus.text_log_save_dir": "/metrics has all of it",
+    "loggers.prometheus.text_log_save_frequency": "/metrics has all of it",
+    "loggers.prometheus.text_log_file_name": "/metrics has all of it",
+    "system_logging.request_details": "the log has a line for each request, and /metrics counts them",
+    "system_logging.resource_utilization": "the machine's own monitoring knows it for all processes",
+    "system_logging.deployment_details": "/config has them",
+    "endpoints.middlewares": "pipelines have none here",
+    "endpoints.scheduler": "kwargs.scheduler chooses one",
+} | {f"endpoints.kwargs.{option}": reason for option, reason in _OLD_OPTIONS.items()}
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, content: Any) -> Any:
+        """Take a key without a value for a key that is not there."""
+        if not isinstance(content, Mapping):
+            return content
+        return {key: value for key, value in content.items() if value is not None or key not in cls.model_fields}
 
 
 class BucketingConfig(_Strict):
@@ -51,6 +93,44 @@ class BucketingConfig(_Strict):
         return lengths
 
 
+class LoggingGroup(_Strict):
+    """Whether a group of values is logged, and by which loggers."""
+
+    enable: bool = True
+    target_loggers: list[str] = Field(default_factory=list, description="Names of loggers; empty for all")
+
+
+class SystemLogging(_Strict):
+    """What is logged of how requests ran, by every endpoint that does not say otherwise."""
+
+    enable: bool = True
+    target_loggers: list[str] = Field(default_factory=list, description="For the groups that name none")
+    prediction_latency: LoggingGroup = Field(default_factory=LoggingGroup, description="Seconds of the stages")
+    inference_details: LoggingGroup = Field(
+        default_factory=lambda: LoggingGroup(enable=False), description="Numbers of cores and of questions"
+    )
+    request_details: LoggingGroup | None = Field(default=None, description=_OLD)
+    resource_utilization: LoggingGroup | None = Field(default=None, description=_OLD)
+    deployment_details: LoggingGroup | None = Field(default=None, description=_OLD)
+
+
+class EndpointLogging(_Strict):
+    """What an endpoint logs of how requests ran, where that differs from ``system_logging``."""
+
+    enable: bool | None = None
+    target_loggers: list[str] = Field(default_factory=list, description="For the groups that name none")
+    prediction_latency: LoggingGroup | None = None
+    inference_details: LoggingGroup | None = None
+
+
+class DataFunction(_Strict):
+    """A function of a request's data whose result is logged."""
+
+    func: str = Field(description="A name of sparsert.pipelines.loggers.FUNCTIONS, np.<name> or file.py:<name>")
+    frequency: int = Field(default=1, ge=1, description="Of so many requests, one is logged")
+    target_loggers: list[str] = Field(default_factory=list, description="Names of loggers; empty for all")
+
+
 class EndpointConfig(_Strict):
     """One pipeline, and where it is served."""
 
@@ -63,6 +143,28 @@ class EndpointConfig(_Strict):
     batch_size: int = Field(default=1, ge=1, description="Rows of an engine compiled for fixed shapes")
     bucketing: BucketingConfig | None = None
     kwargs: dict[str, Any] = Field(default_factory=dict, description="Options of the pipeline")
+    logging_config: EndpointLogging = Field(default_factory=EndpointLogging)
+    data_logging: dict[str, list[DataFunction]] = Field(
+        default_factory=dict, description="Functions of pipeline_inputs.question and the like; nothing by default"
+    )
+    middlewares: Any = Field(default=None, description=_OLD)
+    scheduler: Any = Field(default=None, description=_OLD)
+
+    @field_validator("data_logging")
+    @classmethod
+    def _known_targets(cls, functions: dict[str, list[DataFunction]]) -> dict[str, list[DataFunction]]:
+        for target in functions:
+            if target.startswith("re:"):
+                try:
+                    re.compile(target[3:])
+                except re.error as error:
+                    raise ValueError(f"{target}: not a regular expression: {error}") from None
+            elif not _TARGET.fullmatch(target):
+                raise ValueError(
+                    f"{target}: a target is pipeline_inputs, engine_inputs, engine_outputs or pipeline_outputs, with "
+                    ".field for one of its fields; re: and a regular expression; or predefined"
+                )
+        return functions
 
     @field_validator("task")
     @classmethod
@@ -89,7 +191,9 @@ class EndpointConfig(_Strict):
     def _known_options(self) -> EndpointConfig:
         known = _pipeline_options(self.task)
         for option in self.kwargs:
-            if option not in known:
+            if option == "logger":
+                raise ValueError("kwargs.logger: a server has loggers, and its endpoints logging_config, data_logging")
+            if option not in known and option not in _OLD_OPTIONS:
                 raise ValueError(f"kwargs.{option}: unknown option of {self.task}{_hint(option, known)}")
         if self.bucketing is not None and "sequence_length" in self.kwargs:
             raise ValueError("give either bucketing.sequence_lengths or kwargs.sequence_length, not both")
@@ -103,7 +207,7 @@ class EndpointConfig(_Strict):
         if self.bucketing is not None:
             lengths = self.bucketing.sequence_lengths
             options["sequence_length"] = lengths[0] if len(lengths) == 1 else lengths
-        return options | self.kwargs
+        return options | {option: value for option, value in self.kwargs.items() if option not in _OLD_OPTIONS}
 
 
 class Limits(_Strict):
@@ -122,25 +226,59 @@ class Limits(_Strict):
 
 
 class PythonLogger(_Strict):
-    """Log the timings of every request."""
+    """Log the values of every request as a line of JSON."""
 
 
 class PrometheusLogger(_Strict):
-    """Serve the metrics on a port of their own, besides /metrics."""
+    """Add the values to the metrics, and serve all metrics on a port of their own, besides /metrics."""
 
     port: int = Field(default=6100, ge=0, le=65535)
+    text_log_save_dir: str | None = Field(default=None, description=_OLD)
+    text_log_save_frequency: int | None = Field(default=None, description=_OLD)
+    text_log_file_name: str | None = Field(default=None, description=_OLD)
 
 
-class LoggersConfig(_Strict):
+class CustomLogger(BaseModel):
+    """A logger of one's own; keys besides ``path`` are the arguments of its class."""
+
+    model_config = ConfigDict(extra="allow")
+
+    path: str = Field(pattern=r"^.+:\w+$", description="file.py:Class or package.module:Class, a MetricLogger")
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of the class."""
+        return dict(self.model_extra or {})
+
+
+class LoggersConfig(BaseModel):
     """Loggers by name, as DeepSparse has them."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, CustomLogger] = Field(init=False)
 
     python: PythonLogger | None = None
     prometheus: PrometheusLogger | None = None
 
-    @field_validator("python", "prometheus", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _bare_key(cls, value: Any) -> Any:
-        return {} if value is None else value  # "python:" without a value
+    def _known_names(cls, content: Any) -> Any:
+        if not isinstance(content, Mapping):
+            return content
+        for name, options in content.items():
+            if name not in cls.model_fields and not (isinstance(options, Mapping) and "path" in options):
+                raise ValueError(
+                    f"{name}: Unknown logger name: {name}. There are {', '.join(cls.model_fields)}; a logger of your "
+                    "own has any name and path: file.py:Class"
+                )
+        return {name: {} if options is None else options for name, options in content.items()}  # "python:" is enough
+
+    def custom(self) -> dict[str, CustomLogger]:
+        """Loggers of one's own by name."""
+        return dict(self.__pydantic_extra__ or {})
+
+    def names(self) -> list[str]:
+        """Names of all loggers that there are."""
+        return [name for name in type(self).model_fields if getattr(self, name) is not None] + list(self.custom())
 
 
 class ServerConfig(_Strict):
@@ -152,8 +290,9 @@ class ServerConfig(_Strict):
     )
     integration: Literal["local", "sagemaker"] = "local"
     engine_thread_pinning: Literal["core", "numa", "none"] = "core"
-    pytorch_num_threads: int | None = Field(default=None, description="Accepted for old files; nothing here uses torch")
+    pytorch_num_threads: int | None = Field(default=None, description=_OLD)
     loggers: LoggersConfig = Field(default_factory=LoggersConfig)
+    system_logging: SystemLogging = Field(default_factory=SystemLogging)
     endpoints: list[EndpointConfig]
 
     limits: Limits = Field(default_factory=Limits)
@@ -161,16 +300,31 @@ class ServerConfig(_Strict):
     cors_origins: list[str] = Field(default_factory=list, description="Origins whose pages may call this server")
     allow_endpoint_changes: bool = Field(default=False, description="Whether POST and DELETE /endpoints work")
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _usable_origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"an origin is such as https://example.org, without a path, or *; got {origin!r}")
+        return origins
+
     @model_validator(mode="after")
-    def _complete(self) -> ServerConfig:
+    def _complete(self, info: ValidationInfo) -> ServerConfig:
         """Fill in names and the route of a lone endpoint, and refuse duplicates."""
-        counts: Counter[str] = Counter()
+        if not self.endpoints and not self.allow_endpoint_changes:
+            raise ValueError(
+                "endpoints: there must be one at least, unless allow_endpoint_changes lets them come later"
+            )
         self.endpoints = [endpoint.model_copy() for endpoint in self.endpoints]  # the caller's stay as they are
+        names = {endpoint.name for endpoint in self.endpoints}
+        counts: dict[str, Iterator[int]] = {}
         for endpoint in self.endpoints:
+            numbers = counts.setdefault(endpoint.task, itertools.count())
             if endpoint.name is None:
-                endpoint.name = f"{endpoint.task}-{counts[endpoint.task]}"
-            counts[endpoint.task] += 1
-        if len(self.endpoints) == 1 and self.endpoints[0].route is None:
+                free = (f"{endpoint.task}-{number}" for number in numbers)
+                endpoint.name = next(name for name in free if name not in names)
+        # Not when endpoints change at run time: one that is left alone must not take another's route.
+        if len(self.endpoints) == 1 and self.endpoints[0].route is None and not (info.context or {}).get("complete"):
             self.endpoints[0].route = "/predict"
         for name, count in Counter(endpoint.name for endpoint in self.endpoints).items():
             if count > 1:
@@ -178,7 +332,15 @@ class ServerConfig(_Strict):
         for route, count in Counter(endpoint.route for endpoint in self.endpoints if endpoint.route).items():
             if count > 1:
                 raise ValueError(f"{route} specified {count} times for multiple EndpointConfig.route")
+        self._check_target_loggers()
         return self
+
+    def _check_target_loggers(self) -> None:
+        known = self.loggers.names()
+        for path, targets in _target_loggers(self.model_dump(include={"system_logging", "endpoints"}), ()):
+            for name in targets:
+                if name not in known:
+                    raise ValueError(f"{dotted(path)}: there is no logger {name!r} among loggers{_hint(name, known)}")
 
 
 def load_config(
@@ -199,11 +361,47 @@ def load_config(
         content, origin = dict(source), "configuration"
     else:
         origin = str(source)
-        content, lines = _read_yaml(Path(source))
+        content, lines = read_yaml(Path(source))
+    content |= dict(overrides or {})
+    complete = isinstance(source, ServerConfig)
     try:
-        return ServerConfig.model_validate(content | dict(overrides or {}))
+        config = ServerConfig.model_validate(content, context={"complete": complete})
     except ValidationError as error:
         raise InputError(describe_problems(error, origin, lines)) from None
+    if not complete:  # else this has been said before
+        for path, reason in _without_effect(content, ()):
+            line = line_of(path, lines)
+            place = f"{origin}, line {line}" if line else origin
+            _log.warning("%s: %s has no effect here: %s", place, dotted(path), reason)
+    return config
+
+
+def _without_effect(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Keys of a configuration that ask for something which there is not, and why."""
+    reason = _NO_EFFECT.get(".".join(part for part in path if isinstance(part, str)))
+    if reason is not None:
+        if value and not (isinstance(value, Mapping) and value.get("enable") is False):
+            yield path, reason
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _without_effect(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _without_effect(inner, (*path, index))
+
+
+def _target_loggers(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], list[str]]]:
+    """All lists ``target_loggers`` of a configuration and where they stand."""
+    if path and path[-1] == "target_loggers":
+        yield path, value
+    elif path and path[-1] == "kwargs":
+        return
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _target_loggers(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _target_loggers(inner, (*path, index))
 
 
 def describe_problems(error: ValidationError, origin: str, lines: Mapping[tuple[Any, ...], int] | None = None) -> str:
@@ -212,21 +410,16 @@ def describe_problems(error: ValidationError, origin: str, lines: Mapping[tuple[
     for item in error.errors(include_url=False, include_input=False):
         path = tuple(item["loc"])
         message = item["msg"].removeprefix("Value error, ")
-        inner = re.match(r"kwargs\.(\w+): ", message)
-        line = _line_of(path + (("kwargs", inner[1]) if inner else ()), lines or {})
+        # A validator sees the whole of a key; its message begins with the place inside that is meant.
+        inner = re.match(r"([\w.:\[\]-]+): ", message)
+        within = () if inner is None else (inner[1],) if (*path, inner[1]) in (lines or {}) else _parts(inner[1])
+        line = line_of(path + within, lines or {})
         if item["type"] == "extra_forbidden":
             known = _keys_at(path[:-1])
             message = f"unknown key{_hint(str(path[-1]), known)}"
         place = f"{origin}, line {line}" if line else origin
-        problems.append(": ".join(part for part in (place, _dotted(path), message) if part))
+        problems.append(": ".join(part for part in (place, dotted(path), message) if part))
     return "\n".join(problems)
-
-
-def _dotted(path: tuple[Any, ...]) -> str:
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
 
 
 def _hint(key: str, known: list[str]) -> str:
@@ -234,61 +427,25 @@ def _hint(key: str, known: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
 
 
-def _line_of(path: tuple[Any, ...], lines: Mapping[tuple[Any, ...], int]) -> int | None:
-    """Line of a key, or of the nearest thing around it."""
-    for end in range(len(path), -1, -1):
-        if path[:end] in lines:
-            return lines[path[:end]]
-    return None
+def _parts(text: str) -> tuple[Any, ...]:
+    """The path that :func:`dotted` wrote."""
+    return tuple(int(index) if index else name for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", text))
 
 
 def _keys_at(path: tuple[Any, ...]) -> list[str]:
     """Keys that the model at a path of the configuration knows."""
-    model: Any = ServerConfig
+    model: type[BaseModel] = ServerConfig
     for part in path:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        arguments = [annotation, *getattr(annotation, "__args__", ())]
-        model = next((kind for kind in arguments if inspect.isclass(kind) and issubclass(kind, BaseModel)), model)
+        if part in model.model_fields:  # else an index or a key of a mapping
+            model = _model_in(model.model_fields[part].annotation) or model
     return list(model.model_fields)
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
-    """Content of a YAML file, and the line of each of its keys and items."""
-    try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no configuration file {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} is not a readable YAML file: {error}") from None
-    lines: dict[tuple[Any, ...], int] = {}
-    problems: list[str] = []
-    _note_lines(node, (), lines, problems)
-    if problems:
-        raise InputError("\n".join(f"{path}, {problem}" for problem in problems))
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a mapping with the key endpoints, got {type(content).__name__}")
-    return content, lines
-
-
-def _note_lines(
-    node: yaml.Node | None, path: tuple[Any, ...], lines: dict[tuple[Any, ...], int], problems: list[str]
-) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            here = (*path, key.value)
-            if here in lines:
-                problems.append(f"line {line}: {_dotted(here)}: given twice, first in line {lines[here]}")
-            lines[here] = line
-            _note_lines(value, here, lines, problems)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            here = (*path, index)
-            lines[here] = value.start_mark.line + 1
-            _note_lines(value, here, lines, problems)
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a type is, or has inside."""
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for inner in get_args(annotation) if (model := _model_in(inner)) is not None), None)
 
 
 def _normalised(task: str) -> str:
@@ -306,4 +463,6 @@ def _pipeline_options(task: str) -> list[str]:
         for name, parameter in inspect.signature(cls.__init__).parameters.items()
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD
     ]
-    return [name for name in dict.fromkeys(names) if name not in ("self", "model_path", "context", "batch_size")]
+    return [
+        name for name in dict.fromkeys(names) if name not in ("self", "model_path", "context", "batch_size", "logger")
+    ]

@@ -17,6 +17,7 @@ from sparsert.server.batching import Batcher
 from sparsert.server.config import EndpointConfig, Limits, ServerConfig, load_config
 from sparsert.server.errors import DeadlineError, NotReadyError, SchemaError
 from sparsert.server.metrics import Metrics
+from sparsert.server.pipeline_logs import EndpointLog, PipelineLogs
 
 __all__ = ["Endpoint", "Registry", "count_tokens", "example_fields", "pipeline_class", "public_reference"]
 
@@ -45,13 +46,15 @@ def public_reference(model: str) -> str:
 class Endpoint:
     """One pipeline behind one batcher. It takes requests at once, and answers them when the pipeline is loaded."""
 
-    def __init__(self, config: EndpointConfig, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, config: EndpointConfig, limits: Limits, metrics: Metrics, logs: PipelineLogs) -> None:
         self.config = config
         self.name = str(config.name)
         self.input_schema = pipeline_class(config.task).input_schema
         self.output_schema = pipeline_class(config.task).output_schema
         self._limits = limits
         self._metrics = metrics
+        self._logs = logs
+        self._log: EndpointLog | None = None
         self.loaded = threading.Event()
         self._pipeline: Any = None
         self._batcher: Batcher | None = None
@@ -69,13 +72,22 @@ class Endpoint:
             pipeline = Pipeline.create(**self.config.pipeline_options(), **_cores(self.config, context))
             for _ in range(2):  # the first answer compiles or loads kernels, the second finds them warm
                 pipeline(**example_fields(self.input_schema))
+            self._log = self._logs.of(self.config, pipeline, context)
         except Exception as error:  # whatever a model file can do wrong; the server goes on and says it is not ready
             self.failure = f"{type(error).__name__}: {error}"
             _log.error("endpoint %s cannot be loaded: %s", self.name, self.failure, exc_info=True)
         else:
+
+            def forward(prepared: list[Any]) -> Any:
+                return list(pipeline.forward(prepared))
+
+            run: Callable[[list[Any]], Any] = forward
+            finish: Callable[[list[Any], Any], Sequence[Any]] = pipeline.postprocess
+            if self._log is not None:
+                run, finish = self._log.watched(run, finish)
             self._batcher = Batcher(
-                lambda prepared: list(pipeline.forward(prepared)),
-                pipeline.postprocess,
+                run,
+                finish,
                 max_tokens=self._limits.max_batch_tokens or _TOKENS_PER_CORE * context.num_cores,
                 max_delay=self._limits.max_delay_ms / 1000,
                 name=f"batcher-{self.name}",
@@ -120,13 +132,16 @@ class Endpoint:
             raise DeadlineError()
         if self._batcher is None:
             raise NotReadyError(f"the model of endpoint {self.name} could not be loaded")
+        start = time.perf_counter()
         prepared = self._pipeline.preprocess(requests)
+        preprocessed = time.perf_counter()
         for row, item in enumerate(prepared):
             if isinstance(item, InputError):
                 raise SchemaError.at((row,) if len(prepared) > 1 else (), str(item)) from item
         items = [(item, count_tokens(item)) for item in prepared]
         self._metrics.tokens(self.name, sum(tokens for _, tokens in items))
-        return self._batcher.submit(items, deadline)
+        results = self._batcher.submit(items, deadline)
+        return results if self._log is None else self._log.answered(requests, results, start, preprocessed)
 
     def close(self) -> None:
         """Answer what waits and refuse what comes."""
@@ -169,6 +184,7 @@ class Registry:
     def __init__(self, config: ServerConfig, metrics: Metrics) -> None:
         self.config = config
         self._metrics = metrics
+        self._logs = PipelineLogs(config, metrics)
         self._changing = threading.Lock()
         self._context: Context | None = None
         self._endpoints: dict[str, Endpoint] = {}
@@ -238,7 +254,7 @@ class Registry:
                 item.close()
 
     def _made(self, configs: Iterable[EndpointConfig]) -> dict[str, Endpoint]:
-        return {str(item.name): Endpoint(item, self.config.limits, self._metrics) for item in configs}
+        return {str(item.name): Endpoint(item, self.config.limits, self._metrics, self._logs) for item in configs}
 
     def _load(self, endpoints: Sequence[Endpoint]) -> None:
         if self._context is None:

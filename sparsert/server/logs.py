@@ -27,7 +27,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One record as one line."""
-        milliseconds = f"{record.msecs:03.0f}"
+        milliseconds = f"{int(record.msecs):03d}"  # not rounded: 999.7 is no 1000
         line: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{milliseconds}Z",
             "level": record.levelname.lower(),

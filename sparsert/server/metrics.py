@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sparsert.pipelines.loggers import PrometheusLogger
 
 __all__ = ["Metrics"]
 
@@ -32,7 +36,7 @@ class Metrics:
         )
         self._latency = Histogram(
             "sparsert_request_seconds",
-            "Time from the request's arrival to its answer",
+            "Time from the request's arrival to its answer, requests that were refused left out",
             ["endpoint"],
             buckets=_SECONDS,
             registry=registry,
@@ -53,9 +57,13 @@ class Metrics:
         )
 
     def request(self, endpoint: str, status: int, seconds: float) -> None:
-        """Count an answered request of an endpoint."""
+        """Count an answered request of an endpoint, and its time unless it was refused.
+
+        A refusal (4xx, 503) is quick: under overload it would make the latencies look good.
+        """
         self._requests.labels(endpoint, str(status)).inc()
-        self._latency.labels(endpoint).observe(seconds)
+        if not (400 <= status < 500 or status == 503):
+            self._latency.labels(endpoint).observe(seconds)
 
     def error(self, endpoint: str, reason: str) -> None:
         """Count a failure by the name of its exception."""
@@ -78,6 +86,12 @@ class Metrics:
     def queue_observer(self, endpoint: str) -> Callable[[int], None]:
         """What a batcher calls with the length of its queue."""
         return self._queue.labels(endpoint).set
+
+    def pipeline_logger(self) -> PrometheusLogger:
+        """A logger of pipelines that adds its values to these metrics."""
+        from sparsert.pipelines.loggers import PrometheusLogger
+
+        return PrometheusLogger(registry=self._registry)
 
     def exposition(self) -> tuple[bytes, str]:
         """All metrics, of every worker, in the text format of Prometheus; and the content type of that."""

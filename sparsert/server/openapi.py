@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from apispec import APISpec
@@ -125,7 +126,9 @@ def document(registry: Registry) -> dict[str, Any]:
     def add(path: str, method: str, summary: str, answer: Any, **operation: Any) -> None:
         errors = operation.pop("errors", ())
         is_open = operation.pop("is_open", False)
-        operation["operationId"] = f"{method}_{re.sub('[^A-Za-z0-9]+', '_', path).strip('_')}"
+        name = f"{method}_{re.sub('[^A-Za-z0-9]+', '_', path).strip('_')}"
+        taken[name] += 1  # routes may differ in nothing but what is left out here
+        operation["operationId"] = name if taken[name] == 1 else f"{name}_{taken[name]}"
         operation["summary"] = summary
         operation["responses"] = {"200": answer}
         if secured and not is_open:
@@ -136,6 +139,7 @@ def document(registry: Registry) -> dict[str, Any]:
         paths.setdefault(path, {})[method] = operation
 
     paths: dict[str, dict[str, Any]] = {}
+    taken: Counter[str] = Counter()
     for endpoint in registry.endpoints:
         _describe_endpoint(endpoint, add)
     _describe_server(registry, add)

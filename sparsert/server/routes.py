@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import threading
+from dataclasses import dataclass, field
 from typing import Any
 
 from flask import Blueprint, Response, abort, current_app, g, jsonify, request
@@ -32,6 +34,7 @@ class State:
     registry: Registry
     metrics: Metrics
     admission: Admission
+    changing: threading.Lock = field(default_factory=threading.Lock)
 
 
 def _state() -> State:
@@ -40,7 +43,9 @@ def _state() -> State:
 
 
 def _endpoint(name: str) -> Endpoint:
-    endpoint = _state().registry.named(name)
+    """The endpoint of a name, or of a route; every endpoint has the version 1 alone."""
+    registry = _state().registry
+    endpoint = registry.named(name) or registry.named(name.removesuffix("/versions/1"))
     if endpoint is None:
         abort(404)
     return endpoint
@@ -85,16 +90,18 @@ def _deadline() -> float:
 @blueprint.before_app_request
 def predict() -> Response | None:
     """The routes of the endpoints, which may change while the server runs, and so stand in no table."""
-    endpoint = _state().registry.at(request.path)
+    endpoint = _state().registry.at(request.path.removesuffix("/"))
     if endpoint is None:
         return None
+    if request.method == "OPTIONS":
+        return Response(status=204, headers={"Allow": "OPTIONS, POST"})
     if request.method != "POST":
         raise MethodNotAllowed(["POST"])
     g.endpoint = endpoint.name
     return _answer_plain(endpoint, read_json(request))
 
 
-@blueprint.post("/v2/models/<name>/infer")
+@blueprint.post("/v2/models/<path:name>/infer")
 def infer(name: str) -> Response:
     """Both forms: the pipeline's own schema, and tensors of the Open Inference Protocol."""
     endpoint = _endpoint(name)
@@ -113,7 +120,7 @@ def infer(name: str) -> Response:
 
 
 @blueprint.post("/invocations")
-@blueprint.post("/invocations/<name>/infer")
+@blueprint.post("/invocations/<path:name>/infer")
 def invocations(name: str | None = None) -> Response:
     """SageMaker's routes, with ``integration: sagemaker``."""
     registry = _state().registry
@@ -158,7 +165,7 @@ def server_metadata() -> Response:
     return jsonify(name="sparsert", version=__version__, extensions=["binary_tensor_data"])
 
 
-@blueprint.get("/v2/models/<name>")
+@blueprint.get("/v2/models/<path:name>")
 def model_metadata(name: str) -> Response:
     """What goes into an endpoint and what comes out."""
     endpoint = _endpoint(name)
@@ -173,7 +180,7 @@ def model_metadata(name: str) -> Response:
     )
 
 
-@blueprint.get("/v2/models/<name>/ready")
+@blueprint.get("/v2/models/<path:name>/ready")
 def model_ready(name: str) -> Response:
     """Whether an endpoint can answer."""
     endpoint = _endpoint(name)
@@ -187,9 +194,14 @@ def show_config() -> Response:
     """The configuration with all defaults, without paths of this machine."""
     config = _state().registry.config
     content = config.model_dump(mode="json", exclude={"api_key_file"})
+    loggers = config.loggers.names()
     for endpoint in content["endpoints"]:
         endpoint["model"] = public_reference(endpoint["model"])
         endpoint["kwargs"].pop("output_dir", None)
+        for function in itertools.chain(*endpoint["data_logging"].values()):
+            function["func"] = function["func"].rpartition("/")[2]
+    # What a logger of one's own is made with may be secret.
+    content["loggers"] = {name: {} if name in config.loggers.custom() else content["loggers"][name] for name in loggers}
     return jsonify(content)
 
 
@@ -228,6 +240,11 @@ def change_endpoints() -> Response:
     if not registry.config.allow_endpoint_changes:
         raise RequestError(403, "endpoints cannot be changed: start the server with allow_endpoint_changes")
     content = read_json(request)
+    with _state().changing:  # two changes at once would each undo the other
+        return _change_endpoints(registry, content)
+
+
+def _change_endpoints(registry: Registry, content: Any) -> Response:
     endpoints = registry.config.endpoints
     if request.method == "POST":
         wanted = _parse_endpoint(content)
@@ -257,6 +274,10 @@ def change_endpoints() -> Response:
 
 def _parse_endpoint(content: Any) -> EndpointConfig:
     try:
-        return EndpointConfig.model_validate(content)
+        endpoint = EndpointConfig.model_validate(content)
     except ValidationError as error:
         raise SchemaError.of(error) from None
+    for function in itertools.chain(*endpoint.data_logging.values()):
+        if ":" in function.func:
+            raise SchemaError.at(("data_logging",), "functions of files can only stand in the configuration file")
+    return endpoint

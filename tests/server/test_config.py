@@ -101,6 +101,43 @@ endpoints:
         ("num_cores: 1\n", "endpoints: Field required"),
         ("- task: qa\n", "must hold a mapping with the key endpoints"),
         ("endpoints: [", "is not a readable YAML file"),
+        ("[" * 1500, "is not a readable YAML file: it is nested too deeply"),
+        ("endpoints:\n- task: qa\n  route: 2026-99-99\n", "is not a readable YAML file: month must be in 1..12"),
+        ("endpoints:\n- task: !!python/name:os.system\n", "is not a readable YAML file"),
+        ("? [endpoints]\n: []\n", "line 1: a key must be a name"),
+        ("endpoints: &all\n- *all\n", "line 1: endpoints[0]: contains itself"),
+        ("endpoints:\n- &a\n  task: qa\n  rout: /x\n- <<: *a\n", "line 4: endpoints[1].rout: unknown key"),
+        ("endpoints:\n", "line 1: endpoints: Field required"),
+        ("num_cores: 1\nendpoints: []\n", "line 2: endpoints: there must be one at least"),
+        ("endpoints:\n- {task: qa}\ncors_origins: [https://a.org/]\n", "line 3: cors_origins: an origin is such as"),
+        ("endpoints:\n- task: qa\n  kwargs:\n    logger: x\n", "line 4: endpoints[0]: kwargs.logger: a server has"),
+        ("endpoints:\n- task: qa\nloggers:\n  python:\n  pyton: {}\n", "line 5: loggers: pyton: Unknown logger name"),
+        (
+            "endpoints:\n- task: qa\nloggers:\n  prometheus:\n    prt: 1\n",
+            "line 5: loggers.prometheus.prt: unknown key; did you mean port?",
+        ),
+        (
+            "endpoints:\n- task: qa\nloggers:\n  mine:\n    path: no class\n",
+            "line 5: loggers.mine.path: String should match pattern",
+        ),
+        (
+            "endpoints:\n- task: qa\n  data_logging:\n    engine_inputs:\n    - func: np.max\n      frequncy: 2\n",
+            "line 6: endpoints[0].data_logging.engine_inputs[0].frequncy: unknown key; did you mean frequency?",
+        ),
+        (
+            "endpoints:\n- task: qa\n  data_logging:\n    inputs.question: []\n",
+            "line 4: endpoints[0].data_logging: inputs.question: a target is pipeline_inputs",
+        ),
+        ("endpoints:\n- task: qa\n  data_logging:\n    're:(': []\n", "not a regular expression"),
+        (
+            "loggers:\n  python:\nsystem_logging:\n  prediction_latency:\n    target_loggers: [pyton]\n"
+            "endpoints:\n- task: qa\n",
+            "line 5: system_logging.prediction_latency.target_loggers: there is no logger 'pyton' among loggers",
+        ),
+        (
+            "endpoints:\n- task: qa\n  logging_config:\n    inference_detail: {}\n",
+            "line 4: endpoints[0].logging_config.inference_detail: unknown key; did you mean inference_details?",
+        ),
         ("", "must hold a mapping with the key endpoints"),
     ],
 )
@@ -120,6 +157,38 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing\.yaml"):
         load_config(tmp_path / "nothing.yaml")
+
+
+def test_anchors_merges_and_keys_without_value(tmp_path: Path) -> None:
+    text = """\
+integration:
+loggers:
+limits:
+endpoints:
+  - &first
+    task: qa
+    kwargs: {doc_stride: 64}
+    data_logging:
+  - <<: *first
+    route: /second
+    bucketing:
+"""
+    config = load_config(write(tmp_path, text))
+    assert config.integration == "local"
+    assert [endpoint.kwargs for endpoint in config.endpoints] == [{"doc_stride": 64}] * 2
+    assert [(endpoint.name, endpoint.route) for endpoint in config.endpoints] == [("qa-0", None), ("qa-1", "/second")]
+
+
+def test_names_that_are_made_up_avoid_those_given() -> None:
+    config = load_config({"endpoints": [{"task": "qa"}, {"task": "qa", "name": "qa-0"}, {"task": "qa"}]})
+    assert [endpoint.name for endpoint in config.endpoints] == ["qa-1", "qa-0", "qa-2"]
+
+
+def test_an_endpoint_left_alone_takes_no_route() -> None:
+    config = load_config({"endpoints": [{"task": "qa", "route": "/predict"}, {"task": "qa"}]})
+    (left,) = load_config(config, {"endpoints": config.endpoints[1:]}).endpoints
+    assert left == config.endpoints[1]
+    assert left.route is None
 
 
 def test_overrides_replace_keys_and_leave_the_rest(tmp_path: Path) -> None:

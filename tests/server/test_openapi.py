@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,17 @@ from running_server import RunningServer
 
 def test_every_endpoint_is_described(make_client: Callable[..., FlaskClient]) -> None:
     client = make_client(
-        endpoints=[{"task": "qa", "name": "a", "route": "/ask"}, {"task": "qa", "name": "b"}],
+        endpoints=[
+            {"task": "qa", "name": "a", "route": "/ask"},
+            *({"task": "qa", "name": n} for n in ("b", "a.b", "a-b")),
+        ],
         allow_endpoint_changes=True,
     )
     content = client.get("/openapi.json").get_json()
     assert content["openapi"] == "3.1.0"
     assert {"/ask", "/v2/models/a/infer", "/v2/models/b/infer", "/endpoints", "/metrics"} <= set(content["paths"])
+    names = [operation["operationId"] for item in content["paths"].values() for operation in item.values()]
+    assert len(names) == len(set(names))
     for path, operations in content["paths"].items():
         if "get" in operations:
             assert client.get(path).status_code == 200
@@ -51,11 +57,25 @@ def test_endpoints_change_at_run_time(make_client: Callable[..., FlaskClient], c
     bad = endpoint | {"name": "bad", "route": "/bad", "model": "/nowhere"}
     assert open_client.post("/endpoints", json=bad).status_code == 422
     assert open_client.post("/endpoints", json=endpoint | {"route": "/metrics"}).status_code == 422
+    code = endpoint | {"name": "code", "route": "/code", "data_logging": {"pipeline_inputs": [{"func": "a.py:run"}]}}
+    assert open_client.post("/endpoints", json=code).status_code == 422
     assert open_client.delete("/endpoints", json={"route": "/nothing"}).status_code == 404
     assert open_client.delete("/endpoints", json={}).status_code == 422
     assert open_client.delete("/endpoints", json=endpoint).get_json() is True
     assert open_client.post("/second", json=question).status_code == 404
     assert open_client.post("/predict", json=question).status_code == 200
+
+
+def test_changes_at_once_all_happen(make_client: Callable[..., FlaskClient]) -> None:
+    client = make_client(allow_endpoint_changes=True)
+
+    def add(number: int) -> int:
+        endpoint = {"task": "qa", "route": f"/added-{number}"}
+        return client.application.test_client().post("/endpoints", json=endpoint).status_code
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(add, range(3))) == [200] * 3
+    assert {f"/added-{number}" for number in range(3)} <= set(client.get("/openapi.json").get_json()["paths"])
 
 
 @pytest.mark.slow

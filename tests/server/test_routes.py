@@ -37,6 +37,18 @@ def test_both_generations_of_routes(client: FlaskClient, route: str) -> None:
     assert client.post(route, json=QUESTION).get_json()["answer"] == ANSWER["answer"]
 
 
+def test_names_and_routes_as_models(make_client: Callable[..., FlaskClient]) -> None:
+    client = make_client(endpoints=[{"task": "qa", "route": "/a/b"}, {"task": "qa", "name": "c.d", "route": "/c"}])
+    for route in ("/a/b", "/a/b/", "/v2/models/a/b/infer", "/v2/models/a%2Fb/infer"):
+        assert client.post(route, json=QUESTION).get_json()["answer"] == ANSWER["answer"]
+    for route in ("/v2/models/c%2Ed", "/v2/models/c.d/versions/1", "/v2/models/c"):
+        assert client.get(route).get_json()["name"] == "c.d"
+        assert client.get(f"{route}/ready").status_code == 200
+        assert client.post(f"{route}/infer", json=QUESTION).status_code == 200
+    for route in ("/v2/models/c.d/versions/2", "/v2/models/a", "/v2/models/a/b/c"):
+        assert client.get(route).status_code == 404
+
+
 @pytest.mark.parametrize("route", ["/ping", "/health", "/healthcheck", "/status"])
 def test_old_health_routes_say_true(client: FlaskClient, route: str) -> None:
     assert client.get(route).get_json() is True
@@ -142,6 +154,9 @@ def test_unknown_routes_models_and_methods(client: FlaskClient) -> None:
     response = client.get("/predict")
     assert (response.status_code, response.headers["Allow"]) == (405, "POST")
     assert client.delete("/predict").status_code == 405
+    assert client.head("/predict").status_code == 405
+    response = client.options("/predict")
+    assert (response.status_code, response.headers["Allow"]) == (204, "OPTIONS, POST")
     assert client.put("/v2/models/question-answering-0/infer").status_code == 405
 
 
@@ -172,7 +187,7 @@ def test_api_key(make_client: Callable[..., FlaskClient], tmp_path: Any) -> None
     for headers in ({}, {"X-API-Key": "wrong"}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer \xff"}):
         assert client.post("/predict", json=QUESTION, headers=headers).status_code == 401
         assert client.get("/metrics", headers=headers).status_code == 401
-    for headers in ({"X-API-Key": "a-long-secret"}, {"Authorization": "Bearer a-long-secret"}):
+    for headers in ({"X-API-Key": "a-long-secret"}, {"Authorization": "bearer a-long-secret"}):
         assert client.post("/predict", json=QUESTION, headers=headers).status_code == 200
     for route in ("/", "/docs/", "/ping", "/openapi.json", "/static/page.js"):
         assert client.get(route).status_code == 200
@@ -187,6 +202,9 @@ def test_cors_is_off_unless_configured(client: FlaskClient, make_client: Callabl
     assert response.headers["Access-Control-Allow-Origin"] == "https://example.org"
     other = open_client.post("/predict", json=QUESTION, headers={"Origin": "https://example.com"})
     assert "Access-Control-Allow-Origin" not in other.headers
+    assert other.headers["Vary"] == response.headers["Vary"] == "Origin"
+    anyone = make_client(cors_origins=["*"]).get("/ping", headers={"Origin": "https://example.com"})
+    assert anyone.headers["Access-Control-Allow-Origin"] == "https://example.com"
 
 
 def test_sagemaker_routes(make_client: Callable[..., FlaskClient], client: FlaskClient) -> None:
@@ -214,6 +232,8 @@ def test_metrics_count_requests(make_client: Callable[..., FlaskClient]) -> None
     assert 'sparsert_requests_total{endpoint="question-answering-0",status="200"} 3.0' in text
     assert 'sparsert_requests_total{endpoint="question-answering-0",status="422"} 1.0' in text
     assert 'sparsert_errors_total{endpoint="question-answering-0",reason="SchemaError"} 1.0' in text
+    # Four requests, of which one was refused before any work: its quick answer is no latency of the model's.
+    assert 'sparsert_request_seconds_count{endpoint="question-answering-0"} 3.0' in text
     assert 'sparsert_batch_size_count{endpoint="question-answering-0"} 3.0' in text
     assert 'sparsert_queue_depth{endpoint="question-answering-0"} 0.0' in text
     tokens = re.search(r'sparsert_tokens_total\{endpoint="question-answering-0"\} (\d+)', text)
