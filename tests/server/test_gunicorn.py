@@ -54,6 +54,7 @@ def test_reload_and_killed_workers_lose_no_other_request(start_server: StartServ
     config = tmp_path / "config.yaml"
     config.write_text(
         "num_workers: 2\nallow_endpoint_changes: true\nlimits: {deadline_s: 120}\n"
+        "loggers: {python: , prometheus: {port: 0}}\n"
         "endpoints:\n  - task: question-answering\n"
     )
     server = start_server("--config-file", str(config), "--hot-reload-config")
@@ -62,6 +63,13 @@ def test_reload_and_killed_workers_lose_no_other_request(start_server: StartServ
         assert server.ask().status_code == 200
     text = requests.get(server.url + "/metrics", timeout=30).text
     assert re.search(r'sparsert_requests_total\{endpoint="question-answering-0",status="200"\} 8.0', text)
+    assert (
+        'sparsert_prediction_latency__total_inference_seconds_count{pipeline_name="question-answering-0"} 8.0' in text
+    )
+    records = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+    answered = {record["request_id"] for record in records if record.get("path") == "/predict"}
+    assert len(answered) == 8
+    assert answered == {record["request_id"] for record in records if "values" in record}
 
     statuses: list[int] = []
     stop = threading.Event()
