@@ -112,6 +112,7 @@ def create_app(config: ServerConfig | Mapping[str, Any] | str | Path) -> Flask:
         _log.error("request failed: %s", error, exc_info=error)
         return _error(500, "Internal Server Error")
 
+    app.url_map.converters["model"] = routes.ModelConverter
     app.register_blueprint(routes.blueprint)
     app.register_blueprint(
         get_swaggerui_blueprint("/docs", "/openapi.json", {"app_name": "sparsert", "validatorUrl": None})

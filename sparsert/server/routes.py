@@ -10,6 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, abort, current_app, g, jsonify, request
 from pydantic import ValidationError
 from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.routing import PathConverter
 
 from sparsert import __version__
 from sparsert.errors import InputError
@@ -22,9 +23,15 @@ from sparsert.server.errors import NotReadyError, RequestError, SchemaError
 from sparsert.server.metrics import Metrics
 from sparsert.server.openapi import document
 
-__all__ = ["State", "blueprint"]
+__all__ = ["ModelConverter", "State", "blueprint"]
 
 blueprint = Blueprint("server", __name__)
+
+
+class ModelConverter(PathConverter):
+    """``model`` in a rule: a name or a route, whose last part is none of those that a model's own routes end with."""
+
+    regex = "[^/](?:.*[^/])?(?<!/infer)(?<!/ready)"
 
 
 @dataclass
@@ -101,7 +108,7 @@ def predict() -> Response | None:
     return _answer_plain(endpoint, read_json(request))
 
 
-@blueprint.post("/v2/models/<path:name>/infer")
+@blueprint.post("/v2/models/<model:name>/infer")
 def infer(name: str) -> Response:
     """Both forms: the pipeline's own schema, and tensors of the Open Inference Protocol."""
     endpoint = _endpoint(name)
@@ -120,7 +127,7 @@ def infer(name: str) -> Response:
 
 
 @blueprint.post("/invocations")
-@blueprint.post("/invocations/<path:name>/infer")
+@blueprint.post("/invocations/<model:name>/infer")
 def invocations(name: str | None = None) -> Response:
     """SageMaker's routes, with ``integration: sagemaker``."""
     registry = _state().registry
@@ -165,7 +172,7 @@ def server_metadata() -> Response:
     return jsonify(name="sparsert", version=__version__, extensions=["binary_tensor_data"])
 
 
-@blueprint.get("/v2/models/<path:name>")
+@blueprint.get("/v2/models/<model:name>")
 def model_metadata(name: str) -> Response:
     """What goes into an endpoint and what comes out."""
     endpoint = _endpoint(name)
@@ -180,7 +187,7 @@ def model_metadata(name: str) -> Response:
     )
 
 
-@blueprint.get("/v2/models/<path:name>/ready")
+@blueprint.get("/v2/models/<model:name>/ready")
 def model_ready(name: str) -> Response:
     """Whether an endpoint can answer."""
     endpoint = _endpoint(name)

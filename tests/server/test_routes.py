@@ -38,13 +38,23 @@ def test_both_generations_of_routes(client: FlaskClient, route: str) -> None:
 
 
 def test_names_and_routes_as_models(make_client: Callable[..., FlaskClient]) -> None:
-    client = make_client(endpoints=[{"task": "qa", "route": "/a/b"}, {"task": "qa", "name": "c.d", "route": "/c"}])
+    client = make_client(
+        endpoints=[
+            {"task": "qa", "route": "/a/b"},
+            {"task": "qa", "name": "c.d", "route": "/c"},
+            {"task": "qa", "name": "infer"},
+        ]
+    )
+    assert client.get("/v2/models/infer").get_json()["name"] == "infer"
+    assert client.get("/v2/models/infer/ready").get_json()["name"] == "infer"
     for route in ("/a/b", "/a/b/", "/v2/models/a/b/infer", "/v2/models/a%2Fb/infer"):
         assert client.post(route, json=QUESTION).get_json()["answer"] == ANSWER["answer"]
     for route in ("/v2/models/c%2Ed", "/v2/models/c.d/versions/1", "/v2/models/c"):
         assert client.get(route).get_json()["name"] == "c.d"
         assert client.get(f"{route}/ready").status_code == 200
         assert client.post(f"{route}/infer", json=QUESTION).status_code == 200
+    assert client.get("/v2/models/a/b/infer").status_code == 405
+    assert client.post("/v2/models/a/b/ready").status_code == 405
     for route in ("/v2/models/c.d/versions/2", "/v2/models/a", "/v2/models/a/b/c"):
         assert client.get(route).status_code == 404
 
