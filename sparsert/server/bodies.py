@@ -20,7 +20,7 @@ def read_body(request: Request) -> bytes:
     Raises
     ------
     BodyError
-        It is larger than allowed (413), or the client stopped sending it (408).
+        It is larger than allowed (413), the client stopped sending it (408), or its chunks are malformed (400).
     """
     try:
         body = request.get_data(cache=False)
@@ -28,6 +28,8 @@ def read_body(request: Request) -> bytes:
         raise BodyError(f"the body may have {request.max_content_length} bytes at most", 413) from None
     except (ClientDisconnected, OSError):
         raise BodyError("the body did not arrive", 408) from None
+    except Exception as error:  # each WSGI server has its own for broken chunks
+        raise BodyError("the body is not sent as HTTP has it") from error
     request.environ.get("sparsert.received", bool)()  # tells the worker that the client is done
     if request.content_length is not None and len(body) < request.content_length:
         raise BodyError("the body did not arrive as long as announced", 408)

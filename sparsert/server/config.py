@@ -220,6 +220,9 @@ class Limits(_Strict):
     max_queue: int = Field(default=256, ge=1, le=4096, description="Requests waiting or running; beyond: 429")
     deadline_s: float = Field(default=30.0, gt=0, le=3600, description="Time for a request, then: 504")
     max_body_bytes: int = Field(default=4 << 20, ge=1024, description="Size of a request's body; beyond: 413")
+    max_request_tokens: int = Field(
+        default=65_536, ge=1, description="Tokens in all windows of one request; beyond: 413"
+    )
     max_rows: int = Field(default=256, ge=1, description="Questions in one v2 tensor request; beyond: 422")
     read_timeout_s: float = Field(default=20.0, gt=0, le=600, description="Time to send a whole request; then: 408")
     drain_s: int = Field(default=30, ge=1, le=3600, description="Time for running requests when the server stops")

@@ -15,7 +15,7 @@ from sparsert.errors import InputError
 from sparsert.pipelines import Pipeline
 from sparsert.server.batching import Batcher
 from sparsert.server.config import EndpointConfig, Limits, ServerConfig, load_config
-from sparsert.server.errors import DeadlineError, NotReadyError, SchemaError
+from sparsert.server.errors import BodyError, DeadlineError, NotReadyError, SchemaError
 from sparsert.server.metrics import Metrics
 from sparsert.server.pipeline_logs import EndpointLog, PipelineLogs
 
@@ -125,6 +125,8 @@ class Endpoint:
         ------
         SchemaError
             The pipeline refuses one of the requests.
+        BodyError
+            They have more tokens than a request may have (413).
         DeadlineError, NotReadyError
             The answers did not come in time, or cannot come now.
         """
@@ -139,7 +141,10 @@ class Endpoint:
             if isinstance(item, InputError):
                 raise SchemaError.at((row,) if len(prepared) > 1 else (), str(item)) from item
         items = [(item, count_tokens(item)) for item in prepared]
-        self._metrics.tokens(self.name, sum(tokens for _, tokens in items))
+        total, most = sum(tokens for _, tokens in items), self._limits.max_request_tokens
+        if total > most:  # it would hold up all others, and perhaps not be done in time
+            raise BodyError(f"the request takes {total} tokens, windows' overlaps included; {most} are allowed", 413)
+        self._metrics.tokens(self.name, total)
         results = self._batcher.submit(items, deadline)
         return results if self._log is None else self._log.answered(requests, results, start, preprocessed)
 

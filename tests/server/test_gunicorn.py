@@ -44,6 +44,14 @@ def test_command_line_answers_and_drains(start_server: StartServer) -> None:
     assert server.process.wait(60) == 0
 
 
+def test_broken_chunks_are_the_clients_fault(server: RunningServer) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=60) as client:
+        client.sendall(head + b"zz\r\n{}\r\n0\r\n\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 400 ")
+    assert server.ask().status_code == 200
+
+
 def test_plain_gunicorn_serves_the_factory(start_server: StartServer, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("endpoints:\n  - task: question-answering\n    route: /ask\n")
     server = start_server("--threads", "4", 'sparsert.server:create_app("config.yaml")', command=("gunicorn",))

@@ -157,6 +157,16 @@ def test_too_large_a_body(make_client: Callable[..., FlaskClient]) -> None:
     assert client.post("/predict", json=QUESTION).status_code == 200
 
 
+def test_too_many_tokens(make_client: Callable[..., FlaskClient]) -> None:
+    client = make_client(limits={"max_request_tokens": 200, "max_batch_tokens": 50})
+    response = client.post("/predict", json=QUESTION | {"context": CONTEXT + " and so on" * 100})
+    assert response.status_code == 413
+    assert "200 are allowed" in response.get_json()["error"]
+    # Larger than a batch is not too large.
+    response = client.post("/predict", json=QUESTION | {"context": CONTEXT + " and so on" * 20})
+    assert response.status_code == 200
+
+
 def test_unknown_routes_models_and_methods(client: FlaskClient) -> None:
     assert client.get("/nothing").status_code == 404
     assert client.post("/v2/models/nothing/infer", json=QUESTION).status_code == 404
