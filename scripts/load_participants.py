@@ -89,8 +89,6 @@ def _load(url: str, bodies: Path, clients: int, seconds: int, first: int, per_se
     """Run wrk; return good answers a second, latencies in milliseconds, errors, and wrk's own share of a core."""
     pause = 0.0
     if per_second is not None:
-        # Many connections, so that one is free when it is time; as many as a worker takes in by default, at most.
-        clients = max(clients, min(256, 4 * clients))
         pause = 1000.0 * clients / per_second
     duration = RAMP_SECONDS + seconds
     command = ["wrk", "--threads", "1", "--connections", str(clients), "--duration", str(duration), "--timeout", "60s"]

@@ -37,7 +37,7 @@ def time_batches(run: Callable[[], Any], num_streams: int, seconds: float) -> li
         The first exception that a call raised, after all streams have ended.
     """
     if num_streams == 1:
-        return _loop(run, time.perf_counter() + seconds)
+        return _loop(run, seconds)
     timings: list[tuple[float, float]] = []
     errors: list[BaseException] = []
     barrier = threading.Barrier(num_streams)
@@ -45,7 +45,7 @@ def time_batches(run: Callable[[], Any], num_streams: int, seconds: float) -> li
     def stream() -> None:
         barrier.wait()
         try:
-            timings.extend(_loop(run, time.perf_counter() + seconds))
+            timings.extend(_loop(run, seconds))
         except BaseException as error:
             errors.append(error)
 
@@ -59,12 +59,12 @@ def time_batches(run: Callable[[], Any], num_streams: int, seconds: float) -> li
     return sorted(timings, key=lambda timing: timing[1])
 
 
-def _loop(run: Callable[[], Any], deadline: float) -> list[tuple[float, float]]:
-    timings = []
+def _loop(run: Callable[[], Any], seconds: float) -> list[tuple[float, float]]:
+    timings: list[tuple[float, float]] = []
     while True:
         begin = time.perf_counter()
         run()
         end = time.perf_counter()
         timings.append((begin, end))
-        if end >= deadline:
+        if end - timings[0][0] >= seconds:
             return timings
