@@ -340,7 +340,9 @@ class ServerConfig(_Strict):
 
     def _check_target_loggers(self) -> None:
         known = self.loggers.names()
-        for path, targets in _target_loggers(self.model_dump(include={"system_logging", "endpoints"}), ()):
+        for path, targets in _walk(self.model_dump(include={"system_logging", "endpoints"})):
+            if path[-1:] != ("target_loggers",) or "kwargs" in path:
+                continue
             for name in targets:
                 if name not in known:
                     raise ValueError(f"{dotted(path)}: there is no logger {name!r} among loggers{_hint(name, known)}")
@@ -372,39 +374,29 @@ def load_config(
     except ValidationError as error:
         raise InputError(describe_problems(error, origin, lines)) from None
     if not complete:  # else this has been said before
-        for path, reason in _without_effect(content, ()):
+        for path, reason in _without_effect(content):
             line = line_of(path, lines)
             place = f"{origin}, line {line}" if line else origin
             _log.warning("%s: %s has no effect here: %s", place, dotted(path), reason)
     return config
 
 
-def _without_effect(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str]]:
+def _without_effect(content: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Keys of a configuration that ask for something which there is not, and why."""
-    reason = _NO_EFFECT.get(".".join(part for part in path if isinstance(part, str)))
-    if reason is not None:
-        if value and not (isinstance(value, Mapping) and value.get("enable") is False):
+    for path, value in _walk(content):
+        if not path or isinstance(path[-1], int):  # a list's items are not asked again
+            continue
+        reason = _NO_EFFECT.get(".".join(part for part in path if isinstance(part, str)))
+        if reason is not None and value and not (isinstance(value, Mapping) and value.get("enable") is False):
             yield path, reason
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _without_effect(inner, (*path, key))
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _without_effect(inner, (*path, index))
 
 
-def _target_loggers(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], list[str]]]:
-    """All lists ``target_loggers`` of a configuration and where they stand."""
-    if path and path[-1] == "target_loggers":
-        yield path, value
-    elif path and path[-1] == "kwargs":
-        return
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _target_loggers(inner, (*path, key))
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _target_loggers(inner, (*path, index))
+def _walk(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """All that is in mappings and lists, and where it stands."""
+    yield path, value
+    inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for part, inner in inside:
+        yield from _walk(inner, (*path, part))
 
 
 def describe_problems(error: ValidationError, origin: str, lines: Mapping[tuple[Any, ...], int] | None = None) -> str:
