@@ -36,9 +36,11 @@ spilled registers and ran 8 % slower (Zen 3).
 """
 
 
-def _fingerprint() -> str:
+def _fingerprint(folder: Path = Path(__file__).parent) -> str:
+    """Hash of all sources in a folder and below it, with their places in it."""
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in sorted(folder.rglob("*.py")):
+        digest.update(source.relative_to(folder).as_posix().encode() + b"\0")
         digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -111,3 +111,14 @@ def test_real_entries_are_recognized_as_ours() -> None:
     assert folder is not None
     _sort_rows(np.zeros(3, np.int64), np.array([[0, 3]]), np.zeros(3, np.int64))
     assert any(cache._ENTRY.search(path.name) and jit.FINGERPRINT in path.name for path in folder.iterdir())
+
+
+def test_the_fingerprint_sees_sources_in_folders_below(tmp_path: Path) -> None:
+    (tmp_path / "simd").mkdir()
+    kernel = tmp_path / "simd" / "kernel.py"
+    kernel.write_text("SIZE = 1\n")
+    before = jit._fingerprint(tmp_path)
+    kernel.write_text("SIZE = 2\n")
+    edited = jit._fingerprint(tmp_path)
+    kernel.rename(tmp_path / "kernel.py")
+    assert len({before, edited, jit._fingerprint(tmp_path)}) == 3
