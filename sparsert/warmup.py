@@ -78,7 +78,8 @@ def _jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     from numba import int64, uint8
 
     from sparsert import _team
-    from sparsert.kernels import matrix, pack, program
+    from sparsert.kernels import matrix, pack
+    from sparsert.kernels.loop import run
 
     integers, floats = np.ones((3, 8), np.int16), np.ones((3, 8), np.float32)
     yield "reading of integers", lambda: matrix.integer_rows(np.ones((8, 3), np.uint8), 0)
@@ -88,9 +89,9 @@ def _jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "packing of floats", lambda: pack.pack_float_sparse(floats)
     yield "packing of dense floats", lambda: pack.pack_float_dense(floats)
     yield "pinning of threads", lambda: _team._pin_team.compile((int64, uint8[:, ::1], int64[::1]))
-    yield "kernels", program.run_entry
+    yield "kernels", run.run_entry
     table = int64[:, ::1]
-    yield "run loop", lambda: program.run_program.compile((table, table, table, table, int64, int64, int64, int64))
+    yield "run loop", lambda: run.run_program.compile((table, table, table, table, int64, int64, int64, int64))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -123,7 +123,7 @@ def _op_and_kind(timing: Any) -> tuple[str, str]:
     moved = _moved(step)
     if moved:
         return moved, "Other"
-    kind = "Linear" if step.opcode == "linear" else "LayerNorm" if step.source == "normalize" else names[0]
+    kind = "Linear" if step.opcode == "linear" else "LayerNorm" if step.source == "layer_norm" else names[0]
     helper = step.opcode not in ("linear", "attention", "embed", "rows")
     op = step.opcode.replace("_", " ").capitalize() if helper else "+".join(dict.fromkeys(names))
     return op, kind if kind in KINDS else "Other"

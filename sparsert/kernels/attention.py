@@ -21,25 +21,11 @@ import numpy as np
 
 from sparsert.kernels.jit import TIER, TILE, inner, jit
 from sparsert.kernels.memory import load_f32
+from sparsert.kernels.records import ATTENTION_PARAMETERS, parameter
 from sparsert.kernels.simd import LOG2_E, Simd, Value, micro_kernel
+from sparsert.kernels.table import MODE
 
-__all__ = ["ATTENTION_PARAMETERS", "BOUNDED_SPAN", "SUM_ROWS", "attend_float", "attend_int8", "byte_sums"]
-
-ATTENTION_PARAMETERS = np.dtype(
-    [
-        ("qk_factor", "<f4"),
-        ("low", "<f4"),
-        ("high", "<f4"),
-        ("score_factor", "<f4"),
-        ("probability_factor", "<f4"),
-        ("value_offset", "<i4"),
-        ("query_zero_point", "<i4"),
-        ("key_offset", "<i4"),
-    ]
-)
-"""score = clamp(round(acc * qk_factor), low, high) * score_factor + bias[key] (no rounding where scores are not
-quantized); probability byte = min(round(p * probability_factor), 255); value_offset and key_offset are 128 minus the
-zero point."""
+__all__ = ["BOUNDED_SPAN", "SUM_ROWS", "attend_float", "attend_int8", "byte_sums"]
 
 _ROW = 4 * TILE
 _KEYS = 4
@@ -55,6 +41,13 @@ SUM_ROWS = 3
 """Rows of int32 that :func:`byte_sums` writes for a head."""
 
 _Product = Callable[[Simd, Value, Value, Value], Value]
+
+
+_SCORE_FIELDS = ("qk_factor", "low", "high", "score_factor")
+
+
+def _parameter(v: Simd, params: Value, name: str) -> Value:
+    return parameter(v, params, name, ATTENTION_PARAMETERS)
 
 
 def _dot4(v: Simd, accumulator: Value, vector: Value, scalar: Value) -> Value:
@@ -84,8 +77,8 @@ def byte_sums(v: Simd, queries: Value, keys: Value, quads: Value, params: Value,
     """
     b = v.builder
     queries, keys, params, out = (v.pointer(address) for address in (queries, keys, params, out))
-    offset = v.broadcast_i32(v.at(params, ATTENTION_PARAMETERS.fields["key_offset"][1]))  # type: ignore[index]
-    zero_point = v.broadcast_i32(v.at(params, ATTENTION_PARAMETERS.fields["query_zero_point"][1]))  # type: ignore[index]
+    offset = _parameter(v, params, "key_offset")
+    zero_point = _parameter(v, params, "query_zero_point")
     ones, none, sixteen = v.constant(v.i8, 1), v.zero(v.i8), v.constant(v.i32, 16)
     size = v.splat(b.trunc(v.mul(quads, 4), v.i32.element), v.i32)
     for k in range(4):
@@ -228,13 +221,13 @@ def _scores_float(
 
 
 def _maximum(kind: str) -> Any:
-    """In place: accumulator to score (see :data:`ATTENTION_PARAMETERS`); the running maximum goes to ``maxima``."""
+    """In place: accumulator to score, as the record says; the running maximum goes to ``maxima``."""
 
     @micro_kernel(TIER, 5)
     def maximum(v: Simd, scores: Value, keys: Value, bias: Value, params: Value, maxima: Value) -> None:
         b = v.builder
         scores, bias, params = v.pointer(scores), v.pointer(bias), v.pointer(params)
-        factor, low, high, scale = (v.broadcast_f32(v.at(params, 4 * k)) for k in range(4))
+        factor, low, high, scale = (_parameter(v, params, name) for name in _SCORE_FIELDS)
         highest = [v.variable(v.constant(v.f32, float("-inf"))) for _ in range(4)]
         with v.loop(keys) as key:
             place = v.at(scores, v.mul(key, _ROW))
@@ -285,7 +278,7 @@ def _bounded_exponentials(v: Simd, scores: Value, keys: Value, bias: Value, para
     b = v.builder
     scores, bias, params = v.pointer(scores), v.pointer(bias), v.pointer(params)
     log2_e = v.constant(v.f32, LOG2_E)
-    factor, low, high, scale = (v.broadcast_f32(v.at(params, 4 * k)) for k in range(4))
+    factor, low, high, scale = (_parameter(v, params, name) for name in _SCORE_FIELDS)
     scale = b.fmul(scale, log2_e)
     bound = b.fmul(high, scale)
     totals = [v.variable(v.zero(v.f32)) for _ in range(4)]
@@ -320,7 +313,7 @@ def _quantize_probabilities(
     b = v.builder
     exponentials, sums, params = v.pointer(exponentials), v.pointer(sums), v.pointer(params)
     out, lane_sums = v.pointer(out), v.pointer(lane_sums)
-    scale, top = v.broadcast_f32(v.at(params, 16)), v.constant(v.f32, 255.0)
+    scale, top = _parameter(v, params, "probability_factor"), v.constant(v.f32, 255.0)
     ones = v.constant(v.i8, 1)
     for k in range(4):
         column = k * v.bytes
@@ -368,7 +361,7 @@ def _normalize(v: Simd, context: Value, rows: Value, sums: Value) -> None:
 def _offset_values(v: Simd, context: Value, rows: Value, sums: Value, params: Value) -> None:
     """int8 form, V with a zero point other than 128: add (128 - zero point) * sum of probabilities."""
     context, b = v.pointer(context), v.builder
-    offset = v.broadcast_i32(v.at(v.pointer(params), 20))
+    offset = _parameter(v, v.pointer(params), "value_offset")
     corrections = [b.mul(total, offset) for total in v.load_row(v.pointer(sums), v.i32)]
     with v.loop(rows) as row:
         place = v.at(context, v.mul(row, _ROW))
@@ -548,7 +541,7 @@ def attend_int8(
     head_dim,
     bias,
     params,
-    form,
+    mode,
     offset_values,
     work,
     out,
@@ -558,7 +551,7 @@ def attend_int8(
     ``keys``, ``key_sums`` and ``values`` are of the first key tile, the sums by :func:`byte_sums`; ``first`` and
     ``stop`` are the range of keys from its start, and ``bias`` begins with the four that ``first`` lies in. ``work``
     holds scores (4 TILE^2 bytes per key tile), probabilities (TILE^2 per key tile), lane sums (4 TILE per key tile),
-    maxima and sums (4 TILE each). ``form`` is 1, or 2 for quantized scores, or 3 if :data:`BOUNDED_SPAN` bounds them.
+    maxima and sums (4 TILE each). ``mode`` is one of :data:`MODE` that is not floats.
     """
     tiles = (stop + TILE - 1) // TILE
     first, stop = first // 4 * 4, (stop + 3) // 4 * 4
@@ -570,10 +563,10 @@ def attend_int8(
     sums = maxima + _ROW
     quads = head_dim // 4
     _scores_int(queries, query_sums, keys, key_stride, key_sums, sums_stride, tiles, first, stop, quads, scores)
-    if form == 3 and _any_unmasked(bias, count):
+    if mode == MODE.bounded_scores and _any_unmasked(bias, count):
         _bounded_exponentials(used, count, bias, params, sums)
     else:
-        if form >= 2:
+        if mode != MODE.int8:
             _maximum_quantized(used, count, bias, params, maxima)
         else:
             _maximum_int(used, count, bias, params, maxima)

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from sparsert.kernels.jit import TIER, TILE
+from sparsert.kernels.registry import Registry
 from sparsert.kernels.simd import Simd, Value, micro_kernel
+from sparsert.kernels.table import ELEMENT
 
 __all__ = ["ADD_ROWS", "STAGED_CHANNELS", "transpose_channels"]
 
@@ -24,8 +26,7 @@ _STAGED_ROW = 4 * STAGED_CHANNELS
 def _add_row(element: int, first: bool) -> Callable[..., None]:
     """Emitter that adds ``count`` channels of one table row to a row of sums, or writes them if it is the first.
 
-    ``element`` is 0 for float32, 1 for uint8, 2 for int8; bytes become ``(byte - zero_point) * scale``, where ``scale``
-    is an address.
+    Bytes become ``(byte - zero_point) * scale``, where ``scale`` is an address.
     """
 
     def emit(v: Simd, row: Value, count: Value, scale: Value, zero_point: Value, sums: Value) -> None:
@@ -34,14 +35,15 @@ def _add_row(element: int, first: bool) -> Callable[..., None]:
         factor, offset = v.load(v.pointer(scale), v.f32.element, 4), b.trunc(zero_point, v.i32.element)
         factors = {1: factor, v.lanes: v.splat(factor, v.f32)}
         offsets = {1: offset, v.lanes: v.splat(offset, v.i32)}
-        size = 4 if element == 0 else 1
+        floating = element == ELEMENT.float32
+        size = 4 if floating else 1
 
         def add(channel: Value, lanes: int) -> None:
             """``lanes`` channels at once: a vector, or 1."""
             place = v.at(row, v.mul(channel, size))
-            value = v.load(place, _lanes(v.f32.element if element == 0 else ir.IntType(8), lanes), size)
-            if element:
-                extend = b.zext if element == 1 else b.sext
+            value = v.load(place, _lanes(v.f32.element if floating else ir.IntType(8), lanes), size)
+            if not floating:
+                extend = b.zext if element == ELEMENT.uint8 else b.sext
                 value = extend(value, _lanes(v.i32.element, lanes))
                 value = b.sitofp(b.sub(value, offsets[lanes]), _lanes(v.f32.element, lanes))
                 value = b.fmul(value, factors[lanes])
@@ -56,7 +58,6 @@ def _add_row(element: int, first: bool) -> Callable[..., None]:
         with v.loop(count, start=whole) as channel:
             add(channel, 1)
 
-    emit.__name__ = f"add_row_{element}_{first}"
     return emit
 
 
@@ -64,8 +65,13 @@ def _lanes(element: ir.Type, count: int) -> ir.Type:
     return element if count == 1 else ir.VectorType(element, count)
 
 
-ADD_ROWS = tuple(micro_kernel(TIER, 5)(_add_row(element, first)) for element in range(3) for first in (True, False))
-"""``add(row, count, scale, zero_point, sums)`` for every element, each for the first table and for the others."""
+ADD_ROWS = Registry("addition of table rows", 5)
+"""``add(row, count, scale, zero_point, sums)`` for every element: code 2 * element for the first table, which writes
+the sums, and one more for the others."""
+
+for _name, _element in ELEMENT._asdict().items():
+    ADD_ROWS.add(f"{_name} first", 2 * _element, _add_row(_element, True))
+    ADD_ROWS.add(_name, 2 * _element + 1, _add_row(_element, False))
 
 
 @micro_kernel(TIER, 3)

@@ -434,6 +434,8 @@ def micro_kernel(tier: str, arity: int) -> Callable[[Callable[..., None]], Any]:
         # Numba binds the arguments by this signature; without it *arguments would have to arrive as one tuple
         names = ["typing_context", *(f"argument{i}" for i in range(arity))]
         typing.__signature__ = inspect.Signature([inspect.Parameter(n, _POSITIONAL) for n in names])  # type: ignore
-        return intrinsic(typing)
+        kernel = intrinsic(typing)
+        kernel.emit = emit
+        return kernel
 
     return decorate

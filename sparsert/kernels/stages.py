@@ -5,7 +5,7 @@ it in place or sinks it into a tile; common sequences are fused so that values s
 ``kernel(block, rows, acc_bias, scale, bias, params, source, destination)`` over raw addresses; the per-row arrays and
 tiles already point to the block's first row.
 
-``params`` is the 32-byte record :data:`PARAMETERS`.
+``params`` is the record :data:`sparsert.kernels.records.PARAMETERS`.
 """
 
 from __future__ import annotations
@@ -14,34 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from sparsert.kernels.jit import TILE
+from sparsert.kernels.records import parameter
+from sparsert.kernels.registry import Emit, Registry
+from sparsert.kernels.simd import Simd, Value
 
-from sparsert.kernels.jit import TIER, TILE
-from sparsert.kernels.simd import Simd, Value, micro_kernel
-
-__all__ = [
-    "PARAMETERS",
-    "STAGES",
-    "STAGE_NUMBERS",
-    "dequantize_rows",
-    "load_rows",
-    "normalize_rows",
-    "normalize_statistics",
-]
-
-PARAMETERS = np.dtype(
-    [
-        ("inverse_scale", "<f4"),
-        ("scale", "<f4"),
-        ("zero_point", "<i4"),
-        ("low", "<f4"),
-        ("high", "<f4"),
-        ("acc_scale", "<f4"),
-        ("unused", "<f4", 2),
-    ]
-)
-"""Quantization of one tensor, with ``low``/``high`` the range of ``quantized - zero_point``; written before a run in
-the static forms and during it in the dynamic one. ``acc_scale`` is 1 in the static forms."""
+__all__ = ["STAGES"]
 
 _FLOAT_ROW = 4 * TILE
 
@@ -63,11 +41,6 @@ _Transform = Callable[[Simd, _Block, Value, _Row], _Row]
 _Sink = Callable[[Simd, _Block, Value, Sequence[_Row]], None]
 
 
-def _parameter(v: Simd, block: _Block, name: str) -> Value:
-    place = v.at(block.params, PARAMETERS.fields[name][1])  # type: ignore[index]
-    return v.broadcast_i32(place) if name == "zero_point" else v.broadcast_f32(place)
-
-
 def _dequantize(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
     """(acc + acc_bias[row]) * scale[row] + bias[row]"""
     word = v.mul(row, 4)
@@ -80,8 +53,8 @@ def _dequantize_dynamic(v: Simd, block: _Block, row: Value, values: _Row) -> _Ro
     """(acc - zero_point * column_sum[row]) * (acc_scale * scale[row]) + bias[row], parameters known at run time only"""
     word = v.mul(row, 4)
     column_sum = v.broadcast_i32(v.at(block.acc_bias, word))
-    offset = v.builder.mul(column_sum, _parameter(v, block, "zero_point"))
-    scale = v.builder.fmul(v.broadcast_f32(v.at(block.scale, word)), _parameter(v, block, "acc_scale"))
+    offset = v.builder.mul(column_sum, parameter(v, block.params, "zero_point"))
+    scale = v.builder.fmul(v.broadcast_f32(v.at(block.scale, word)), parameter(v, block.params, "acc_scale"))
     bias = v.broadcast_f32(v.at(block.bias, word))
     return [v.fma(v.to_float(v.builder.sub(value, offset)), scale, bias) for value in values]
 
@@ -122,8 +95,8 @@ def _tanh(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
 
 def _fake_quantize(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
     """QuantizeLinear followed by DequantizeLinear."""
-    inverse, scale = _parameter(v, block, "inverse_scale"), _parameter(v, block, "scale")
-    low, high = _parameter(v, block, "low"), _parameter(v, block, "high")
+    inverse, scale = parameter(v, block.params, "inverse_scale"), parameter(v, block.params, "scale")
+    low, high = parameter(v, block.params, "low"), parameter(v, block.params, "high")
     result = []
     for value in values:
         nearest = v.round(v.builder.fmul(value, inverse))
@@ -133,12 +106,12 @@ def _fake_quantize(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
 
 def _quantized(v: Simd, block: _Block, values: _Row) -> _Row:
     """round(x / scale), half to even, as int32 without the zero point; huge values are bounded first."""
-    inverse, bound = _parameter(v, block, "inverse_scale"), v.constant(v.f32, 1e9)
+    inverse, bound = parameter(v, block.params, "inverse_scale"), v.constant(v.f32, 1e9)
     return [v.round_to_i32(v.minimum(v.builder.fmul(value, inverse), bound)) for value in values]
 
 
 def _bytes(v: Simd, block: _Block, values: _Row) -> Value:
-    zero_point = _parameter(v, block, "zero_point")
+    zero_point = parameter(v, block.params, "zero_point")
     return v.pack_u8([v.builder.add(value, zero_point) for value in _quantized(v, block, values)])[0]
 
 
@@ -174,10 +147,9 @@ def _store_quads(v: Simd, block: _Block, row: Value, rows: Sequence[Value]) -> N
         v.store(quad, v.at(place, k * v.bytes))
 
 
-def _stage(transforms: Sequence[_Transform], sink: _Sink | None = None, rows_per_step: int = 1) -> Any:
+def _stage(transforms: Sequence[_Transform], sink: _Sink | None = None, rows_per_step: int = 1) -> Emit:
     """Compose transforms and a sink (None: write back in place) into a kernel over the rows of a block."""
 
-    @micro_kernel(TIER, 8)
     def stage(v: Simd, values: Value, rows: Value, *addresses: Value) -> None:
         pointer = v.pointer(values)
         block = _Block(*(v.pointer(address) for address in addresses))
@@ -198,133 +170,30 @@ def _stage(transforms: Sequence[_Transform], sink: _Sink | None = None, rows_per
     return stage
 
 
-STAGE_NUMBERS: dict[str, int] = {}
-"""Number of each stage in a program."""
+STAGES = Registry("stage", 8)
+"""All stages; a name with plus signs is a sequence fused into one."""
 
-STAGES: list[Any] = []
-"""The stages' kernels, by number."""
-
-
-def _register(name: str, transforms: Sequence[_Transform], sink: _Sink | None = None, rows_per_step: int = 1) -> None:
-    STAGE_NUMBERS[name] = len(STAGES)
-    STAGES.append(_stage(transforms, sink, rows_per_step))
-
-
-_register("dequantize", [_dequantize])
-_register("dequantize_dynamic", [_dequantize_dynamic])
-_register("bias", [_bias])
-_register("gelu", [_gelu])
-_register("gelu_tanh", [_gelu_tanh])
-_register("relu", [_relu])
-_register("tanh", [_tanh])
-_register("add", [_add])
-_register("fake_quantize", [_fake_quantize])
-_register("floats", [], _sink_floats)
-_register("rows", [], _sink_rows)
-_register("quads", [], _sink_quads, 4)
-_register("signed_quads", [], _sink_signed_quads, 4)
-_register("signed_rows", [], _sink_signed_rows)
-_register("dequantize+rows", [_dequantize], _sink_rows)
-_register("dequantize+quads", [_dequantize], _sink_quads, 4)
-_register("dequantize+signed_quads", [_dequantize], _sink_signed_quads, 4)
-_register("dequantize+signed_rows", [_dequantize], _sink_signed_rows)
-_register("dequantize+gelu+rows", [_dequantize, _gelu], _sink_rows)
-_register("dequantize+gelu+quads", [_dequantize, _gelu], _sink_quads, 4)
-_register("dequantize+add+floats", [_dequantize, _add], _sink_floats)
-_register("bias+add+floats", [_bias, _add], _sink_floats)
-_register("bias+gelu+floats", [_bias, _gelu], _sink_floats)
-_register("bias+floats", [_bias], _sink_floats)
-
-
-# -- sources of a block other than accumulators ---------------------------------------------------------------------
-
-
-@micro_kernel(TIER, 3)
-def load_rows(v: Simd, source: Value, block: Value, rows: Value) -> None:
-    """Copy float32 rows of a tile into the block."""
-    source, block = v.pointer(source), v.pointer(block)
-    with v.loop(rows) as row:
-        offset = v.mul(row, _FLOAT_ROW)
-        v.store_row(v.load_row(v.at(source, offset), v.f32), v.at(block, offset))
-
-
-@micro_kernel(TIER, 4)
-def dequantize_rows(v: Simd, source: Value, block: Value, rows: Value, params: Value) -> None:
-    """(uint8 - zero_point) * scale into the block."""
-    source, block, params = v.pointer(source), v.pointer(block), v.pointer(params)
-    record = _Block(params, params, params, params, params, params)
-    scale, zero_point = _parameter(v, record, "scale"), _parameter(v, record, "zero_point")
-    with v.loop(rows) as row:
-        wide = v.widen_u8(v.load(v.at(source, v.mul(row, TILE)), v.i8))
-        values = [v.builder.fmul(v.to_float(v.builder.sub(value, zero_point)), scale) for value in wide]
-        v.store_row(values, v.at(block, v.mul(row, _FLOAT_ROW)))
-
-
-_SUM_ROWS = 16
-"""Rows summed on their own before they join the total: the rounding error of a sum of 768 falls to a tenth."""
-
-
-@micro_kernel(TIER, 4)
-def normalize_statistics(v: Simd, source: Value, rows: Value, epsilon: Value, statistics: Value) -> None:
-    """Mean and 1 / sqrt(variance + epsilon) of every token over all rows, as two rows of a tile.
-
-    Two passes: the second sums squared deviations from the first one's mean, and the deviations themselves, which
-    correct it. A mean off by a few last bits flips bytes that lie near a rounding boundary, and quantized networks
-    carry every flipped byte to the logits. ``epsilon`` points to two floats: epsilon and 1 / rows.
-    """
-    b = v.builder
-    source, epsilon, statistics = v.pointer(source), v.pointer(epsilon), v.pointer(statistics)
-    inverse = v.broadcast_f32(v.at(epsilon, 4))
-    means = [b.fmul(total, inverse) for (total,) in _column_sums(v, source, rows, lambda value, k: (value,))]
-    moments = _column_sums(v, source, rows, lambda value, k: _deviation(v, value, means[k]))
-    shifts = [b.fmul(total, inverse) for total, _ in moments]
-    v.store_row([b.fadd(mean, shift) for mean, shift in zip(means, shifts, strict=True)], statistics)
-    one, offset = v.constant(v.f32, 1.0), v.broadcast_f32(epsilon)
-    inverses = []
-    for shift, (_, squares) in zip(shifts, moments, strict=True):
-        variance = v.fma(b.fneg(shift), shift, b.fmul(squares, inverse))
-        inverses.append(b.fdiv(one, v.sqrt(b.fadd(variance, offset))))
-    v.store_row(inverses, v.at(statistics, _FLOAT_ROW))
-
-
-def _deviation(v: Simd, value: Value, mean: Value) -> tuple[Value, Value]:
-    deviation = v.builder.fsub(value, mean)
-    return deviation, v.builder.fmul(deviation, deviation)
-
-
-def _column_sums(
-    v: Simd, source: Value, rows: Value, terms: Callable[[Value, int], tuple[Value, ...]]
-) -> list[tuple[Value, ...]]:
-    """For each of the four vectors of a row, the sums over all rows of what ``terms(value, vector)`` gives."""
-    b, zero = v.builder, v.zero(v.f32)
-    count = len(terms(zero, 0))
-    totals = [[v.variable(zero) for _ in range(count)] for _ in range(4)]
-    with v.loop(rows, step=_SUM_ROWS) as first:
-        end = v.add(first, _SUM_ROWS)
-        last = b.select(b.icmp_signed("<", end, rows), end, rows)
-        partial = [[v.variable(zero) for _ in range(count)] for _ in range(4)]
-        with v.loop(last, start=first) as row:
-            for k, value in enumerate(v.load_row(v.at(source, v.mul(row, _FLOAT_ROW)), v.f32)):
-                for variable, term in zip(partial[k], terms(value, k), strict=True):
-                    variable.set(b.fadd(variable.get(), term))
-        for total, variable in zip(sum(totals, []), sum(partial, []), strict=True):
-            total.set(b.fadd(total.get(), variable.get()))
-    return [tuple(variable.get() for variable in row) for row in totals]
-
-
-@micro_kernel(TIER, 6)
-def normalize_rows(
-    v: Simd, source: Value, block: Value, rows: Value, statistics: Value, gamma: Value, beta: Value
-) -> None:
-    """(x - mean) * inverse deviation * gamma[row] + beta[row] into the block."""
-    b = v.builder
-    source, block, statistics = v.pointer(source), v.pointer(block), v.pointer(statistics)
-    gamma, beta = v.pointer(gamma), v.pointer(beta)
-    means, inverses = v.load_row(statistics, v.f32), v.load_row(v.at(statistics, _FLOAT_ROW), v.f32)
-    with v.loop(rows) as row:
-        word, offset = v.mul(row, 4), v.mul(row, _FLOAT_ROW)
-        weight, bias = v.broadcast_f32(v.at(gamma, word)), v.broadcast_f32(v.at(beta, word))
-        values = []
-        for value, mean, inverse in zip(v.load_row(v.at(source, offset), v.f32), means, inverses, strict=True):
-            values.append(v.fma(b.fmul(b.fsub(value, mean), inverse), weight, bias))
-        v.store_row(values, v.at(block, offset))
+STAGES.add("dequantize", 0, _stage([_dequantize]))
+STAGES.add("dequantize_dynamic", 1, _stage([_dequantize_dynamic]))
+STAGES.add("bias", 2, _stage([_bias]))
+STAGES.add("gelu", 3, _stage([_gelu]))
+STAGES.add("gelu_tanh", 4, _stage([_gelu_tanh]))
+STAGES.add("relu", 5, _stage([_relu]))
+STAGES.add("tanh", 6, _stage([_tanh]))
+STAGES.add("add", 7, _stage([_add]))
+STAGES.add("fake_quantize", 8, _stage([_fake_quantize]))
+STAGES.add("floats", 9, _stage([], _sink_floats))
+STAGES.add("rows", 10, _stage([], _sink_rows))
+STAGES.add("quads", 11, _stage([], _sink_quads, 4))
+STAGES.add("signed_quads", 12, _stage([], _sink_signed_quads, 4))
+STAGES.add("signed_rows", 13, _stage([], _sink_signed_rows))
+STAGES.add("dequantize+rows", 14, _stage([_dequantize], _sink_rows))
+STAGES.add("dequantize+quads", 15, _stage([_dequantize], _sink_quads, 4))
+STAGES.add("dequantize+signed_quads", 16, _stage([_dequantize], _sink_signed_quads, 4))
+STAGES.add("dequantize+signed_rows", 17, _stage([_dequantize], _sink_signed_rows))
+STAGES.add("dequantize+gelu+rows", 18, _stage([_dequantize, _gelu], _sink_rows))
+STAGES.add("dequantize+gelu+quads", 19, _stage([_dequantize, _gelu], _sink_quads, 4))
+STAGES.add("dequantize+add+floats", 20, _stage([_dequantize, _add], _sink_floats))
+STAGES.add("bias+add+floats", 21, _stage([_bias, _add], _sink_floats))
+STAGES.add("bias+gelu+floats", 22, _stage([_bias, _gelu], _sink_floats))
+STAGES.add("bias+floats", 23, _stage([_bias], _sink_floats))

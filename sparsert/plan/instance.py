@@ -12,20 +12,37 @@ import numpy as np
 from sparsert import cpu
 from sparsert.errors import InputShapeError
 from sparsert.kernels.accumulate import BLOCK_ROWS
-from sparsert.kernels.jit import TILE
-from sparsert.kernels.program import (
-    ATTENTION_WORK,
-    OPCODES,
-    PANEL_BLOCKS,
+from sparsert.kernels.accumulators import ACCUMULATORS
+from sparsert.kernels.loop.places import ATTENTION_WORK, FLOAT_ROW, PANEL_BLOCKS, STEP_SCRATCH
+from sparsert.kernels.loop.run import run_entry, run_program
+from sparsert.kernels.records import PARAMETERS
+from sparsert.kernels.rows import FINISH
+from sparsert.kernels.stages import STAGES
+from sparsert.kernels.table import (
+    ATTENTION,
+    BYTE_SUMS,
+    DYNAMIC,
+    ELEMENT,
+    EMBED,
+    EXTREMA,
+    GATHER,
+    INDEX,
+    LINEAR,
+    MODE,
+    OPCODE,
     QUEUE_COLUMNS,
-    SOURCES,
+    REGION_COLUMNS,
+    REGION_KIND,
+    ROWS,
+    SCATTER,
+    SELECT,
+    STAGE,
     STAGE_COLUMNS,
+    STEP,
     STEP_COLUMNS,
+    TABLE,
     TABLE_COLUMNS,
-    run_entry,
-    run_program,
 )
-from sparsert.kernels.stages import PARAMETERS, STAGE_NUMBERS
 from sparsert.plan.layout import Layout
 from sparsert.plan.lower import Lowering
 from sparsert.plan.steps import ROW_BYTES, Buffer, DynamicParameters, Stage, Step
@@ -48,6 +65,9 @@ _ATTENTION_SHARES = 8
 """Units of attention for each thread: enough that the last ones end at about the same time."""
 
 _ALIGNMENT = 64
+
+_ARRAY = {"gather": GATHER.array, "select": SELECT.array}
+"""Column of the array that a step leaves values in."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -130,7 +150,9 @@ class Instance:
             (rows[id(step)], step.constants["mask"]) for step in lowering.steps if step.opcode == "attention"
         ]
         self._gathers = [(rows[id(output.step)], output) for output in lowering.outputs]
-        self._table = np.array([(r.first, r.last, r.kind, r.size) for r in self._regions], np.int64).reshape(-1, 4)
+        self._table = np.array([(r.first, r.last, r.kind, r.size) for r in self._regions], np.int64).reshape(
+            -1, REGION_COLUMNS
+        )
 
     @property
     def nbytes(self) -> int:
@@ -148,16 +170,16 @@ class Instance:
                 regions[-1].last = index + 1
             elif step.opcode == "attention":
                 shares = _ATTENTION_SHARES * self._threads if self._threads > 1 else 1
-                regions.append(_Region(index, index + 1, 1, shares))
+                regions.append(_Region(index, index + 1, REGION_KIND.shares, shares))
             elif step.opcode == "dynamic":
-                regions.append(_Region(index, index + 1, 2, 1))
+                regions.append(_Region(index, index + 1, REGION_KIND.once, 1))
             elif self._parts > 1 and self._divides(step):
-                regions.append(_Region(index, index + 1, 3, self._parts))
+                regions.append(_Region(index, index + 1, REGION_KIND.strips, self._parts))
             elif open_region and self._parts == 1 and not self._separate:
                 regions[-1].last = index + 1
                 continue
             else:
-                regions.append(_Region(index, index + 1, 0, self._group))
+                regions.append(_Region(index, index + 1, REGION_KIND.bands, self._group))
                 open_region = True
                 continue
             open_region = False
@@ -174,7 +196,7 @@ class Instance:
         They can if they read nothing that other parts write: Q, K and V of one value; and the attention of heads whose
         rows a part has computed itself, as long as no token looks at another tile.
         """
-        if not regions or regions[-1].kind != 3 or self._separate:
+        if not regions or regions[-1].kind != REGION_KIND.strips or self._separate:
             return False
         before = self._lowering.steps[regions[-1].first : regions[-1].last]
         written = {id(buffer) for other in before for buffer in other.writes}
@@ -204,11 +226,11 @@ class Instance:
         widened = [(b, self._regions[region_of[f]].first, self._regions[region_of[e]].last - 1) for b, f, e in shared]
         shared_offsets, shared_size = _allocate(widened)
         own_offsets, own_size = _allocate(own)
-        fixed = PANEL_BLOCKS * BLOCK_ROWS * 4 * TILE + 2 * 4 * TILE
+        fixed = STEP_SCRATCH
         attention = 0
         for step in self._lowering.steps:
             if step.opcode == "attention":
-                rows = (2 * step.constants["size"] + 8) * 4 * TILE
+                rows = (2 * step.constants["size"] + 8) * FLOAT_ROW
                 attention = max(attention, rows + key_tiles * ATTENTION_WORK)
         self._stride = -(-max(fixed + own_size * self._group, attention) // 4096) * 4096 + _ALIGNMENT
         self._arena = _aligned(shared_size * self._tiles)
@@ -239,112 +261,130 @@ class Instance:
             return self._dynamic[parameters.name].ctypes.data
         return self._address(parameters)
 
+    def _place(self, row: np.ndarray, column: int, buffer: Buffer) -> None:
+        """Write a place: its address and, in the next column, its stride."""
+        row[column : column + 2] = self._places[id(buffer)]
+
     def _encode(self, row: np.ndarray, step: Step) -> None:
-        row[0] = OPCODES[step.opcode]
+        row[STEP.opcode] = getattr(OPCODE, step.opcode)
         getattr(self, f"_encode_{step.opcode}")(row, step)
 
     def _encode_stages(self, stages: list[Stage]) -> int:
         table = np.zeros((max(len(stages), 1), STAGE_COLUMNS), np.int64)
         for row, stage in zip(table, stages, strict=False):
-            row[0] = STAGE_NUMBERS[stage.kind]
+            row[STAGE.code] = STAGES.codes[stage.kind]
             if stage.linear is not None:
-                row[1:4] = [self._address(a) for a in (stage.linear.acc_bias, stage.linear.scale, stage.linear.bias)]
+                row[STAGE.acc_bias] = self._address(stage.linear.acc_bias)
+                row[STAGE.scale] = self._address(stage.linear.scale)
+                row[STAGE.bias] = self._address(stage.linear.bias)
             if stage.vector is not None:
-                row[3] = self._address(stage.vector)
-            row[4] = self._parameter_address(stage.parameters)
+                row[STAGE.bias] = self._address(stage.vector)
+            row[STAGE.parameters] = self._parameter_address(stage.parameters)
             if stage.source is not None:
-                row[5:7] = self._places[id(stage.source)]
+                self._place(row, STAGE.source, stage.source)
             if stage.destination is not None:
-                row[7:9] = self._places[id(stage.destination)]
-                row[9] = ROW_BYTES[stage.destination.form]
+                self._place(row, STAGE.destination, stage.destination)
+                row[STAGE.destination_row_bytes] = ROW_BYTES[stage.destination.form]
         return self._address(table)
 
     def _encode_linear(self, row: np.ndarray, step: Step) -> None:
         assert step.linear is not None
         weight = step.linear.weight
-        row[1] = SOURCES[weight.kernel] + weight.variant
-        row[2:4] = self._places[id(step.reads[0])]
-        row[4], row[5], row[7] = (self._address(a) for a in (weight.headers, weight.weights, weight.starts))
+        row[LINEAR.kernel] = ACCUMULATORS.codes[f"{weight.kernel} {weight.variant}"]
+        self._place(row, LINEAR.x, step.reads[0])
+        row[LINEAR.rows] = step.rows
+        row[LINEAR.headers] = self._address(weight.headers)
+        row[LINEAR.weights] = self._address(weight.weights)
+        row[LINEAR.starts] = self._address(weight.starts)
         if weight.kernel in ("dense", "float_dense"):
-            row[9] = 1
-            row[6] = weight.in_features if weight.kernel == "float_dense" else -(-weight.in_features // 4)
+            quads = -(-weight.in_features // 4)
+            row[LINEAR.offsets] = weight.in_features if weight.kernel == "float_dense" else quads
         else:
-            row[6] = self._address(weight.offsets)
-        row[8] = step.rows
-        row[13], row[14] = len(step.stages), self._encode_stages(step.stages)
+            row[LINEAR.offsets] = self._address(weight.offsets)
         blocks = max(1, len(weight.starts) // weight.slices)
         fitting = max(1, min(blocks, _PANEL_BYTES * blocks // max(weight.nbytes, 1)))
-        row[16] = PANEL_BLOCKS if weight.slices > 1 else fitting
-        row[17], row[18] = weight.slices, weight.slice_features * ROW_BYTES[step.reads[0].form]
+        row[LINEAR.panel_blocks] = PANEL_BLOCKS if weight.slices > 1 else fitting
+        row[LINEAR.slices] = weight.slices
+        row[LINEAR.slice_bytes] = weight.slice_features * ROW_BYTES[step.reads[0].form]
+        row[LINEAR.stages], row[LINEAR.stage_table] = len(step.stages), self._encode_stages(step.stages)
 
     def _encode_rows(self, row: np.ndarray, step: Step) -> None:
-        row[1] = SOURCES[step.source]
-        row[2:4] = self._places[id(step.reads[0])]
-        row[8] = step.rows
-        row[10], row[11] = (self._address(step.constants.get(name)) for name in ("gamma", "beta"))
+        row[ROWS.source] = FINISH.codes[step.source]
+        self._place(row, ROWS.x, step.reads[0])
+        row[ROWS.x_row_bytes] = ROW_BYTES[step.reads[0].form]
+        row[ROWS.rows] = step.rows
+        row[ROWS.gamma] = self._address(step.constants.get("gamma"))
+        row[ROWS.beta] = self._address(step.constants.get("beta"))
         epsilon = step.constants.get("epsilon")
-        row[12] = self._address(epsilon) if epsilon is not None else self._parameter_address(step.parameters)
-        row[13], row[14] = len(step.stages), self._encode_stages(step.stages)
+        parameters = self._address(epsilon) if epsilon is not None else self._parameter_address(step.parameters)
+        row[ROWS.parameters] = parameters
+        row[ROWS.stages], row[ROWS.stage_table] = len(step.stages), self._encode_stages(step.stages)
 
     def _encode_embed(self, row: np.ndarray, step: Step) -> None:
         tables = step.constants["tables"]
         ids = iter(step.constants["ids"])
         encoded = np.zeros((len(tables), TABLE_COLUMNS), np.int64)
         for line, table in zip(encoded, tables, strict=True):
-            line[0] = self._address(np.ascontiguousarray(table.weight))
-            line[1] = {"f": 0, "u": 1, "i": 2}[table.weight.dtype.kind]
+            line[TABLE.weight] = self._address(np.ascontiguousarray(table.weight))
+            line[TABLE.element] = getattr(ELEMENT, table.weight.dtype.name)
             scale = np.array([1.0], np.float32)
             if table.quantization is not None:
                 scale = np.asarray(table.quantization.scale, np.float32).reshape(1)
-                line[3] = int(table.quantization.zero_point)
-            line[2] = self._address(np.ascontiguousarray(scale))
-            line[4] = {"input": 0, "position": 1, "constant": 2}[table.index]
+                line[TABLE.zero_point] = int(table.quantization.zero_point)
+            line[TABLE.scale] = self._address(np.ascontiguousarray(scale))
+            line[TABLE.index] = getattr(INDEX, table.index)
             if table.index == "input":
                 self._id_places.append((line, next(ids)))
             else:
-                line[6] = table.offset
-            line[7] = len(table.weight)
-        row[1], row[2], row[3] = len(tables), self._address(encoded), step.rows
-        row[4:6] = self._places[id(step.writes[0])]
+                line[TABLE.first_row] = table.offset
+            line[TABLE.rows] = len(table.weight)
+        row[EMBED.tables], row[EMBED.table_table] = len(tables), self._address(encoded)
+        row[EMBED.channels] = step.rows
+        self._place(row, EMBED.out, step.writes[0])
 
     def _encode_gather(self, row: np.ndarray, step: Step) -> None:
-        base, stride = self._places[id(step.reads[0])]
-        row[1:4] = base + step.constants["row"] * 4 * TILE, stride, step.rows
-        row[5:7] = step.constants["width"], step.constants["column"]
+        self._place(row, GATHER.x, step.reads[0])
+        row[GATHER.x] += step.constants["row"] * FLOAT_ROW
+        row[GATHER.rows] = step.rows
+        row[GATHER.width], row[GATHER.column] = step.constants["width"], step.constants["column"]
 
     def _encode_select(self, row: np.ndarray, step: Step) -> None:
-        row[1:3] = self._places[id(step.reads[0])]
-        row[3], row[5] = step.rows, step.constants["token"]
+        self._place(row, SELECT.x, step.reads[0])
+        row[SELECT.rows], row[SELECT.token] = step.rows, step.constants["token"]
 
     def _encode_scatter(self, row: np.ndarray, step: Step) -> None:
-        row[1:3] = self._places[id(step.writes[0])]
-        row[3] = step.rows
+        self._place(row, SCATTER.x, step.writes[0])
+        row[SCATTER.rows] = step.rows
 
     def _encode_attention(self, row: np.ndarray, step: Step) -> None:
-        for position, buffer in enumerate(step.reads[:3]):
-            row[1 + 2 * position : 3 + 2 * position] = self._places[id(buffer)]
         constants = step.constants
-        row[7], row[8] = constants["heads"], constants["size"]
-        row[10] = self._parameter_address(step.parameters)
-        row[11], row[12] = constants["form"], constants["offset_values"]
-        row[13], row[14] = len(step.stages), self._encode_stages(step.stages)
-        row[15], row[16] = (ROW_BYTES[step.reads[position].form] for position in (0, 2))
-        if constants["form"]:
-            row[17:19] = self._places[id(step.reads[3])]
+        q, _, v = step.reads[:3]
+        for column, buffer in zip((ATTENTION.q, ATTENTION.k, ATTENTION.v), step.reads, strict=False):
+            self._place(row, column, buffer)
+        row[ATTENTION.heads], row[ATTENTION.head_size] = constants["heads"], constants["size"]
+        row[ATTENTION.parameters] = self._parameter_address(step.parameters)
+        row[ATTENTION.mode], row[ATTENTION.offset_values] = constants["mode"], constants["offset_values"]
+        row[ATTENTION.q_row_bytes], row[ATTENTION.v_row_bytes] = ROW_BYTES[q.form], ROW_BYTES[v.form]
+        if constants["mode"] != MODE.floats:
+            self._place(row, ATTENTION.sums, step.reads[3])
+        row[ATTENTION.stages], row[ATTENTION.stage_table] = len(step.stages), self._encode_stages(step.stages)
 
     def _encode_byte_sums(self, row: np.ndarray, step: Step) -> None:
-        for position, buffer in enumerate((*step.reads, *step.writes)):
-            row[1 + 2 * position : 3 + 2 * position] = self._places[id(buffer)]
-        row[7], row[8] = step.constants["heads"], step.constants["size"]
-        row[10] = self._parameter_address(step.parameters)
+        for column, buffer in zip((BYTE_SUMS.q, BYTE_SUMS.k), step.reads, strict=True):
+            self._place(row, column, buffer)
+        self._place(row, BYTE_SUMS.sums, step.writes[0])
+        row[BYTE_SUMS.heads], row[BYTE_SUMS.head_size] = step.constants["heads"], step.constants["size"]
+        row[BYTE_SUMS.parameters] = self._parameter_address(step.parameters)
 
     def _encode_extrema(self, row: np.ndarray, step: Step) -> None:
-        row[1:3] = self._places[id(step.reads[0])]
-        row[3], row[4] = step.rows, self._extrema[step.parameters.name].ctypes.data  # type: ignore[union-attr]
+        self._place(row, EXTREMA.x, step.reads[0])
+        row[EXTREMA.rows] = step.rows
+        row[EXTREMA.extrema] = self._extrema[step.parameters.name].ctypes.data  # type: ignore[union-attr]
 
     def _encode_dynamic(self, row: np.ndarray, step: Step) -> None:
         name = step.parameters.name  # type: ignore[union-attr]
-        row[4], row[12] = self._extrema[name].ctypes.data, self._dynamic[name].ctypes.data
+        row[DYNAMIC.extrema] = self._extrema[name].ctypes.data
+        row[DYNAMIC.parameters] = self._dynamic[name].ctypes.data
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -413,7 +453,7 @@ class Instance:
         arrays = []
         for row, name in self._scatters:
             arrays.append(np.ascontiguousarray(values[name], np.float32))
-            row[4] = arrays[-1].ctypes.data
+            row[SCATTER.array] = arrays[-1].ctypes.data
         results: dict[str, np.ndarray] = {}
         for row, output in self._gathers:
             shape = {
@@ -422,17 +462,17 @@ class Instance:
                 "items": (items, output.columns),
             }[output.shape]
             results[output.name] = np.empty(shape, np.float32)
-            row[4] = results[output.name].ctypes.data
+            row[_ARRAY[output.step.opcode]] = results[output.name].ctypes.data
         return results, (binding, arrays)
 
     def _new_binding(self, layout: Layout, lead: tuple[int, ...]) -> _Binding:
         """Arrays for the ids and key biases of calls of these shapes, their addresses in the program."""
         ids = {name: np.empty(lead, np.int64) for name in self._lowering.ids}
         for line, name in self._id_places:
-            line[5] = ids[name].ctypes.data
+            line[TABLE.ids] = ids[name].ctypes.data
         biases = {mask: layout.key_bias(0.0) for mask in self._lowering.masks}
         for row, mask in self._attentions:
-            row[9] = biases[mask].ctypes.data
+            row[ATTENTION.key_bias] = biases[mask].ctypes.data
         return _Binding(layout, lead, ids, biases)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsert.kernels.jit import TILE
-from sparsert.kernels.program import META_COLUMNS, SEGMENT_COLUMNS
+from sparsert.kernels.table import META_COLUMNS, MODE, PIECE, PIECE_COLUMNS, TILE_META
 from sparsert.plan.lower import Lowering
 
 __all__ = ["Layout", "Packing", "even_keys"]
@@ -57,7 +57,7 @@ class Layout:
     key_tiles : int
         Most tiles over which a sequence extends.
     meta : int64 array, shape (all tiles, META_COLUMNS)
-    segments : int64 array, shape (segments, SEGMENT_COLUMNS)
+    pieces : int64 array, shape (pieces, PIECE_COLUMNS)
         ``meta`` holds addresses of its rows.
     """
 
@@ -65,7 +65,7 @@ class Layout:
     tiles: int
     key_tiles: int
     meta: np.ndarray
-    segments: np.ndarray
+    pieces: np.ndarray
     _bias_places: np.ndarray | slice
     """(tokens,) index of every token's key bias; a slice if that is the token itself."""
     _bias_size: int
@@ -88,31 +88,35 @@ class Layout:
         rows = -(-stop_keys // 4) * 4 - first_keys // 4 * 4
         biases = np.cumsum(rows) - rows
 
-        pieces = last_tiles - first_tiles + 1
-        owner = np.repeat(np.arange(count), pieces)
-        piece = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        spans = last_tiles - first_tiles + 1
+        owner = np.repeat(np.arange(count), spans)
+        piece = np.arange(len(owner)) - np.repeat(np.cumsum(spans) - spans, spans)
         tile = first_tiles[owner] + piece
         origin = tile * TILE - starts[owner]
-        segments = np.empty((len(owner), SEGMENT_COLUMNS), np.int64)
-        segments[:, 0] = np.maximum(-origin, 0)
-        segments[:, 1] = np.minimum(sizes[owner] - origin, TILE)
-        segments[:, 2] = np.maximum(origin, 0)
-        of_sequence = (np.arange(count), sizes, first_tiles - chunk_tiles, first_keys, stop_keys, biases)
-        segments[:, 3:] = np.stack(of_sequence, axis=1)[owner]
+        pieces = np.empty((len(owner), PIECE_COLUMNS), np.int64)
+        pieces[:, PIECE.first_lane] = np.maximum(-origin, 0)
+        pieces[:, PIECE.stop_lane] = np.minimum(sizes[owner] - origin, TILE)
+        pieces[:, PIECE.position] = np.maximum(origin, 0)
+        pieces[:, PIECE.sequence] = owner
+        pieces[:, PIECE.length] = sizes[owner]
+        pieces[:, PIECE.key_tile] = (first_tiles - chunk_tiles)[owner]
+        pieces[:, PIECE.first_key] = first_keys[owner]
+        pieces[:, PIECE.stop_key] = stop_keys[owner]
+        pieces[:, PIECE.bias] = biases[owner]
 
         meta = np.zeros((tiles, META_COLUMNS), np.int64)
         each = np.bincount(tile, minlength=tiles)
-        first_segments = np.cumsum(each) - each
-        meta[:, 0] = segments.ctypes.data + first_segments * segments.strides[0]
-        meta[:, 1] = each
+        first_pieces = np.cumsum(each) - each
+        meta[:, TILE_META.pieces] = pieces.ctypes.data + first_pieces * pieces.strides[0]
+        meta[:, TILE_META.piece_count] = each
         if tiles:
-            meta[:, 2] = (begins[owner] + segments[:, 2])[first_segments]
-            meta[:, 3] = segments[first_segments + each - 1, 1]
-            work = segments[:, 7] - segments[:, 6] + _ATTENTION_OVERHEAD
-            meta[:, 5] = np.add.reduceat(work, first_segments)
-            before = np.cumsum(meta[:, 5]) - meta[:, 5]
+            meta[:, TILE_META.first_token] = (begins[owner] + pieces[:, PIECE.position])[first_pieces]
+            meta[:, TILE_META.tokens] = pieces[first_pieces + each - 1, PIECE.stop_lane]
+            work = pieces[:, PIECE.stop_key] - pieces[:, PIECE.first_key] + _ATTENTION_OVERHEAD
+            meta[:, TILE_META.work] = np.add.reduceat(work, first_pieces)
+            before = np.cumsum(meta[:, TILE_META.work]) - meta[:, TILE_META.work]
             chunk_of_tile = np.repeat(bounds[:-1], np.diff(bounds))
-            meta[:, 4] = before - before[chunk_of_tile]
+            meta[:, TILE_META.work_before] = before - before[chunk_of_tile]
         bias_size, tokens = int(rows.sum()), int(sizes.sum())
         places: np.ndarray | slice = slice(None)
         if bias_size > tokens:
@@ -120,9 +124,9 @@ class Layout:
         return cls(
             chunks,
             max((stop - start for start, stop in chunks), default=0),
-            int(pieces.max(initial=0)),
+            int(spans.max(initial=0)),
             meta,
-            segments,
+            pieces,
             places,
             bias_size,
         )
@@ -181,7 +185,7 @@ def even_keys(lowering: Lowering) -> float:
         weight = packed.weight
         linear += packed.density * weight.in_features * weight.out_features * _width(weight.layout == "float")
     attention = sum(
-        step.constants["heads"] * (step.constants["size"] * _width(step.constants["form"] == 0) + 40)
+        step.constants["heads"] * (step.constants["size"] * _width(step.constants["mode"] == MODE.floats) + 40)
         for step in lowering.steps
         if step.opcode == "attention"
     )

@@ -14,6 +14,7 @@ from sparsert.graph.ir import Graph, Node
 from sparsert.graph.mapped import detach, let_go
 from sparsert.kernels.accumulate import BLOCK_ROWS
 from sparsert.kernels.attention import BOUNDED_SPAN, SUM_ROWS
+from sparsert.kernels.table import MODE
 from sparsert.plan.steps import (
     Buffer,
     DynamicParameters,
@@ -46,13 +47,14 @@ def _scalar(quantization: fused.Quantization | None) -> bool:
     return quantization is not None and np.size(quantization.scale) == 1 and np.size(quantization.zero_point) == 1
 
 
-def _attention_form(op: fused.Attention, record: np.ndarray) -> int:
-    """The form of the kernel: 0 float, 1 int8, 2 with quantized scores, 3 with scores that need no maximum."""
+def _attention_mode(op: fused.Attention, record: np.ndarray) -> int:
+    """How the kernel computes scores."""
     if op.q_quantization is None:
-        return 0
+        return MODE.floats
     if op.scores_quantization is None:
-        return 1
-    return 3 if 255 * abs(float(record["score_factor"][0])) <= BOUNDED_SPAN else 2
+        return MODE.int8
+    bounded = 255 * abs(float(record["score_factor"][0])) <= BOUNDED_SPAN
+    return MODE.bounded_scores if bounded else MODE.quantized_scores
 
 
 _ATTENTION_FORMS = ("quads", "signed_quads", "signed_rows")
@@ -362,7 +364,7 @@ class Lowering:
             "beta": np.pad(op.beta.astype(np.float32), padding),
             "epsilon": np.array([op.epsilon, 1.0 / rows], np.float32),
         }
-        self._produce(Step("rows", [x], [], [], "normalize", rows, constants=constants), node.outputs[0])
+        self._produce(Step("rows", [x], [], [], "layer_norm", rows, constants=constants), node.outputs[0])
 
     def _attention(self, node: Node) -> None:
         op: fused.Attention = node.fused
@@ -382,7 +384,7 @@ class Lowering:
             "heads": op.heads,
             "size": channels // op.heads,
             "mask": mask,
-            "form": _attention_form(op, record),
+            "mode": _attention_mode(op, record),
             "offset_values": bool(integer and record["value_offset"][0] != 0),
         }
         if integer:

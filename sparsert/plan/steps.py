@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from sparsert.graph.fused import Quantization
-from sparsert.kernels.attention import ATTENTION_PARAMETERS
 from sparsert.kernels.jit import TILE
-from sparsert.kernels.stages import PARAMETERS, STAGE_NUMBERS
+from sparsert.kernels.records import ATTENTION_PARAMETERS, PARAMETERS
+from sparsert.kernels.stages import STAGES
 from sparsert.plan.weights import PackedLinear, unsigned_zero_point
 
 __all__ = [
@@ -55,7 +55,7 @@ Parameters = np.ndarray | DynamicParameters
 
 @dataclass
 class Stage:
-    """One stage of a step's epilogue; ``kind`` is a key of STAGE_NUMBERS or a part of one."""
+    """One stage of a step's epilogue; ``kind`` is a name in STAGES or a part of one."""
 
     kind: str
     linear: PackedLinear | None = None
@@ -124,7 +124,7 @@ def fuse_stages(stages: list[Stage]) -> list[Stage]:
     for first in range(len(stages)):
         suffix = stages[first:]
         name = "+".join(stage.kind for stage in suffix)
-        if len(suffix) > 1 and name in STAGE_NUMBERS:
+        if len(suffix) > 1 and name in STAGES:
             merged = Stage(name)
             for stage in suffix:
                 merged.linear = merged.linear or stage.linear

@@ -37,7 +37,7 @@ def main() -> None:
         "context": context,
         "float_sparse": (accumulate.accumulate_float_sparse, 7),
         "float_dense": (accumulate.accumulate_float_dense, 7),
-        "gelu_quads": (stages.STAGES[stages.STAGE_NUMBERS["dequantize+gelu+quads"]], 8),
+        "gelu_quads": (stages.STAGES["dequantize+gelu+quads"], 8),
         "probabilities": (attention._quantize_probabilities, 8),
     }
     if TIER == "avx2":

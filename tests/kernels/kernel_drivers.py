@@ -10,10 +10,11 @@ import numpy as np
 from numba import njit
 
 from sparsert.kernels import accumulate as accumulators
-from sparsert.kernels import stages
 from sparsert.kernels.accumulate import BLOCK_ROWS, HEADER_BYTES
 from sparsert.kernels.jit import TILE
 from sparsert.kernels.pack import PackedWeight
+from sparsert.kernels.records import PARAMETERS
+from sparsert.kernels.stages import STAGES
 
 _ALIGNMENT = 64
 _GUARD = 1024
@@ -114,7 +115,7 @@ def parameters(
     scale: float = 1.0, zero_point: int = 0, low: float = 0.0, high: float = 255.0, acc_scale: float = 1.0
 ) -> Buffer:
     """Quantization of a uint8 tensor; ``low`` and ``high`` are the stored range."""
-    record = np.zeros(1, stages.PARAMETERS)
+    record = np.zeros(1, PARAMETERS)
     record["scale"], record["zero_point"], record["acc_scale"] = scale, zero_point, acc_scale
     record["inverse_scale"] = np.float32(1) / np.float32(scale)
     record["low"], record["high"] = low - zero_point, high - zero_point
@@ -158,7 +159,7 @@ def run_stage(
     other = buffer(np.zeros((rows, TILE), np.float32) if source is None else source)
     out = Buffer((padded, TILE), element or np.float32)
     places = [content.address, rows, *(h.address for h in held), params.address, other.address, out.address]
-    compiled(stages.STAGES[stages.STAGE_NUMBERS[name]], 8)(*places)
+    compiled(STAGES[name], STAGES.arity)(*places)
     for touched in (content, out, other, params, *held):
         touched.check()
     if element is None:

@@ -13,7 +13,6 @@ from kernel_drivers import Buffer, buffer, compiled, quads
 from naive_kernels import IntegerAttention
 
 from sparsert.kernels.attention import (
-    ATTENTION_PARAMETERS,
     BOUNDED_SPAN,
     SUM_ROWS,
     attend_float,
@@ -21,6 +20,8 @@ from sparsert.kernels.attention import (
     byte_sums,
 )
 from sparsert.kernels.jit import TILE
+from sparsert.kernels.records import ATTENTION_PARAMETERS
+from sparsert.kernels.table import MODE
 
 LOWEST = np.finfo(np.float32).min
 FORM = IntegerAttention(qk_factor=1e-3, score_factor=0.05, probability_factor=255.0)
@@ -47,9 +48,10 @@ def _behind(x: np.ndarray, lead: int, fill: float) -> np.ndarray:
     return np.pad(x, ((lead, 0), (0, 0)), constant_values=fill)
 
 
-def _form_number(form: IntegerAttention) -> int:
-    """As the lowering chooses it."""
-    return 1 if not form.quantized else 3 if 255 * form.score_factor <= BOUNDED_SPAN else 2
+def _mode(form: IntegerAttention) -> int:
+    if not form.quantized:
+        return MODE.int8
+    return MODE.bounded_scores if 255 * form.score_factor <= BOUNDED_SPAN else MODE.quantized_scores
 
 
 def integer_context(
@@ -90,7 +92,7 @@ def integer_context(
             q.shape[1],
             masks.address,
             held.address,
-            _form_number(form),
+            _mode(form),
             form.value_offset != 0,
             work.address,
             out.address,

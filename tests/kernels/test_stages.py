@@ -11,8 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kernel_drivers import Buffer, buffer, compiled, parameters, run_stage
 
-from sparsert.kernels import stages
 from sparsert.kernels.jit import TILE
+from sparsert.kernels.rows import FINISH, PREPARE
+from sparsert.kernels.stages import STAGES
 
 ROUNDING = 2.0**-23
 """Relative error of two float32 roundings."""
@@ -214,8 +215,7 @@ def test_every_stage_is_tested() -> None:
     simple = {"dequantize", "dequantize_dynamic", "bias", "gelu", "gelu_tanh", "relu", "tanh", "add", "fake_quantize"}
     fused = {f"dequantize+{sink}" for sink in BYTES} | {f"dequantize+gelu+{s}" for s in ("rows", "quads")}
     ends = {"dequantize+add+floats", "bias+add+floats", "bias+gelu+floats", "bias+floats", "floats"}
-    assert set(stages.STAGE_NUMBERS) == simple | fused | ends | set(BYTES)
-    assert sorted(stages.STAGE_NUMBERS.values()) == list(range(len(stages.STAGES)))
+    assert set(STAGES) == simple | fused | ends | set(BYTES)
 
 
 # -- sources of a block
@@ -224,7 +224,7 @@ def test_every_stage_is_tested() -> None:
 @pytest.mark.parametrize("rows", [1, 5, 32])
 def test_load_rows(rows: int) -> None:
     source, block = buffer(floats(rows, 1)), Buffer((rows, TILE), np.float32)
-    compiled(stages.load_rows, 3)(source.address, block.address, rows)
+    compiled(FINISH["load"], FINISH.arity)(source.address, block.address, rows, 0, 0, 0, 0)
     block.check()
     np.testing.assert_array_equal(block.array, source.array)
 
@@ -234,7 +234,8 @@ def test_load_rows(rows: int) -> None:
 def test_dequantize_rows(rows: int, zero: int, seed: int) -> None:
     stored = np.random.default_rng(seed).integers(0, 256, (rows, TILE), dtype=np.uint8)
     source, block, params = buffer(stored), Buffer((rows, TILE), np.float32), parameters(0.3, zero)
-    compiled(stages.dequantize_rows, 4)(source.address, block.address, rows, params.address)
+    addresses = [source.address, block.address, rows, 0, 0, 0, params.address]
+    compiled(FINISH["dequantize"], FINISH.arity)(*addresses)
     block.check()
     np.testing.assert_array_equal(block.array, (stored.astype(np.float32) - zero) * np.float32(0.3))
 
@@ -244,9 +245,9 @@ def normalize(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float
     source, block, statistics = buffer(x), Buffer((rows, TILE), np.float32), Buffer((2, TILE), np.float32)
     constants = buffer(np.float32([epsilon, 1 / rows]))
     weight, bias = buffer(gamma), buffer(beta)
-    compiled(stages.normalize_statistics, 4)(source.address, rows, constants.address, statistics.address)
+    compiled(PREPARE["layer_norm"], PREPARE.arity)(source.address, rows, constants.address, statistics.address)
     addresses = [source.address, block.address, rows, statistics.address, weight.address, bias.address]
-    compiled(stages.normalize_rows, 6)(*addresses)
+    compiled(FINISH["layer_norm"], FINISH.arity)(*addresses, constants.address)
     block.check()
     statistics.check()
     return block.array.copy()

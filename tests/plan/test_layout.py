@@ -26,7 +26,7 @@ LENGTH = st.one_of(st.integers(1, 9), st.sampled_from([TILE - 1, TILE, TILE + 1]
 def test_layout(lengths: list[int], threads: int, whole: bool, even_keys: int) -> None:
     """Read back token by token, as the kernels do."""
     layout = Layout.of(lengths, Packing(threads, whole, even_keys))
-    base, stride = layout.segments.ctypes.data, layout.segments.strides[0]
+    base, stride = layout.pieces.ctypes.data, layout.pieces.strides[0]
     numbers = np.arange(sum(lengths), dtype=np.float32)
     bias = layout.key_bias(numbers)
     begins = np.cumsum(lengths) - lengths
@@ -39,7 +39,7 @@ def test_layout(lengths: list[int], threads: int, whole: bool, even_keys: int) -
         work = 0
         for tile in range(start, stop):
             address, count, first_token, valid, before, own = layout.meta[tile].tolist()
-            pieces = layout.segments[(address - base) // stride :][:count].tolist()
+            pieces = layout.pieces[(address - base) // stride :][:count].tolist()
             assert first_token == found and 0 < valid <= TILE and before == work
             work += own
             keys = 0
@@ -84,4 +84,4 @@ def test_empty_lanes_where_they_save_queries(even_keys: float, shared: int) -> N
 def test_no_sequences() -> None:
     layout = Layout.of([], Packing(2))
     assert layout.tiles == layout.key_tiles == 0
-    assert len(layout.meta) == len(layout.segments) == len(layout.key_bias(0.0)) == 0
+    assert len(layout.meta) == len(layout.pieces) == len(layout.key_bias(0.0)) == 0

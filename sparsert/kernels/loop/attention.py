@@ -1,0 +1,95 @@
+"""The steps of attention."""
+
+from __future__ import annotations
+
+from sparsert.kernels.accumulate import BLOCK_ROWS
+from sparsert.kernels.attention import SUM_ROWS, attend_float, attend_int8, byte_sums
+from sparsert.kernels.jit import TILE, inner
+from sparsert.kernels.loop.places import FLOAT_ROW, field, place, run_stages
+from sparsert.kernels.memory import load_f32, store_f32
+from sparsert.kernels.table import ATTENTION, BYTE_SUMS, MODE, PIECE, PIECE_COLUMNS, TILE_META
+
+__all__ = ["attention_share", "byte_sums_step"]
+
+
+@inner()
+def _attention_step(step, tile, head, meta, scratch):
+    """One head of one tile of queries, for each sequence that has tokens in the tile; then the stages on its rows.
+
+    All lanes are queries of every sequence in turn, and each sequence overwrites its own lanes and those behind it.
+    """
+    size, mode, parameters = step[ATTENTION.head_size], step[ATTENTION.mode], step[ATTENTION.parameters]
+    row, row_bytes = head * size, step[ATTENTION.q_row_bytes]
+    head_sums, sums_stride = step[ATTENTION.sums] + head * (SUM_ROWS * FLOAT_ROW), step[ATTENTION.sums_stride]
+    queries = step[ATTENTION.q] + step[ATTENTION.q_stride] * tile + row * row_bytes
+    key_stride, value_stride = step[ATTENTION.k_stride], step[ATTENTION.v_stride]
+    out = scratch
+    other = scratch + size * FLOAT_ROW
+    work = other + size * FLOAT_ROW
+    for index in range(meta[tile, TILE_META.piece_count]):
+        piece = meta[tile, TILE_META.pieces] + index * (8 * PIECE_COLUMNS)
+        key_tile = field(piece, PIECE.key_tile)
+        first, stop = field(piece, PIECE.first_key), field(piece, PIECE.stop_key)
+        keys = step[ATTENTION.k] + key_stride * key_tile + row * row_bytes
+        values = step[ATTENTION.v] + value_stride * key_tile + row * step[ATTENTION.v_row_bytes]
+        bias = step[ATTENTION.key_bias] + 4 * field(piece, PIECE.bias)
+        target = out if index == 0 else other
+        if mode == MODE.floats:
+            attend_float(
+                queries, keys, key_stride, values, value_stride, first, stop, size, bias, parameters, work, target
+            )
+        else:
+            attend_int8(
+                queries,
+                head_sums + sums_stride * tile,
+                keys,
+                key_stride,
+                head_sums + sums_stride * key_tile,
+                sums_stride,
+                values,
+                value_stride,
+                first,
+                stop,
+                size,
+                bias,
+                parameters,
+                mode,
+                step[ATTENTION.offset_values] != 0,
+                work,
+                target,
+            )
+        if index > 0:
+            for begin in range(0, size * FLOAT_ROW, FLOAT_ROW):
+                for lane in range(field(piece, PIECE.first_lane), TILE):
+                    store_f32(out + begin + 4 * lane, load_f32(other + begin + 4 * lane))
+    for first in range(0, size, BLOCK_ROWS):
+        count = min(BLOCK_ROWS, size - first)
+        table, stages = step[ATTENTION.stage_table], step[ATTENTION.stages]
+        run_stages(table, stages, out + first * FLOAT_ROW, row + first, count, tile, tile, scratch)
+
+
+@inner()
+def attention_share(step, share, shares, meta, tiles, scratch):
+    """Those heads of tiles whose work begins in one of ``shares`` equal parts of all the work."""
+    heads = step[ATTENTION.heads]
+    total = (meta[tiles - 1, TILE_META.work_before] + meta[tiles - 1, TILE_META.work]) * heads
+    start, stop = share * total // shares, (share + 1) * total // shares
+    for tile in range(tiles):
+        before, work = meta[tile, TILE_META.work_before] * heads, meta[tile, TILE_META.work]
+        if before + work * heads <= start or before >= stop:
+            continue
+        for head in range(heads):
+            if start <= before + work * head < stop:
+                _attention_step(step, tile, head, meta, scratch)
+
+
+@inner()
+def byte_sums_step(step, tile, band, strip, strips, scratch):
+    """Byte sums of those heads of a tile that belong to a strip."""
+    q = place(step[BYTE_SUMS.q], step[BYTE_SUMS.q_stride], tile, band, scratch)
+    k = place(step[BYTE_SUMS.k], step[BYTE_SUMS.k_stride], tile, band, scratch)
+    out = place(step[BYTE_SUMS.sums], step[BYTE_SUMS.sums_stride], tile, band, scratch)
+    heads, size = step[BYTE_SUMS.heads], step[BYTE_SUMS.head_size]
+    for head in range(strip * heads // strips, (strip + 1) * heads // strips):
+        row = head * size * TILE
+        byte_sums(q + row, k + row, size // 4, step[BYTE_SUMS.parameters], out + head * (SUM_ROWS * FLOAT_ROW))

@@ -1,0 +1,61 @@
+"""The step that multiplies a matrix with tiles."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparsert.kernels.accumulate import BLOCK_ROWS, HEADER_BYTES
+from sparsert.kernels.accumulators import ACCUMULATORS
+from sparsert.kernels.jit import inner
+from sparsert.kernels.loop.places import BLOCK_BYTES, place, run_stages
+from sparsert.kernels.memory import load_i64
+from sparsert.kernels.table import LINEAR
+
+__all__ = ["linear_step"]
+
+_STARTS_BYTES = 16
+
+_dispatch = ACCUMULATORS.dispatcher()
+
+
+@inner()
+def _accumulate(kernel, x, headers, weights, offsets, block, rows, add):
+    """In a function of its own, so that all kernels are compiled once."""
+    _dispatch(kernel, x, headers, weights, offsets, block, rows, add)
+
+
+@inner()
+def linear_step(step, band, tiles, strip, strips, scratch):
+    """Accumulators of ``tiles`` tiles from ``band`` on, through the stages.
+
+    Panels of a few blocks of rows come first and tiles second: a panel's weights are read from memory once and stay in
+    the L2 for the whole band, a tile's activations stay in the L1 for the whole panel, or, if they do not fit there,
+    a slice of them stays while the panel's blocks collect what it contributes.
+    """
+    rows, panel, slices = step[LINEAR.rows], step[LINEAR.panel_blocks], step[LINEAR.slices]
+    blocks = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
+    last = (strip + 1) * blocks // strips
+    for start in range(strip * blocks // strips, last, panel):
+        for tile in range(band, band + tiles):
+            x = place(step[LINEAR.x], step[LINEAR.x_stride], tile, band, scratch)
+            for turn in range(slices):
+                for index in range(start, min(start + panel, last)):
+                    first = index * BLOCK_ROWS
+                    size = min(BLOCK_ROWS, rows - first)
+                    block = scratch
+                    if slices > 1:
+                        block += (index - start) * BLOCK_BYTES
+                    starts = step[LINEAR.starts] + _STARTS_BYTES * (turn * blocks + index)
+                    _accumulate(
+                        step[LINEAR.kernel],
+                        x + turn * step[LINEAR.slice_bytes],
+                        step[LINEAR.headers] + HEADER_BYTES * (turn * rows + first),
+                        step[LINEAR.weights] + load_i64(starts),
+                        step[LINEAR.offsets] + load_i64(starts + 8),
+                        block,
+                        size,
+                        np.int64(turn > 0),
+                    )
+                    if turn == slices - 1:
+                        table, count = step[LINEAR.stage_table], step[LINEAR.stages]
+                        run_stages(table, count, block, first, size, tile, band, scratch)

@@ -1,0 +1,66 @@
+"""Where tiles lie, and sizes of what threads and buffers need."""
+
+from __future__ import annotations
+
+from sparsert.kernels.accumulate import BLOCK_ROWS
+from sparsert.kernels.jit import TILE, inner
+from sparsert.kernels.memory import load_i64
+from sparsert.kernels.rows import STATISTICS_ROWS
+from sparsert.kernels.stages import STAGES
+from sparsert.kernels.table import STAGE, STAGE_COLUMNS
+
+__all__ = ["ATTENTION_WORK", "BLOCK_BYTES", "FLOAT_ROW", "PANEL_BLOCKS", "STEP_SCRATCH", "field", "place", "run_stages"]
+
+FLOAT_ROW = 4 * TILE
+"""Bytes of a row of a float tile."""
+
+BLOCK_BYTES = BLOCK_ROWS * FLOAT_ROW
+
+PANEL_BLOCKS = 4
+"""Blocks of rows that collect the contributions of slices side by side, 16 KB on AVX2."""
+
+STEP_SCRATCH = PANEL_BLOCKS * BLOCK_BYTES + STATISTICS_ROWS * FLOAT_ROW
+"""Scratch bytes that steps other than attention need, besides values of the region."""
+
+ATTENTION_WORK = FLOAT_ROW * TILE + TILE * TILE + FLOAT_ROW
+"""Scratch bytes that attention needs per key tile, besides 8 rows of a tile."""
+
+_STAGE_BYTES = 8 * STAGE_COLUMNS
+
+_run_stage = STAGES.dispatcher()
+
+
+@inner()
+def field(record, column):
+    """An integer of a row of a table that is known by its address."""
+    return load_i64(record + 8 * column)
+
+
+@inner()
+def place(base, stride, tile, band, scratch):
+    """Address of tile ``tile``; ``band`` is the first tile of its band."""
+    if stride < 0:
+        return scratch + base - stride * (tile - band)
+    return base + stride * tile
+
+
+@inner()
+def run_stages(table, count, block, first, rows, tile, band, scratch):
+    """All stages of a step on the block whose first row is ``first``."""
+    for index in range(count):
+        stage = table + index * _STAGE_BYTES
+        word = 4 * first
+        source = place(field(stage, STAGE.source), field(stage, STAGE.source_stride), tile, band, scratch)
+        base, stride = field(stage, STAGE.destination), field(stage, STAGE.destination_stride)
+        destination = place(base, stride, tile, band, scratch)
+        _run_stage(
+            field(stage, STAGE.code),
+            block,
+            rows,
+            field(stage, STAGE.acc_bias) + word,
+            field(stage, STAGE.scale) + word,
+            field(stage, STAGE.bias) + word,
+            field(stage, STAGE.parameters),
+            source + first * FLOAT_ROW,
+            destination + first * field(stage, STAGE.destination_row_bytes),
+        )

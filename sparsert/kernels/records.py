@@ -1,0 +1,54 @@
+"""Records that kernels read at an address: quantizations of a tensor, and the constants of attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sparsert.kernels.simd import Simd, Value
+
+__all__ = ["ATTENTION_PARAMETERS", "PARAMETERS", "offset_of", "parameter"]
+
+PARAMETERS = np.dtype(
+    [
+        ("inverse_scale", "<f4"),
+        ("scale", "<f4"),
+        ("zero_point", "<i4"),
+        ("low", "<f4"),
+        ("high", "<f4"),
+        ("acc_scale", "<f4"),
+        ("unused", "<f4", 2),
+    ]
+)
+"""Quantization of one tensor, with ``low``/``high`` the range of ``quantized - zero_point``; written before a run in
+the static forms and during it in the dynamic one. ``acc_scale`` is 1 in the static forms."""
+
+ATTENTION_PARAMETERS = np.dtype(
+    [
+        ("qk_factor", "<f4"),
+        ("low", "<f4"),
+        ("high", "<f4"),
+        ("score_factor", "<f4"),
+        ("probability_factor", "<f4"),
+        ("value_offset", "<i4"),
+        ("query_zero_point", "<i4"),
+        ("key_offset", "<i4"),
+    ]
+)
+"""score = clamp(round(acc * qk_factor), low, high) * score_factor + bias[key] (no rounding where scores are not
+quantized); probability byte = min(round(p * probability_factor), 255); value_offset and key_offset are 128 minus the
+zero point."""
+
+
+def offset_of(record: np.dtype[Any], name: str) -> int:
+    """Bytes from the start of a record to a field."""
+    assert record.fields is not None
+    return int(record.fields[name][1])
+
+
+def parameter(v: Simd, record: Value, name: str, kind: np.dtype[Any] = PARAMETERS) -> Value:
+    """A field of the record at a pointer, repeated over a vector."""
+    assert kind.fields is not None
+    place = v.at(record, offset_of(kind, name))
+    return v.broadcast_f32(place) if kind.fields[name][0].kind == "f" else v.broadcast_i32(place)

@@ -1,0 +1,105 @@
+"""Registries: kernels of one calling convention by name and code, and the switch that compiled code chooses with."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from sparsert.kernels.jit import TIER
+from sparsert.kernels.simd import Simd, Value, micro_kernel
+
+__all__ = ["Emit", "Registry", "import_modules"]
+
+Emit = Callable[..., None]
+"""A kernel's emitter, ``emit(v, *arguments)``: writes its IR through a :class:`Simd`."""
+
+
+class Registry:
+    """Kernels of ``arity`` integer arguments. A code is stated with each, so nothing depends on the order of adding.
+
+    Parameters
+    ----------
+    what : str
+        What its entries are, for messages.
+    arity : int
+    """
+
+    def __init__(self, what: str, arity: int) -> None:
+        self.what = what
+        self.arity = arity
+        self.codes: dict[str, int] = {}
+        self._emitters: dict[str, Emit] = {}
+        self._kernels: dict[str, Any] = {}
+
+    def add(self, name: str, code: int, emit: Emit) -> None:
+        """Enter a kernel.
+
+        Raises
+        ------
+        ValueError
+            The name or the code is taken.
+        """
+        if name in self.codes or code in self.codes.values():
+            raise ValueError(f"{self.what} '{name}' has code {code}, but one of them is taken: {self.codes}")
+        self.codes[name], self._emitters[name] = code, emit
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.codes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.codes)
+
+    def __getitem__(self, name: str) -> Any:
+        """One kernel alone, to be called from compiled code."""
+        if name not in self._kernels:
+            self._kernels[name] = micro_kernel(TIER, self.arity)(self._emitters[name])
+        return self._kernels[name]
+
+    def dispatcher(self, others_do_nothing: bool = False) -> Any:
+        """``dispatch(code, *arguments)``: the kernel of that code, for compiled code, which gets all of them inlined.
+
+        A code that no kernel has ends the process, since its arguments are addresses; or does nothing if asked to.
+        """
+
+        def typing(typing_context: Any, *arguments: Any) -> Any:
+            def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[Value]) -> Value:
+                other, done = (builder.append_basic_block(name) for name in ("other", "done"))
+                choice = builder.switch(values[0], other)
+                for name, code in sorted(self.codes.items(), key=lambda entry: entry[1]):
+                    block = builder.append_basic_block(name)
+                    choice.add_case(ir.Constant(values[0].type, code), block)
+                    builder.position_at_end(block)
+                    self._emitters[name](Simd(builder, TIER), *values[1:])
+                    builder.branch(done)
+                builder.position_at_end(other)
+                if others_do_nothing:
+                    builder.branch(done)
+                else:
+                    builder.call(builder.module.declare_intrinsic("llvm.trap", fnty=_TRAP), [])
+                    builder.unreachable()
+                builder.position_at_end(done)
+                return context.get_dummy_value()
+
+            return types.void(*([types.int64] * (self.arity + 1))), codegen
+
+        names = ["typing_context", "code", *(f"argument{i}" for i in range(self.arity))]
+        positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        signature = inspect.Signature([inspect.Parameter(name, positional) for name in names])
+        typing.__signature__ = signature  # type: ignore[attr-defined]  # *arguments alone would arrive as one tuple
+        return intrinsic(typing)
+
+
+_TRAP = ir.FunctionType(ir.VoidType(), [])
+
+
+def import_modules(package: str, folder: Sequence[str]) -> None:
+    """Import every module of a package, for what they add to registries."""
+    for module in pkgutil.iter_modules(folder, f"{package}."):
+        importlib.import_module(module.name)

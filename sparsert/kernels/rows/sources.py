@@ -1,0 +1,19 @@
+"""The registries of sources of rows.
+
+A source may have a first pass over all rows of a tile, ``prepare(x, rows, parameters, statistics)``, which leaves rows
+of statistics, and has ``finish(x, block, rows, statistics, gamma, beta, parameters)``, which makes one block of rows
+from those of ``x``. ``x``, ``gamma`` and ``beta`` point to the block's first row.
+"""
+
+from __future__ import annotations
+
+from sparsert.kernels.registry import Registry
+
+__all__ = ["FINISH", "PREPARE", "STATISTICS_ROWS"]
+
+FINISH = Registry("source of rows", 7)
+PREPARE = Registry("source of rows", 4)
+"""First passes; a source without one is not in it."""
+
+STATISTICS_ROWS = 2
+"""Float rows of a tile that a first pass may write."""
