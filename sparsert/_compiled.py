@@ -78,7 +78,8 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 def _compile(path: str, isa: str, batch_size: int | None, input_shapes: InputShapes) -> CompiledModel:
     # Imported here: the kernels, and Numba with them, take their time.
-    from sparsert.graph import fuse_graph, load_graph
+    from sparsert.fuse import fuse_graph
+    from sparsert.graph import load_graph
     from sparsert.kernels.cache import announce_compilation
     from sparsert.plan import compile_graph
 

@@ -18,7 +18,8 @@ import numpy as np
 import onnx
 import pytest
 
-from sparsert.graph import fuse_graph, load_graph
+from sparsert.fuse import fuse_graph
+from sparsert.graph import load_graph
 from sparsert.graph.ir import FUSED_DOMAIN, Graph
 
 ort = pytest.importorskip("onnxruntime")

@@ -1,4 +1,4 @@
-"""Brute-force twins: every fused op in plain NumPy, by the formulas of :mod:`sparsert.graph.fused`, however slow.
+"""Brute-force twins: every fused op in plain NumPy, by the formulas of :mod:`sparsert.ops`, however slow.
 
 ``run_graph`` evaluates a whole graph, fused or not; one function per op, named as the op, is the reference of that op's
 kernel. Integer parts are exact (int64), floats are float32 unless a formula says otherwise.
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from sparsert.graph import fused
-from sparsert.graph.fused import Quantization
+from sparsert import ops
+from sparsert.graph.evaluate import implicit_inputs, make_runner
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
-from sparsert.ops.fallback import implicit_inputs, make_runner
+from sparsert.ops import Quantization
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -53,7 +53,7 @@ def centred(x: np.ndarray, zero_point: np.ndarray | None) -> np.ndarray:
 # -- ops
 
 
-def linear_accumulator(x: np.ndarray, zero_point: np.ndarray, op: fused.Linear) -> np.ndarray:
+def linear_accumulator(x: np.ndarray, zero_point: np.ndarray, op: ops.Linear) -> np.ndarray:
     """The exact integer part of an int8 Linear, int32, shape (..., N)."""
     # float64 products of bytes stay exact up to 2**53, and NumPy multiplies them with BLAS.
     left = centred(x, zero_point).astype(np.float64)
@@ -65,7 +65,7 @@ def linear_accumulator(x: np.ndarray, zero_point: np.ndarray, op: fused.Linear) 
 
 
 def linear(
-    op: fused.Linear, x: np.ndarray, x_scale: np.ndarray | None = None, x_zero_point: np.ndarray | None = None
+    op: ops.Linear, x: np.ndarray, x_scale: np.ndarray | None = None, x_zero_point: np.ndarray | None = None
 ) -> np.ndarray:
     """Float, int8 static, or int8 dynamic (with ``x_scale`` and ``x_zero_point``)."""
     if op.weight.dtype == np.float32:
@@ -79,7 +79,7 @@ def linear(
     return y if op.bias is None else y + op.bias
 
 
-def gelu(op: fused.Gelu, x: np.ndarray) -> np.ndarray:
+def gelu(op: ops.Gelu, x: np.ndarray) -> np.ndarray:
     """Computed in float64, rounded once."""
     wide = x.astype(np.float64)
     if op.approximate == "tanh":
@@ -88,7 +88,7 @@ def gelu(op: fused.Gelu, x: np.ndarray) -> np.ndarray:
     return (0.5 * wide * (1 + _erf(wide / math.sqrt(2)))).astype(np.float32)
 
 
-def activation(op: fused.Activation, x: np.ndarray) -> np.ndarray:
+def activation(op: ops.Activation, x: np.ndarray) -> np.ndarray:
     """relu or tanh."""
     return np.maximum(x, np.float32(0)) if op.kind == "relu" else np.tanh(x)
 
@@ -98,7 +98,7 @@ def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a + b
 
 
-def layer_norm(op: fused.LayerNorm, x: np.ndarray) -> np.ndarray:
+def layer_norm(op: ops.LayerNorm, x: np.ndarray) -> np.ndarray:
     """Computed in float64, rounded once."""
     wide = x.astype(np.float64)
     difference = wide - wide.mean(axis=-1, keepdims=True)
@@ -106,7 +106,7 @@ def layer_norm(op: fused.LayerNorm, x: np.ndarray) -> np.ndarray:
     return (difference / np.sqrt(variance + op.epsilon) * op.gamma + op.beta).astype(np.float32)
 
 
-def embeddings(op: fused.Embeddings, *rows: np.ndarray) -> np.ndarray:
+def embeddings(op: ops.Embeddings, *rows: np.ndarray) -> np.ndarray:
     """Sum of table rows, in table order."""
     batch, tokens = rows[0].shape
     remaining = iter(rows)
@@ -129,7 +129,7 @@ def embeddings(op: fused.Embeddings, *rows: np.ndarray) -> np.ndarray:
     return total
 
 
-def key_mask(op: fused.KeyMask, mask: np.ndarray) -> np.ndarray:
+def key_mask(op: ops.KeyMask, mask: np.ndarray) -> np.ndarray:
     """Added to the scores of every query."""
     if op.kind == "linear":
         return (np.float32(1) - mask.astype(np.float32)) * np.float32(op.value)
@@ -143,7 +143,7 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def attention(
-    op: fused.Attention, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None = None
+    op: ops.Attention, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None = None
 ) -> np.ndarray:
     """Float, int8 static, or int8 dynamic multi-head attention."""
     q, k, v = (_split(x, op.heads) for x in (q, k, v))
@@ -188,12 +188,12 @@ def _integer_product(a: np.ndarray, za: np.ndarray, b: np.ndarray, zb: np.ndarra
     return (centred(a, za).astype(np.float64) @ centred(b, zb).astype(np.float64)).astype(np.float32)
 
 
-def select_token(op: fused.SelectToken, x: np.ndarray) -> np.ndarray:
+def select_token(op: ops.SelectToken, x: np.ndarray) -> np.ndarray:
     """x[:, index, :]."""
     return x[:, op.index, :]
 
 
-def select_feature(op: fused.SelectFeature, x: np.ndarray) -> np.ndarray:
+def select_feature(op: ops.SelectFeature, x: np.ndarray) -> np.ndarray:
     """x[:, :, index]."""
     return x[:, :, op.index]
 

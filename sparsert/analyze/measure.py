@@ -138,6 +138,7 @@ def _work(timing: Any, limits: Limits | None) -> tuple[int, float | None]:
     """Useful multiply-accumulates of the whole batch, and the GMAC/s that the machine allows them."""
     from sparsert.bench.traffic import ATTENTION_BYTES_PER_MAC, activation_bytes, loaded_bytes
     from sparsert.kernels.jit import TILE
+    from sparsert.kernels.table import MODE
 
     step, packed = timing.step, timing.packed
     items, tokens = timing.sequences
@@ -147,16 +148,13 @@ def _work(timing: Any, limits: Limits | None) -> tuple[int, float | None]:
         limit = None
         if limits is not None and macs_per_token:
             bytes_per_mac = loaded_bytes(packed) / (macs_per_token * TILE)
-            kind = "float" if weight.layout == "float" else "int8"
+            kind = "float" if weight.form == "floats" else "int8"
             limit = limits.limit(kind, bytes_per_mac, activation_bytes(weight), several=True)[0]
         return macs_per_token * items * tokens, limit
     if step is not None and step.opcode == "attention":
         macs = 2 * items * tokens * tokens * step.constants["heads"] * step.constants["size"]
         if limits is None:
             return macs, None
-        # half of the products are those of scores, half those of the context
-        scores = "int16" if step.reads[0].form == "pairs" else "int8"
-        kinds = ("float", "float") if step.constants["form"] == 0 else (scores, "int8")
-        each = [limits.limit(kind, ATTENTION_BYTES_PER_MAC[kind], 0, several=True)[0] for kind in kinds]
-        return macs, 2 / sum(1 / limit for limit in each)
+        arithmetic = "float" if step.constants["mode"] == MODE.floats else "int8"
+        return macs, limits.limit(arithmetic, ATTENTION_BYTES_PER_MAC[arithmetic], 0, several=True)[0]
     return 0, None

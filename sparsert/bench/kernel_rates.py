@@ -8,21 +8,14 @@ from dataclasses import dataclass, replace
 import numba
 import numpy as np
 
+from sparsert import ops
 from sparsert.bench.traffic import ATTENTION_BYTES_PER_MAC, activation_bytes, loaded_bytes
-from sparsert.graph import fused
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node, TensorInfo
 from sparsert.kernels.jit import TILE
-from sparsert.kernels.pack import (
-    PackedWeight,
-    pack_blocks,
-    pack_dense,
-    pack_float_dense,
-    pack_float_sparse,
-    pack_unstructured,
-)
 from sparsert.plan.instance import Instance
 from sparsert.plan.layout import Layout, Packing
-from sparsert.plan.lower import Lowering
+from sparsert.plan.lower import lower
+from sparsert.plan.segment import Segment
 from sparsert.synthetic.weights import Stream, keep_mask
 
 __all__ = ["CASES", "Case", "Work", "make_work", "random_weight"]
@@ -96,15 +89,6 @@ class Work:
     footprint: int
 
 
-_PACKERS: dict[str, Callable[[np.ndarray], PackedWeight]] = {
-    "unstructured": pack_unstructured,
-    "blocks": pack_blocks,
-    "dense": pack_dense,
-    "float_sparse": pack_float_sparse,
-    "float_dense": pack_float_dense,
-}
-
-
 def random_weight(case: Case) -> np.ndarray:
     """A weight of the case's pattern and of the synthetic models' distribution, int16 (int8 values) or float32."""
     stream = Stream(0)
@@ -127,23 +111,23 @@ def make_work(case: Case) -> Work:
 def _linear_work(case: Case) -> Work:
     """One matrix, without the stages that follow the products."""
     weight = random_weight(case)
-    lowering = _Forced(*_linear_graph(weight), needed={"y"}, packer=_PACKERS[case.kernel]).run()
-    step = next(step for step in lowering.steps if step.opcode == "linear")
+    segment = lower(*_linear_graph(weight), needed={"y"}, wanted=case.kernel)
+    step = next(step for step in segment.steps if step.opcode == "linear")
     step.stages = []
     assert step.linear is not None
     layout = Layout.of([_LINEAR_TILES * TILE], Packing(1))
-    instance = Instance(lowering, layout.tiles, layout.key_tiles, 1, separate_steps=True)
+    instance = Instance(segment, layout.tiles, layout.key_tiles, 1, separate_steps=True)
     macs = int(np.count_nonzero(weight)) * TILE * layout.tiles
     nbytes = loaded_bytes(step.linear) * layout.tiles
-    return Work(_runner(instance, lowering, ("linear",), layout), macs, nbytes, activation_bytes(step.linear.weight))
+    return Work(_runner(instance, segment, ("linear",), layout), macs, nbytes, activation_bytes(step.linear.weight))
 
 
 def _attention_work(case: Case) -> Work:
     """Scores, softmax and context of a few heads over one sequence."""
     tokens, size = case.shape
-    lowering = Lowering(*_attention_graph(_HEADS * size, case.arithmetic == "float"), needed={"y"}).run()
+    segment = lower(*_attention_graph(_HEADS * size, case.arithmetic == "float"), needed={"y"})
     layout = Layout.of([tokens], Packing(1))
-    instance = Instance(lowering, layout.tiles, layout.key_tiles, 1, separate_steps=True)
+    instance = Instance(segment, layout.tiles, layout.key_tiles, 1, separate_steps=True)
     stream = Stream(0)
     values = {name: stream.normal((1, tokens, _HEADS * size), 1.0) for name in "qkv"}
     numba.set_num_threads(1)
@@ -151,14 +135,14 @@ def _attention_work(case: Case) -> Work:
     held = instance._bind(values, layout, (1, tokens), 1)
     macs = 2 * _HEADS * tokens * tokens * size
     nbytes = round(macs * ATTENTION_BYTES_PER_MAC[case.arithmetic])
-    return Work(_runner(instance, lowering, ("byte_sums", "attention"), layout, held), macs, nbytes, size * 4 * TILE)
+    return Work(_runner(instance, segment, ("byte_sums", "attention"), layout, held), macs, nbytes, size * 4 * TILE)
 
 
 def _runner(
-    instance: Instance, lowering: Lowering, opcodes: Sequence[str], layout: Layout, held: object = None
+    instance: Instance, segment: Segment, opcodes: Sequence[str], layout: Layout, held: object = None
 ) -> Callable[[int], None]:
     """Run the steps of some opcodes again and again; ``held`` are arrays that the program has addresses of."""
-    wanted = [index for index, step in enumerate(lowering.steps) if step.opcode in opcodes]
+    wanted = [index for index, step in enumerate(segment.steps) if step.opcode in opcodes]
     table = instance._table[[row[0] in wanted for row in instance._table]]
 
     def run(rounds: int, held: object = held) -> None:
@@ -171,10 +155,10 @@ def _runner(
 
 def _attention_graph(channels: int, floating: bool) -> tuple[Graph, list[Node], dict[str, int]]:
     """A graph of one Attention over the inputs q, k and v, its nodes, and the channels of its values."""
-    op = fused.Attention(_HEADS, 0.125)
+    op = ops.Attention(_HEADS, 0.125)
     if not floating:
         signed, unsigned = (
-            fused.Quantization(np.float32(scale), np.asarray(zero_point), np.dtype(np.uint8))
+            ops.Quantization(np.float32(scale), np.asarray(zero_point), np.dtype(np.uint8))
             for scale, zero_point in ((0.03, np.uint8(128)), (1 / 255, np.uint8(0)))
         )
         op = replace(
@@ -196,37 +180,20 @@ def _linear_graph(weight: np.ndarray) -> tuple[Graph, list[Node], dict[str, int]
     """A graph of one Linear (behind a Quantize for int8), its nodes, and the channels of its values."""
     rows, columns = weight.shape
     if weight.dtype == np.float32:
-        nodes = [Node("Linear", ["x"], ["y"], domain=FUSED_DOMAIN, fused=fused.Linear(weight.T))]
+        nodes = [Node("Linear", ["x"], ["y"], domain=FUSED_DOMAIN, fused=ops.Linear(weight.T))]
     else:
         scale, zero_point = np.float32(0.02), np.uint8(128)
-        quantization = fused.Quantization(np.asarray(scale), np.asarray(zero_point), np.dtype(np.uint8))
-        linear = fused.Linear(
+        quantization = ops.Quantization(np.asarray(scale), np.asarray(zero_point), np.dtype(np.uint8))
+        linear = ops.Linear(
             weight.T.astype(np.int8),
             weight_zero_point=np.asarray(np.int8(0)),
             weight_scale=np.asarray(np.float32(0.01)),
             input_quantization=quantization,
         )
         nodes = [
-            Node("Quantize", ["x"], ["q"], domain=FUSED_DOMAIN, fused=fused.Quantize(quantization)),
+            Node("Quantize", ["x"], ["q"], domain=FUSED_DOMAIN, fused=ops.Quantize(quantization)),
             Node("Linear", ["q"], ["y"], domain=FUSED_DOMAIN, fused=linear),
         ]
     inputs = [TensorInfo("x", np.dtype(np.float32), ("batch", "tokens", columns))]
     outputs = [TensorInfo("y", np.dtype(np.float32), ("batch", "tokens", rows))]
     return Graph("linear", inputs, outputs, nodes, {}, {"": 17}), nodes, {"x": columns, "q": columns, "y": rows}
-
-
-@dataclass
-class _Forced(Lowering):
-    """A lowering whose weights take one format, whatever the cost model prefers."""
-
-    packer: Callable[[np.ndarray], PackedWeight] = pack_dense
-
-    def _pack(self) -> None:
-        super()._pack()
-        for node in self.nodes:
-            if isinstance(node.fused, fused.Linear):
-                weight = np.ascontiguousarray(node.fused.weight.T)
-                if weight.dtype != np.float32:
-                    weight = weight.astype(np.int16)
-                (output,) = node.outputs
-                self.packed[output] = replace(self.packed[output], weight=self.packer(weight))

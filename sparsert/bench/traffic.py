@@ -5,7 +5,7 @@ from __future__ import annotations
 from sparsert.kernels.accumulate import DENSE_ROWS, WIDE_ROWS
 from sparsert.kernels.jit import TIER, TILE
 from sparsert.kernels.pack import PackedWeight
-from sparsert.plan.weights import PackedLinear
+from sparsert.ops.steps import PackedLinear
 
 __all__ = ["ATTENTION_BYTES_PER_MAC", "activation_bytes", "loaded_bytes"]
 
@@ -22,7 +22,7 @@ ATTENTION_BYTES_PER_MAC = {
 
 def activation_bytes(packed: PackedWeight) -> int:
     """Size of what is read again and again of one tile of a matrix's input: all of it, or one slice after the other."""
-    return (packed.slice_features or packed.in_features) * TILE * (4 if packed.layout == "float" else 1)
+    return (packed.slice_features or packed.in_features) * TILE * (4 if packed.form == "floats" else 1)
 
 
 def loaded_bytes(linear: PackedLinear) -> int:
@@ -31,7 +31,7 @@ def loaded_bytes(linear: PackedLinear) -> int:
     The few weights that padding adds to a row are not counted.
     """
     packed = linear.weight
-    row = TILE * (4 if packed.layout == "float" else 1)
+    row = TILE * (4 if packed.form == "floats" else 1)
     size = packed.in_features * packed.out_features
     if packed.kernel in ("dense", "float_dense"):  # an activation row is loaded once for every panel of output rows
         activations = size // (DENSE_ROWS if packed.kernel == "dense" else WIDE_ROWS) * row

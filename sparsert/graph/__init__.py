@@ -1,8 +1,7 @@
-"""What the model says: loading, folding and fusing an ONNX graph."""
+"""What the model says: loading, checking and folding an ONNX graph."""
 
 from __future__ import annotations
 
-from sparsert.graph.fuse import fuse_graph
 from sparsert.graph.load import load_graph
 
-__all__ = ["fuse_graph", "load_graph"]
+__all__ = ["load_graph"]

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 
 from sparsert.errors import ModelFormatError
-from sparsert.graph.fused import Quantization
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
 from sparsert.graph.mapped import detach
+from sparsert.graph.quantization import Quantization
 from sparsert.graph.shapes import Facts
 
 
@@ -194,7 +194,7 @@ class Editor:
 
         Parameters
         ----------
-        fused : a dataclass of :mod:`sparsert.graph.fused`
+        fused : an op of :mod:`sparsert.ops`
         inputs, output : value names
         absorbed : nodes
             What the fused node stands for; they vanish as far as nobody else reads them.
@@ -337,7 +337,7 @@ def reads(node: Node) -> list[str]:
     for value in node.attributes.values():
         if any(isinstance(item, onnx.GraphProto) for item in (value if isinstance(value, list) else [value])):
             # Not at the top: the fallback is built on the graph package, of which this module is a part.
-            from sparsert.ops.fallback import implicit_inputs
+            from sparsert.graph.evaluate import implicit_inputs
 
             names.update(dict.fromkeys(implicit_inputs(node)))
     return list(names)

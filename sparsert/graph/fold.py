@@ -90,7 +90,7 @@ def _fold_constant(editor: Editor, node: Node) -> bool:
 
 def _evaluate(editor: Editor, node: Node) -> list[np.ndarray | QuantizedConstant] | None:
     # Not at the top: the fallback is built on the graph package, of which this module is a part.
-    from sparsert.ops.fallback import make_runner
+    from sparsert.graph.evaluate import make_runner
 
     arrays = [editor.constant(name) if name else None for name in node.inputs]
     try:

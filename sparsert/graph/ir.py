@@ -1,7 +1,7 @@
 """The intermediate representation: a flat list of nodes over named values.
 
 Two vocabularies share it. After loading, nodes are ONNX ops (``domain`` is the ONNX domain). After fusion, nodes of
-domain ``sparsert`` carry one of the fused ops of :mod:`sparsert.graph.fused` in ``node.fused``; whatever fused into
+domain ``sparsert`` carry one of the fused ops of :mod:`sparsert.ops` in ``node.fused``; whatever fused into
 nothing is still an ONNX node and runs through the fallback.
 """
 
@@ -38,7 +38,7 @@ class Node:
     name: str = ""
     domain: str = ""
     fused: Any = None
-    """The fused op's dataclass when ``domain == FUSED_DOMAIN``."""
+    """The fused op when ``domain == FUSED_DOMAIN``."""
     sources: list[str] = field(default_factory=list)
     """Names of the ONNX nodes that this one replaces (itself, if it was not fused)."""
 

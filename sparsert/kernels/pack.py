@@ -46,8 +46,8 @@ class PackedWeight:
     ``headers`` has a line for every row of every slice.
     """
 
-    layout: str
-    """What the activations must look like: "rows" (uint8 [K][TILE]), "quads" (uint8 [K/4][TILE][4]) or "float"."""
+    form: str
+    """What the activations must look like: "rows" (uint8 [K][TILE]), "quads" (uint8 [K/4][TILE][4]) or "floats"."""
     kernel: str
     """"unstructured", "blocks", "dense", "float_sparse" or "float_dense"."""
     variant: int
@@ -223,7 +223,7 @@ def pack_unstructured(weight: np.ndarray) -> PackedWeight:
 
 
 def _packed(
-    layout: str,
+    form: str,
     kernel: str,
     variant: int,
     weight: np.ndarray,
@@ -236,7 +236,7 @@ def _packed(
 ) -> PackedWeight:
     headers = _headers(counts, order, slices)
     return PackedWeight(
-        layout, kernel, variant, *weight.shape, headers, stream, offsets, starts, slices.count, slices.features
+        form, kernel, variant, *weight.shape, headers, stream, offsets, starts, slices.count, slices.features
     )
 
 
@@ -296,7 +296,7 @@ def pack_float_sparse(weight: np.ndarray) -> PackedWeight:
     indptr, columns, values = float_entries(slices.weight)
     variant, counts, order, stream, offsets = _plain(indptr, columns, values, slices, unroll=2, scale=4 * TILE)
     starts = _block_starts(counts, order, slices, 8, 8)
-    return _packed("float", "float_sparse", variant, weight, slices, counts, order, stream, offsets, starts)
+    return _packed("floats", "float_sparse", variant, weight, slices, counts, order, stream, offsets, starts)
 
 
 @jit()
@@ -323,4 +323,4 @@ def pack_float_dense(weight: np.ndarray) -> PackedWeight:
     starts = np.zeros((-(-len(weight) // BLOCK_ROWS), 2), np.int64)
     starts[:, 0] = np.arange(len(starts)) * (BLOCK_ROWS * weight.shape[1] * 4)
     headers, offsets = np.zeros((0, 2), np.int32), np.zeros(0, np.int32)
-    return PackedWeight("float", "float_dense", 0, *weight.shape, headers, stream, offsets, starts)
+    return PackedWeight("floats", "float_dense", 0, *weight.shape, headers, stream, offsets, starts)

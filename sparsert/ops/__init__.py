@@ -1,5 +1,65 @@
-"""Every standard ONNX op that no kernel covers, so that a graph with an unusual node still runs."""
+"""The fused ops: what a transformer layer is made of, free of ONNX spelling; one file a family, one class an op."""
 
-from sparsert.ops.fallback import implicit_inputs, make_runner
+from __future__ import annotations
 
-__all__ = ["implicit_inputs", "make_runner"]
+from collections.abc import Sequence
+
+import numpy as np
+
+from sparsert.graph.quantization import Quantization
+from sparsert.ops.attention import Attention, KeyMask
+from sparsert.ops.base import FusedOp
+from sparsert.ops.elementwise import Activation, Add, Gelu
+from sparsert.ops.embeddings import Embeddings, Table
+from sparsert.ops.linear import Linear
+from sparsert.ops.normalization import LayerNorm
+from sparsert.ops.quantize import Dequantize, DynamicQuantize, Quantize
+from sparsert.ops.selection import SelectFeature, SelectToken
+
+__all__ = [
+    "Activation",
+    "Add",
+    "Attention",
+    "Dequantize",
+    "DynamicQuantize",
+    "Embeddings",
+    "FusedOp",
+    "Gelu",
+    "KeyMask",
+    "LayerNorm",
+    "Linear",
+    "Quantization",
+    "Quantize",
+    "SelectFeature",
+    "SelectToken",
+    "Table",
+    "run_fused",
+]
+
+
+def run_fused(op: FusedOp, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+    """Evaluate one fused op in NumPy.
+
+    Parameters
+    ----------
+    op : FusedOp
+        ``node.fused``.
+    inputs : sequence of arrays
+        As the op's docstring lists them; None for an absent optional input.
+
+    Returns
+    -------
+    list of arrays
+        One per output of the node.
+
+    Raises
+    ------
+    InputRangeError
+        An id, or the position of a token, lies beyond its embedding table.
+    InputShapeError
+        A sequence is too short for the token that SelectToken takes, or a Linear's input has another width.
+    """
+    # Infinities and NaN go their way as in every other engine; a warning per request would help nobody.
+    with np.errstate(all="ignore"):
+        outputs = op.compute(*inputs)
+    return [np.asarray(output) for output in (outputs if isinstance(outputs, tuple) else (outputs,))]

@@ -43,9 +43,9 @@ from sparsert.kernels.table import (
     TABLE,
     TABLE_COLUMNS,
 )
+from sparsert.ops.steps import ROW_BYTES, Buffer, DynamicParameters, Stage, Step
 from sparsert.plan.layout import Layout
-from sparsert.plan.lower import Lowering
-from sparsert.plan.steps import ROW_BYTES, Buffer, DynamicParameters, Stage, Step
+from sparsert.plan.segment import Segment
 
 __all__ = ["Instance"]
 
@@ -108,7 +108,7 @@ class Instance:
 
     Parameters
     ----------
-    lowering : Lowering
+    segment : Segment
     tiles : int
         Tiles of a chunk, at most.
     key_tiles : int
@@ -120,36 +120,36 @@ class Instance:
     """
 
     def __init__(
-        self, lowering: Lowering, tiles: int, key_tiles: int, threads: int, separate_steps: bool = False
+        self, segment: Segment, tiles: int, key_tiles: int, threads: int, separate_steps: bool = False
     ) -> None:
-        self._lowering = lowering
+        self._segment = segment
         self._separate = separate_steps
         self._tiles, self._threads = tiles, threads
         self._keep: list[Any] = []
         self._parts = 1 if tiles >= 2 * threads or tiles % threads == 0 else threads
-        weights = sum(packed.nbytes for packed in lowering.packed.values())
+        weights = segment.nbytes
         streamed = weights > _l3_bytes()
         self._group = _group_size(tiles, threads) if streamed and self._parts == 1 else 1
         self._regions = self._find_regions()
         self._place_buffers(key_tiles)
         names = {
-            p.name for step in lowering.steps for p in self._parameters_of(step) if isinstance(p, DynamicParameters)
+            p.name for step in segment.steps for p in self._parameters_of(step) if isinstance(p, DynamicParameters)
         }
         self._dynamic = {name: np.zeros(1, PARAMETERS) for name in names}
         self._extrema = {name: np.zeros((tiles, 2), np.float32) for name in names}
-        self._program = np.zeros((len(lowering.steps), STEP_COLUMNS), np.int64)
+        self._program = np.zeros((len(segment.steps), STEP_COLUMNS), np.int64)
         self._id_places: list[tuple[np.ndarray, str]] = []
         self._binding: _Binding | None = None
-        for row, step in zip(self._program, lowering.steps, strict=True):
+        for row, step in zip(self._program, segment.steps, strict=True):
             self._encode(row, step)
-        rows = {id(step): row for row, step in zip(self._program, lowering.steps, strict=True)}
+        rows = {id(step): row for row, step in zip(self._program, segment.steps, strict=True)}
         self._scatters = [
-            (rows[id(step)], step.constants["array"]) for step in lowering.steps if step.opcode == "scatter"
+            (rows[id(step)], step.constants["array"]) for step in segment.steps if step.opcode == "scatter"
         ]
         self._attentions = [
-            (rows[id(step)], step.constants["mask"]) for step in lowering.steps if step.opcode == "attention"
+            (rows[id(step)], step.constants["mask"]) for step in segment.steps if step.opcode == "attention"
         ]
-        self._gathers = [(rows[id(output.step)], output) for output in lowering.outputs]
+        self._gathers = [(rows[id(output.step)], output) for output in segment.outputs]
         self._table = np.array([(r.first, r.last, r.kind, r.size) for r in self._regions], np.int64).reshape(
             -1, REGION_COLUMNS
         )
@@ -165,7 +165,7 @@ class Instance:
         """Consecutive tile-local steps form one region; with row parts, steps that need no barrier between them."""
         regions: list[_Region] = []
         open_region = False
-        for index, step in enumerate(self._lowering.steps):
+        for index, step in enumerate(self._segment.steps):
             if self._joins(regions, step):
                 regions[-1].last = index + 1
             elif step.opcode == "attention":
@@ -198,7 +198,7 @@ class Instance:
         """
         if not regions or regions[-1].kind != REGION_KIND.strips or self._separate:
             return False
-        before = self._lowering.steps[regions[-1].first : regions[-1].last]
+        before = self._segment.steps[regions[-1].first : regions[-1].last]
         written = {id(buffer) for other in before for buffer in other.writes}
         if self._divides(step):
             return not written.intersection(map(id, step.reads))
@@ -214,7 +214,7 @@ class Instance:
             for index in range(region.first, region.last):
                 region_of[index] = number
         lives: dict[int, tuple[Buffer, int, int]] = {}
-        for index, step in enumerate(self._lowering.steps):
+        for index, step in enumerate(self._segment.steps):
             for buffer in (*step.reads, *step.writes):
                 first = lives[id(buffer)][1] if id(buffer) in lives else index
                 lives[id(buffer)] = (buffer, first, index)
@@ -228,7 +228,7 @@ class Instance:
         own_offsets, own_size = _allocate(own)
         fixed = STEP_SCRATCH
         attention = 0
-        for step in self._lowering.steps:
+        for step in self._segment.steps:
             if step.opcode == "attention":
                 rows = (2 * step.constants["size"] + 8) * FLOAT_ROW
                 attention = max(attention, rows + key_tiles * ATTENTION_WORK)
@@ -273,10 +273,10 @@ class Instance:
         table = np.zeros((max(len(stages), 1), STAGE_COLUMNS), np.int64)
         for row, stage in zip(table, stages, strict=False):
             row[STAGE.code] = STAGES.codes[stage.kind]
-            if stage.linear is not None:
-                row[STAGE.acc_bias] = self._address(stage.linear.acc_bias)
-                row[STAGE.scale] = self._address(stage.linear.scale)
-                row[STAGE.bias] = self._address(stage.linear.bias)
+            if stage.epilogue is not None:
+                row[STAGE.acc_bias] = self._address(stage.epilogue.acc_bias)
+                row[STAGE.scale] = self._address(stage.epilogue.scale)
+                row[STAGE.bias] = self._address(stage.epilogue.bias)
             if stage.vector is not None:
                 row[STAGE.bias] = self._address(stage.vector)
             row[STAGE.parameters] = self._parameter_address(stage.parameters)
@@ -467,10 +467,10 @@ class Instance:
 
     def _new_binding(self, layout: Layout, lead: tuple[int, ...]) -> _Binding:
         """Arrays for the ids and key biases of calls of these shapes, their addresses in the program."""
-        ids = {name: np.empty(lead, np.int64) for name in self._lowering.ids}
+        ids = {name: np.empty(lead, np.int64) for name in self._segment.ids}
         for line, name in self._id_places:
             line[TABLE.ids] = ids[name].ctypes.data
-        biases = {mask: layout.key_bias(0.0) for mask in self._lowering.masks}
+        biases = {mask: layout.key_bias(0.0) for mask in self._segment.masks}
         for row, mask in self._attentions:
             row[ATTENTION.key_bias] = biases[mask].ctypes.data
         return _Binding(layout, lead, ids, biases)

@@ -9,7 +9,7 @@ import numpy as np
 
 from sparsert.kernels.jit import TILE
 from sparsert.kernels.table import META_COLUMNS, MODE, PIECE, PIECE_COLUMNS, TILE_META
-from sparsert.plan.lower import Lowering
+from sparsert.plan.segment import Segment
 
 __all__ = ["Layout", "Packing", "even_keys"]
 
@@ -174,19 +174,19 @@ def _tiles(lane: int, length: int) -> int:
     return (lane + length - 1) // TILE + 1
 
 
-def even_keys(lowering: Lowering) -> float:
+def even_keys(segment: Segment) -> float:
     """About how many keys make the attention of a token as expensive as its Linears; infinite without attention.
 
     Only the choice between empty lanes and more queries depends on it, so a count of instructions will do: float32
     takes twice the instructions of int8, and the softmax of one key about those of 40 products.
     """
     linear = 0.0
-    for packed in lowering.packed.values():
+    for packed in segment.packed.values():
         weight = packed.weight
-        linear += packed.density * weight.in_features * weight.out_features * _width(weight.layout == "float")
+        linear += packed.density * weight.in_features * weight.out_features * _width(weight.form == "floats")
     attention = sum(
         step.constants["heads"] * (step.constants["size"] * _width(step.constants["mode"] == MODE.floats) + 40)
-        for step in lowering.steps
+        for step in segment.steps
         if step.opcode == "attention"
     )
     return linear / attention if attention else np.inf

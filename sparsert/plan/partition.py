@@ -6,26 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsert.graph import fused
+from sparsert.graph.evaluate import implicit_inputs
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
 from sparsert.graph.mapped import detach
-from sparsert.ops.fallback import implicit_inputs
-from sparsert.plan.lower import can_lower
+from sparsert.ops import FusedOp
 
 __all__ = ["Group", "channels_of", "partition", "reads"]
-
-_SELECTIONS = (fused.SelectToken, fused.SelectFeature)
-
-_KEEP_LEAD = (
-    fused.Activation,
-    fused.Add,
-    fused.Attention,
-    fused.Dequantize,
-    fused.Gelu,
-    fused.LayerNorm,
-    fused.Linear,
-    fused.Quantize,
-)
 
 
 @dataclass
@@ -42,22 +28,14 @@ def channels_of(graph: Graph) -> dict[str, int]:
     channels |= {name: array.shape[-1] for name, array in graph.constants.items() if array.ndim}
     known: dict[str, int] = {name: int(size) for name, size in channels.items()}
     for node in graph.nodes:
-        op = node.fused
-        if isinstance(op, fused.Linear):
-            known[node.outputs[0]] = op.weight.shape[1]
-            if node.inputs[0] not in known:
-                known[node.inputs[0]] = op.weight.shape[0]
-        elif isinstance(op, fused.LayerNorm):
-            known[node.outputs[0]] = len(op.gamma)
-            known.setdefault(node.inputs[0], len(op.gamma))
-        elif isinstance(op, fused.Embeddings):
-            known[node.outputs[0]] = op.tables[0].weight.shape[1]
-        elif isinstance(op, fused.Add):
-            sizes = [known[name] for name in node.inputs if name in known]
-            if sizes:
-                known[node.outputs[0]] = max(sizes)
-        elif op is not None and not isinstance(op, (fused.KeyMask, fused.SelectFeature)) and node.inputs[0] in known:
-            known[node.outputs[0]] = known[node.inputs[0]]
+        op: FusedOp | None = node.fused
+        if op is None:
+            continue
+        if op.in_channels is not None:
+            known.setdefault(node.inputs[0], op.in_channels)
+        size = op.out_channels([known.get(name) for name in node.inputs])
+        if size is not None:
+            known[node.outputs[0]] = size
     return known
 
 
@@ -73,11 +51,6 @@ def _floating(graph: Graph, name: str) -> bool:
     return name not in graph.constants
 
 
-def _vector_add(graph: Graph, node: Node) -> bool:
-    constants = [graph.constants[name] for name in node.inputs if name in graph.constants]
-    return all(array.size == array.shape[-1] and array.dtype == np.float32 for array in constants if array.ndim)
-
-
 class _Partitioner:
     def __init__(self, graph: Graph, channels: dict[str, int]) -> None:
         self.graph = graph
@@ -90,15 +63,14 @@ class _Partitioner:
             self.spaces[info.name] = tuple(lead) if known else object()
 
     def native(self, node: Node) -> bool:
-        if node.fused is None or not can_lower(node, self.channels):
+        """Whether the run loop can take a node, as far as its own form and its inputs tell."""
+        op: FusedOp | None = node.fused
+        if op is None or not op.fits([self.channels.get(name) for name in node.inputs]):
             return False
-        if isinstance(node.fused, fused.Embeddings):
-            return all(name not in self.graph.constants for name in node.inputs)
-        if isinstance(node.fused, fused.Add):
-            tiles = [name for name in node.inputs if name not in self.graph.constants]
-            return bool(tiles) and _vector_add(self.graph, node) and all(_floating(self.graph, name) for name in tiles)
-        tiles = node.inputs[:3] if isinstance(node.fused, fused.Attention) else node.inputs[:1]
-        return all(_floating(self.graph, name) for name in tiles)
+        constants = self.graph.constants
+        if not op.takes([constants.get(name) for name in op.lead_inputs(node)]):
+            return False
+        return all(_floating(self.graph, name) for name in op.tile_inputs(node) if name not in constants)
 
     def grow(self, ready: list[Node], have: set[str]) -> list[Node]:
         """The longest list of native nodes that can start now, all over the same leading dimensions."""
@@ -110,39 +82,32 @@ class _Partitioner:
         for node in ready:
             if not self.native(node):
                 continue
-            op = node.fused
+            op: FusedOp = node.fused
             names = [name for name in reads(node) if name not in self.graph.constants]
             outside = [name for name in names if name not in inside]
             if any(name in closed for name in names) or any(name not in have for name in outside):
                 continue
-            if isinstance(op, fused.Attention):
-                outside = [name for name in outside if name != (node.inputs[3] if len(node.inputs) > 3 else "")]
-            if isinstance(op, (fused.Dequantize, fused.Linear)) and self._takes_bytes(op):
-                if node.inputs[0] not in quantized:
-                    continue
-            spaces = {self.spaces[name] for name in outside}
-            if len(spaces) > 1 and space is None and isinstance(op, fused.Embeddings):
-                spaces = {object()}  # ids broadcast, and a run checks that they do
+            if op.takes_bytes and node.inputs[0] not in quantized:
+                continue
+            spaces = {self.spaces[name] for name in op.lead_inputs(node) if name in outside}
+            if len(spaces) > 1 and space is None and op.broadcasts:
+                spaces = {object()}  # a run checks that they do
             if len(spaces) > 1 or (spaces and space is not None and next(iter(spaces)) != space):
                 continue
             if spaces:
                 space = next(iter(spaces))
             segment.append(node)
-            if isinstance(op, (fused.Quantize, fused.DynamicQuantize)):
+            if op.quantizes:
                 quantized.add(node.outputs[0])
-            (closed if isinstance(op, _SELECTIONS) else inside).update(node.outputs)
+            (closed if op.selects else inside).update(node.outputs)
         return segment
 
     def kept_space(self, node: Node) -> object:
         """Where the result of an array node lies: beside its first input, if the op keeps leading dimensions."""
         values = [name for name in node.inputs if name not in self.graph.constants]
-        if isinstance(node.fused, _KEEP_LEAD) and values and _floating(self.graph, values[0]):
+        if node.fused is not None and node.fused.keeps_lead and values and _floating(self.graph, values[0]):
             return self.spaces[values[0]]
         return object()
-
-    @staticmethod
-    def _takes_bytes(op: object) -> bool:
-        return isinstance(op, fused.Dequantize) or (isinstance(op, fused.Linear) and op.weight.dtype != np.float32)
 
 
 def _trim(segment: list[Node], readers: dict[str, set[int]], outputs: set[str]) -> list[Node]:
@@ -151,7 +116,7 @@ def _trim(segment: list[Node], readers: dict[str, set[int]], outputs: set[str]) 
         members = {id(node) for node in segment}
         dropped: set[str] = set()
         for node in segment:
-            if isinstance(node.fused, (fused.Quantize, fused.DynamicQuantize)):
+            if node.fused.quantizes:
                 outside = any(name in outputs or readers.get(name, set()) - members for name in node.outputs)
                 if outside:
                     dropped.update(node.outputs)
@@ -186,7 +151,7 @@ def partition(graph: Graph, channels: dict[str, int]) -> list[Group]:
         for node in nodes:
             for name in node.outputs:
                 have.add(name)
-                alone = isinstance(node.fused, _SELECTIONS)
+                alone = node.fused is not None and node.fused.selects
                 work.spaces[name] = object() if alone else space if native else work.kept_space(node)
 
     while pending:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sparsert.ops.steps import PackedLinear, Step
 from sparsert.plan.instance import Instance
 from sparsert.plan.program import Program, _Segment
 from sparsert.plan.report import StepReport
-from sparsert.plan.steps import Step
-from sparsert.plan.weights import PackedLinear
 
 __all__ = ["StepTiming", "time_steps"]
 
@@ -92,7 +91,7 @@ def _run_timed(
             items, tokens = lead if part.sequences else (1, int(np.prod(lead, dtype=np.int64)))
             layout = part._uniform(items, tokens, threads)
             if position not in instances:
-                instances[position] = Instance(part.lowering, layout.tiles, layout.key_tiles, threads, True)
+                instances[position] = Instance(part.segment, layout.tiles, layout.key_tiles, threads, True)
             results, taken = instances[position].timed_run(values, layout, lead, items)
             values.update(results)
             sequences.append((items, tokens))
@@ -115,9 +114,9 @@ def _describe(program: Program, passes: list[list[np.ndarray]], sequences: list[
         if not isinstance(part, _Segment):
             timings.append(StepTiming([next(reports)], None, None, sequences[position], seconds[:, 0]))
             continue
-        lowering = part.lowering
-        own = [next(reports) for _ in range(lowering.node_count)]
-        for index, (step, nodes) in enumerate(zip(lowering.steps, lowering.covered, strict=True)):
+        segment = part.segment
+        own = [next(reports) for _ in range(segment.node_count)]
+        for index, (step, nodes) in enumerate(zip(segment.steps, segment.covered, strict=True)):
             named = [own[node] for node in nodes]
             timings.append(StepTiming(named, step, step.linear, sequences[position], seconds[:, index]))
     return timings

@@ -12,16 +12,16 @@ import numba
 import numpy as np
 
 from sparsert.errors import InputRangeError, InputShapeError
-from sparsert.graph import fused
+from sparsert.graph.evaluate import implicit_inputs, make_runner
 from sparsert.graph.ir import Graph, Node
 from sparsert.kernels.jit import TIER
-from sparsert.ops.arrays import run_fused
-from sparsert.ops.fallback import implicit_inputs, make_runner
+from sparsert.ops import run_fused
 from sparsert.plan.instance import Instance
 from sparsert.plan.layout import Layout, Packing, even_keys
-from sparsert.plan.lower import Lowering
+from sparsert.plan.lower import lower
 from sparsert.plan.partition import channels_of, partition, reads
 from sparsert.plan.report import StepReport
+from sparsert.plan.segment import Segment
 
 __all__ = ["Program", "compile_graph"]
 
@@ -78,17 +78,16 @@ class _Call:
 class _Segment:
     """A native segment, with its instances, each used by one caller at a time, and the layouts of the last shapes."""
 
-    def __init__(self, lowering: Lowering) -> None:
-        self.lowering = lowering
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
         self._free: OrderedDict[tuple[int, int, int], list[Instance]] = OrderedDict()
         self._layouts: OrderedDict[tuple[int, int, int], Layout] = OrderedDict()
         self._calls: OrderedDict[tuple[Any, ...], _Call] = OrderedDict()
         self._lock = threading.Lock()
-        self.sequences = any(step.opcode in ("attention", "select", "embed") for step in lowering.steps)
-        self.coupled = any(step.opcode == "dynamic" for step in lowering.steps)
-        self._even_keys = even_keys(lowering)
-        self._shaping = [*lowering.ids, *lowering.arrays]
-        self._tables = _tables(lowering)
+        self.sequences = segment.sequences
+        self._even_keys = even_keys(segment)
+        self._shaping = [*segment.ids, *segment.arrays]
+        self._tables = [(name, len(table.weight)) for name, table in segment.tables() if name]
 
     def run(self, values: dict[str, np.ndarray], threads: int, lengths: np.ndarray | None = None) -> None:
         """Run on ``values``: arrays of sequences of one length, or of all tokens, the sequences' ``lengths`` given."""
@@ -103,7 +102,7 @@ class _Segment:
             instances = self._free.get(call.limits)
             instance = instances.pop() if instances else None
         if instance is None:
-            instance = Instance(self.lowering, *call.limits)
+            instance = Instance(self.segment, *call.limits)
         try:
             values.update(instance.run(values, call.layout, call.lead, call.items))
         finally:
@@ -143,7 +142,7 @@ class _Segment:
         return _Call(lead, items, layout, (_rounded(layout.tiles), _rounded(layout.key_tiles), threads))
 
     def _packing(self, threads: int) -> Packing:
-        return Packing(threads, self.coupled, self._even_keys)
+        return Packing(threads, self.segment.couples, self._even_keys)
 
     def _uniform(self, batch: int, tokens: int, threads: int) -> Layout:
         """The layout of sequences of one length, kept for the last shapes."""
@@ -160,19 +159,19 @@ class _Segment:
         return layout
 
     def _lead(self, values: dict[str, np.ndarray], rank: int) -> tuple[int, ...]:
-        shapes = {name: values[name].shape for name in self.lowering.ids}
-        shapes |= {name: values[name].shape[:-1] for name in self.lowering.arrays}
+        shapes = {name: values[name].shape for name in self.segment.ids}
+        shapes |= {name: values[name].shape[:-1] for name in self.segment.arrays}
         try:
             lead = np.broadcast_shapes(*shapes.values())
         except ValueError as error:
             raise InputShapeError(f"Leading dimensions {shapes} do not fit each other, expected the same") from error
         for name, shape in shapes.items():
-            if shape != lead and name not in self.lowering.ids:
+            if shape != lead and name not in self.segment.ids:
                 raise InputShapeError(f"Value '{name}' has leading dimensions {shape}, expected {lead}")
-        for name in self.lowering.arrays:
-            if values[name].shape[-1] != self.lowering.channels[name]:
+        for name in self.segment.arrays:
+            if values[name].shape[-1] != self.segment.channels[name]:
                 raise InputShapeError(
-                    f"Value '{name}' has {values[name].shape[-1]} channels, expected {self.lowering.channels[name]}"
+                    f"Value '{name}' has {values[name].shape[-1]} channels, expected {self.segment.channels[name]}"
                 )
         if self.sequences and len(lead) != rank:
             raise InputShapeError(f"Expected inputs of shape (batch, tokens), got {shapes}")
@@ -193,19 +192,19 @@ class _Segment:
 
     def _check_lengths(self, shortest: int, longest: int) -> None:
         """Refuse sequences too short for a selected token, or too long for a table of positions."""
-        for step in self.lowering.steps:
+        for step in self.segment.steps:
             if step.opcode == "select" and not -shortest <= step.constants["token"] < shortest:
                 raise InputShapeError(
                     f"The model takes token {step.constants['token']} of every sequence, but a sequence given has "
                     f"{shortest} tokens; give longer inputs"
                 )
-            for table in step.constants.get("tables", ()):
-                last = longest - 1 if table.index == "position" else 0
-                if table.index != "input" and table.offset + last >= len(table.weight):
-                    raise InputRangeError(
-                        f"The input has a token at position {last}, but the model's position table has "
-                        f"{len(table.weight)} rows (first used row {table.offset}); shorten the sequence"
-                    )
+        for _, table in self.segment.tables():
+            last = longest - 1 if table.index == "position" else 0
+            if table.index != "input" and table.offset + last >= len(table.weight):
+                raise InputRangeError(
+                    f"The input has a token at position {last}, but the model's position table has "
+                    f"{len(table.weight)} rows (first used row {table.offset}); shorten the sequence"
+                )
 
 
 def compile_graph(graph: Graph) -> Program:
@@ -226,26 +225,15 @@ def compile_graph(graph: Graph) -> Program:
             later = {name for other in groups[position + 1 :] for node in other.nodes for name in reads(node)}
             produced = {name for node in group.nodes for name in node.outputs}
             needed = {name for name in produced if name in later or name in outputs}
-            lowering = Lowering(graph, group.nodes, channels, needed).run()
-            steps.append(_Segment(lowering))
-            reports += [_native_report(node, lowering) for node in group.nodes]
-            lowering.release()
+            segment = lower(graph, group.nodes, channels, needed)
+            steps.append(_Segment(segment))
+            reports += [_native_report(node, segment) for node in group.nodes]
         else:
             steps.append(_array_step(group.nodes[0], graph))
             reports.append(_array_report(group.nodes[0]))
     for index, report in enumerate(reports):
         report.index = index
     return Program(graph, steps, reports)
-
-
-def _tables(lowering: Lowering) -> list[tuple[str, int]]:
-    """Every value whose ids choose rows of a table, with the number of rows."""
-    found = []
-    for step in lowering.steps:
-        if step.opcode == "embed":
-            names = iter(step.constants["ids"])
-            found += [(next(names), len(table.weight)) for table in step.constants["tables"] if table.index == "input"]
-    return found
 
 
 def _rounded(count: int) -> int:
@@ -265,31 +253,15 @@ def _array_report(node: Node) -> StepReport:
     if node.fused is None:
         note = "runs by the reference operator, one node at a time: correct and slow"
         return StepReport(0, node.op, node.name, "onnx.reference", fallback=True, sources=list(node.sources), note=note)
-    cheap = isinstance(node.fused, fused.KeyMask)
-    note = "" if cheap else "no native kernel for this form; runs in NumPy"
-    return StepReport(0, node.op, node.name, "numpy", fallback=not cheap, sources=list(node.sources), note=note)
+    note = "" if node.fused.on_arrays else "no native kernel for this form; runs in NumPy"
+    return StepReport(
+        0, node.op, node.name, "numpy", fallback=not node.fused.on_arrays, sources=list(node.sources), note=note
+    )
 
 
-def _native_report(node: Node, lowering: Lowering) -> StepReport:
-    report = StepReport(0, node.op, node.name, f"{node.op.lower()} {TIER}", sources=list(node.sources))
-    op: Any = node.fused
-    if isinstance(op, fused.Linear):
-        packed = lowering.packed[node.outputs[0]]
-        element = "f32" if op.weight.dtype == np.float32 else "u8s8"
-        report.kernel = f"{packed.weight.kernel} {element} {TIER}"
-        report.weight_format = packed.weight.kernel.removeprefix("float_")
-        report.shape = tuple(op.weight.shape)
-        report.sparsity, report.block_sparsity = 1 - packed.density, 1 - packed.block_density
-        report.bytes = packed.nbytes
-        report.macs_per_token = round(packed.density * op.weight.size)
-        report.note = "dynamic quantization" if element == "u8s8" and op.input_quantization is None else ""
-    elif isinstance(op, fused.Attention):
-        report.kernel = f"attention {'f32' if op.q_quantization is None else 'int8'} {TIER}"
-        report.note = f"{op.heads} heads"
-    elif isinstance(op, fused.Embeddings):
-        report.bytes = sum(table.weight.nbytes for table in op.tables)
-        report.shape = tuple(op.tables[0].weight.shape)
-    return report
+def _native_report(node: Node, segment: Segment) -> StepReport:
+    details = node.fused.details(segment.packed.get(node.outputs[0]), TIER)
+    return StepReport(0, node.op, node.name, sources=list(node.sources), **details)
 
 
 class Program:
@@ -316,7 +288,7 @@ class Program:
         }
         self._dead = _last_uses(steps, set(self._outputs))
         self.output_spaces = _output_spaces(graph, steps)
-        self.coupled = any(isinstance(step, _Segment) and step.coupled for step in steps)
+        self.coupled = any(isinstance(step, _Segment) and step.segment.couples for step in steps)
 
     def run(
         self, feeds: dict[str, np.ndarray], threads: int, lengths: np.ndarray | None = None
@@ -358,23 +330,22 @@ def _output_spaces(graph: Graph, steps: Sequence[_ArrayStep | _Segment]) -> dict
         if isinstance(step, _ArrayStep):
             names = [name for name in step.inputs if name and name not in graph.constants]
         else:
-            names = [*step.lowering.ids, *step.lowering.arrays, *(name for name in step.lowering.masks if name)]
+            names = [*step.segment.ids, *step.segment.arrays, *(name for name in step.segment.masks if name)]
         found = {spaces.get(name) for name in names}
         if len(found) != 1 or None in found:
             return None
         (space,) = found
         if isinstance(step, _ArrayStep):
-            if space == "token" and not isinstance(step.node.fused, fused.KeyMask):
+            op = step.node.fused
+            if space == "token" and not (op is not None and op.on_arrays):
                 if not _looks_back(step.node, graph):
                     return None
                 step.rows_of = frozenset(names)
             spaces |= dict.fromkeys(step.node.outputs, space)
-        elif step.coupled or (step.sequences and space != "token"):
+        elif step.segment.couples or (step.sequences and space != "token"):
             return None
         else:
-            spaces |= {
-                output.name: "sequence" if output.shape == "items" else space for output in step.lowering.outputs
-            }
+            spaces |= {output.name: "sequence" if output.shape == "items" else space for output in step.segment.outputs}
     names = [info.name for info in graph.outputs]
     return {name: spaces[name] for name in names} if all(name in spaces for name in names) else None
 
@@ -394,7 +365,7 @@ def _looks_back(node: Node, graph: Graph) -> bool:
 
 
 def _constant_names(step: _ArrayStep | _Segment) -> list[str]:
-    return step.inputs if isinstance(step, _ArrayStep) else [*step.lowering.ids, *step.lowering.masks]
+    return step.inputs if isinstance(step, _ArrayStep) else [*step.segment.ids, *step.segment.masks]
 
 
 def _last_uses(steps: Sequence[_ArrayStep | _Segment], outputs: set[str]) -> list[list[str]]:
@@ -404,7 +375,7 @@ def _last_uses(steps: Sequence[_ArrayStep | _Segment], outputs: set[str]) -> lis
     for step in reversed(steps):
         names = set(_constant_names(step))
         if isinstance(step, _Segment):
-            names |= set(step.lowering.arrays) | {output.name for output in step.lowering.outputs}
+            names |= set(step.segment.arrays) | {output.name for output in step.segment.outputs}
         else:
             names |= set(step.node.outputs)
         dead.append([name for name in names if name and name not in seen])

@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from sparsert.graph.fused import Linear
 from sparsert.kernels.jit import FINGERPRINT, PORTABLE, TIER
 from sparsert.kernels.pack import PackedWeight
+from sparsert.ops import Linear
+from sparsert.ops.steps import PackedLinear
 from sparsert.plan import weights
-from sparsert.plan.weights import PackedLinear, pack_linear
+from sparsert.plan.weights import pack_linear
 
 __all__ = ["load_or_pack"]
 
@@ -35,24 +36,27 @@ _LEAST_BYTES = 1 << 16
 """Smaller matrices are packed anew: a mapping of their own would cost more than they do."""
 
 
-def load_or_pack(op: Linear) -> PackedLinear:
-    """The packed form of a Linear: mapped from the folder, after packing it if it was not there."""
+def load_or_pack(op: Linear, wanted: str | None = None) -> PackedLinear:
+    """The packed form of a Linear: mapped from the folder, after packing it if it was not there.
+
+    ``wanted`` is a format, as for :func:`sparsert.plan.weights.pack_linear`.
+    """
     folder = os.environ.get("SPARSERT_WEIGHTS")
     if not folder or op.weight.nbytes < _LEAST_BYTES:
-        return pack_linear(op)
-    path = Path(folder) / _key(op)
+        return pack_linear(op, wanted)
+    path = Path(folder) / _key(op, wanted)
     try:
         if not path.is_dir():
-            _save(path, pack_linear(op))
+            _save(path, pack_linear(op, wanted))
         return _load(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
         _log.warning("packed weights cannot be kept in %s: %s", folder, error)
-        return pack_linear(op)
+        return pack_linear(op, wanted)
 
 
-def _key(op: Linear) -> str:
+def _key(op: Linear, wanted: str | None) -> str:
     digest = hashlib.blake2b(digest_size=20)
-    digest.update(f"{FINGERPRINT} {TIER} {PORTABLE} {_packer()}".encode())
+    digest.update(f"{FINGERPRINT} {TIER} {PORTABLE} {wanted} {_packer()}".encode())
     _update(digest, op)
     return digest.hexdigest()
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from sparsert.graph.fused import Linear
-from sparsert.kernels.accumulate import BLOCK_ROWS
 from sparsert.kernels.jit import TIER
 from sparsert.kernels.matrix import float_rows, integer_rows
 from sparsert.kernels.pack import (
-    PackedWeight,
     pack_blocks,
     pack_dense,
     pack_float_dense,
     pack_float_sparse,
     pack_unstructured,
 )
+from sparsert.ops import Linear
+from sparsert.ops.steps import PackedLinear, padded
 
-__all__ = ["PackedLinear", "pack_linear", "unsigned_zero_point"]
+__all__ = ["pack_linear"]
 
 _RATES = {
     "avx512_vnni": {"unstructured": 178.0, "blocks": 255.0, "dense": 450.0, "float_sparse": 70.0, "float_dense": 100.0},
@@ -38,69 +35,36 @@ _PACKERS = {
 }
 
 
-@dataclass(frozen=True)
-class PackedLinear:
-    """A packed matrix and the per-row constants of its epilogue, padded to whole blocks of rows.
-
-    ``acc_bias`` is what is added to the raw accumulator sum(x8 * w8): the file's integer bias minus the input's zero
-    point times the column sums. In the dynamic form it holds the column sums alone (the zero point comes at run time).
-    """
-
-    weight: PackedWeight
-    acc_bias: np.ndarray
-    scale: np.ndarray
-    bias: np.ndarray
-    density: float
-    block_density: float
-
-    @property
-    def nbytes(self) -> int:
-        return self.weight.nbytes + self.acc_bias.nbytes + self.scale.nbytes + self.bias.nbytes
-
-
-def unsigned_zero_point(dtype: np.dtype, zero_point: np.ndarray | int) -> int:
-    """Zero point of the uint8 form: int8 activations run as uint8, shifted by 128."""
-    return int(zero_point) + (128 if np.dtype(dtype) == np.int8 else 0)
-
-
 def _cheapest(costs: dict[str, float]) -> str:
     rates = _RATES[TIER]
     return min(costs, key=lambda name: costs[name] / rates[name])
 
 
-def _padded(values: np.ndarray | float, rows: int, dtype: type) -> np.ndarray:
-    padded = np.zeros(-(-rows // BLOCK_ROWS) * BLOCK_ROWS, dtype)
-    padded[:rows] = values
-    return padded
-
-
-def pack_linear(op: Linear) -> PackedLinear:
-    """Pack one Linear in the format that the cost model finds cheapest."""
+def pack_linear(op: Linear, wanted: str | None = None) -> PackedLinear:
+    """Pack one Linear in the format that is wanted, by default in the one that the cost model finds cheapest."""
     rows = op.weight.shape[1]
-    bias = _padded(0.0 if op.bias is None else op.bias, rows, np.float32)
-    if op.weight.dtype == np.float32:
+    bias = padded(0.0 if op.bias is None else op.bias, rows)
+    if not op.takes_bytes:
         weights = float_rows(op.weight)
-        name = _cheapest({"float_sparse": weights.density, "float_dense": 1.0})
-        none = np.zeros(0, np.float32)
-        packed = _PACKERS[name](weights.weight)
-        return PackedLinear(packed, none, none, bias, weights.density, weights.block_density)
-    weights = integer_rows(op.weight, op.weight_zero_point if op.weight_zero_point is not None else 0)
-    name = _cheapest({"unstructured": weights.density, "blocks": weights.block_density, "dense": 1.0})
-    column_sums = weights.sums
-    if op.input_quantization is None:
-        acc_bias, scale = column_sums, op.weight_scale
+        name = wanted or _cheapest({"float_sparse": weights.density, "float_dense": 1.0})
+        acc_bias, scale = np.zeros(0, np.int32), np.zeros(0, np.float32)
     else:
-        quantization = op.input_quantization
-        acc_bias = -unsigned_zero_point(quantization.dtype, quantization.zero_point) * column_sums
-        if op.acc_bias is not None:
-            acc_bias = acc_bias + op.acc_bias
-        scale = op.acc_scale if op.acc_scale is not None else quantization.scale * op.weight_scale
-    wrapped = acc_bias.astype(np.uint64).astype(np.uint32).view(np.int32)  # int32 sums wrap, as ONNX's do
+        weights = integer_rows(op.weight, op.weight_zero_point if op.weight_zero_point is not None else 0)
+        name = wanted or _cheapest({"unstructured": weights.density, "blocks": weights.block_density, "dense": 1.0})
+        sums, factor = weights.sums, op.weight_scale
+        if op.input_quantization is not None:
+            sums = -op.input_quantization.unsigned_zero_point * sums
+            if op.acc_bias is not None:
+                sums = sums + op.acc_bias
+            factor = op.acc_scale if op.acc_scale is not None else op.input_quantization.scale * op.weight_scale
+        # int32 sums wrap, as ONNX's do
+        acc_bias = padded(sums.astype(np.uint64).astype(np.uint32).view(np.int32), rows, np.int32)
+        scale = padded(np.asarray(factor, np.float32).reshape(-1), rows)
     return PackedLinear(
-        _PACKERS[name](weights.weight),
-        _padded(wrapped, rows, np.int32),
-        _padded(np.asarray(scale, np.float32).reshape(-1) if np.ndim(scale) else scale, rows, np.float32),
+        acc_bias,
+        scale,
         bias,
-        weights.density,
-        weights.block_density,
+        weight=_PACKERS[name](weights.weight),
+        density=weights.density,
+        block_density=weights.block_density,
     )

@@ -27,8 +27,9 @@ from fusion_checks import (
 )
 
 import sparsert
-from sparsert.graph import fuse_graph, load_graph
-from sparsert.graph.fused import Attention, Embeddings, KeyMask, Linear
+from sparsert.fuse import fuse_graph
+from sparsert.graph import load_graph
+from sparsert.ops import Attention, Embeddings, KeyMask, Linear
 
 
 @pytest.mark.parametrize("form", FORMS)

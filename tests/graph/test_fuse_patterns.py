@@ -13,9 +13,10 @@ import pytest
 from fusion_checks import counts, edited, fused_ops, left, onnxruntime_outputs
 from onnx import TensorProto, helper, numpy_helper
 
-from sparsert.graph import fuse_graph, load_graph
-from sparsert.graph.fused import KeyMask
+from sparsert.fuse import fuse_graph
+from sparsert.graph import load_graph
 from sparsert.graph.ir import Graph, Node
+from sparsert.ops import KeyMask
 
 
 def graph_of(

@@ -24,9 +24,10 @@ from fusion_checks import (
 )
 from onnx import TensorProto, helper, numpy_helper
 
-from sparsert.graph import fuse_graph, load_graph
-from sparsert.graph.fused import Attention, Embeddings, Linear
+from sparsert.fuse import fuse_graph
+from sparsert.graph import load_graph
 from sparsert.graph.ir import Graph
+from sparsert.ops import Attention, Embeddings, Linear
 
 
 def same_answer(path: Path, expected: dict[str, int], error: float = 1e-4) -> Graph:

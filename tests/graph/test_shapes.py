@@ -13,10 +13,10 @@ from fusion_checks import DATA, FORMS, feeds_for
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsert.fuse.axes import Layout
 from sparsert.graph import load_graph
 from sparsert.graph.editor import Editor
 from sparsert.graph.fold import fold
-from sparsert.graph.fuse.layout import Layout
 from sparsert.graph.ir import Graph, Node
 from sparsert.graph.shapes import Facts, Unknown
 from sparsert.graph.symbolic import apply, evaluate, leaves_of

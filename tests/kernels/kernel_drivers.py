@@ -87,10 +87,10 @@ def accumulate(packed: PackedWeight, x: np.ndarray) -> np.ndarray:
     """(N, TILE) accumulators of activations (K, TILE), block by block as a program does it."""
     kernel, count = _accumulator(packed)
     call = compiled(kernel, 7)
-    source = buffer(quads(x) if packed.layout == "quads" else x)
+    source = buffer(quads(x) if packed.form == "quads" else x)
     streams = [np.ascontiguousarray(stream) for stream in (packed.headers, packed.weights, packed.offsets)]
     headers, weights, offsets = (stream.ctypes.data for stream in streams)
-    scratch = Buffer((BLOCK_ROWS, TILE), np.float32 if packed.layout == "float" else np.int32)
+    scratch = Buffer((BLOCK_ROWS, TILE), np.float32 if packed.form == "floats" else np.int32)
     result = np.zeros((packed.out_features, TILE), scratch.array.dtype)
     blocks = -(-packed.out_features // BLOCK_ROWS)
     for block in range(blocks):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from kernel_drivers import Buffer, buffer, compiled
 
-from sparsert.graph import fused
+from sparsert import ops
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node, TensorInfo
 from sparsert.kernels.accumulate import BLOCK_ROWS
 from sparsert.kernels.embed import ADD_ROWS, STAGED_CHANNELS, transpose_channels
@@ -68,9 +68,9 @@ def test_embeddings_have_the_bits_of_the_sum(channels: int, shape: tuple[int, in
         weight, quantization = rows_of(element, (80, channels), random), None
         if element is not np.float32:
             zero_point = np.asarray(element(3))
-            quantization = fused.Quantization(np.asarray(np.float32(0.02)), zero_point, np.dtype(element))
-        tables.append(fused.Table(weight, quantization, index, 2 if index == "position" else 0))
-    op = fused.Embeddings((*tables, fused.Table(tables[0].weight, None, "constant", 5)))
+            quantization = ops.Quantization(np.asarray(np.float32(0.02)), zero_point, np.dtype(element))
+        tables.append(ops.Table(weight, quantization, index, 2 if index == "position" else 0))
+    op = ops.Embeddings((*tables, ops.Table(tables[0].weight, None, "constant", 5)))
     infos = [TensorInfo(name, np.dtype(np.int64), ("batch", "tokens")) for name in "ab"]
     outputs = [TensorInfo("y", np.dtype(np.float32), ("batch", "tokens", channels))]
     node = Node("Embeddings", ["a", "b"], ["y"], domain=FUSED_DOMAIN, fused=op)

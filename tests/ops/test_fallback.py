@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsert.errors import EngineError, InputRangeError, ModelFormatError, UnsupportedOpError
+from sparsert.graph.evaluate import implicit_inputs, make_runner
 from sparsert.graph.ir import Node
-from sparsert.ops import implicit_inputs, make_runner
 
 RNG = np.random.default_rng(0)
 FLOATS = RNG.standard_normal((2, 3, 8)).astype(np.float32)

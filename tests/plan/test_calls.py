@@ -9,7 +9,8 @@ import pytest
 from program_checks import run
 
 import sparsert
-from sparsert.graph import fuse_graph, load_graph
+from sparsert.fuse import fuse_graph
+from sparsert.graph import load_graph
 from sparsert.plan import Program, compile_graph
 
 MODEL = Path(sparsert.__file__).parent / "models" / "minilm-l6-squad-pruned60_quant" / "model.onnx"

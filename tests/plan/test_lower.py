@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsert.graph import fused
+from sparsert import ops
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node, TensorInfo
 from sparsert.plan import compile_graph
 
@@ -12,15 +12,15 @@ from sparsert.plan import compile_graph
 def _quantized_linear(in_features: int) -> tuple[Graph, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     weight = rng.integers(-128, 128, (in_features, 8)).astype(np.int8)
-    quantization = fused.Quantization(np.float32(1.0), np.array(128, np.uint8), np.dtype(np.uint8))
-    linear = fused.Linear(
+    quantization = ops.Quantization(np.float32(1.0), np.array(128, np.uint8), np.dtype(np.uint8))
+    linear = ops.Linear(
         weight,
         weight_zero_point=np.array(0, np.int8),
         input_quantization=quantization,
         acc_scale=np.float32(1.0),
     )
     nodes = [
-        Node("Quantize", ["x"], ["q"], name="quantize", domain=FUSED_DOMAIN, fused=fused.Quantize(quantization)),
+        Node("Quantize", ["x"], ["q"], name="quantize", domain=FUSED_DOMAIN, fused=ops.Quantize(quantization)),
         Node("Linear", ["q"], ["y"], name="linear", domain=FUSED_DOMAIN, fused=linear),
     ]
     single = np.dtype(np.float32)

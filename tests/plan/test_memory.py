@@ -16,16 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from program_checks import run
 
-from sparsert.graph import fuse_graph, load_graph
-from sparsert.graph.fused import Linear
+from sparsert.fuse import fuse_graph
+from sparsert.graph import load_graph
 from sparsert.kernels.jit import TILE
+from sparsert.ops import Linear
+from sparsert.ops.steps import Buffer
 from sparsert.plan import compile_graph
 from sparsert.plan.instance import Instance, _allocate
 from sparsert.plan.layout import Layout, Packing
-from sparsert.plan.lower import Lowering
+from sparsert.plan.lower import lower
 from sparsert.plan.partition import channels_of, partition
 from sparsert.plan.program import _KEPT_LAYOUTS, _KEPT_SHAPES
-from sparsert.plan.steps import Buffer
+from sparsert.plan.segment import Segment
 
 Maker = Callable[[str], Path]
 SOME = ["float", "sparseml 1.4", "sparseml float attention", "dynamic", "dynamic constant only", "qdq"]
@@ -64,7 +66,7 @@ def test_allocation_never_overlaps(wanted: list[tuple[int, str, int, int]]) -> N
                 assert start + one.nbytes <= offsets[id(other)] or offsets[id(other)] + other.nbytes <= start
 
 
-def lowerings(graph: object) -> list[Lowering]:
+def segments_of(graph: object) -> list[Segment]:
     channels = channels_of(graph)
     groups = partition(graph, channels)
     outputs = {info.name for info in graph.outputs}
@@ -73,7 +75,7 @@ def lowerings(graph: object) -> list[Lowering]:
         if group.native:
             later = {name for other in groups[position + 1 :] for node in other.nodes for name in node.inputs}
             produced = {name for node in group.nodes for name in node.outputs}
-            found.append(Lowering(graph, group.nodes, channels, produced & (later | outputs)).run())
+            found.append(lower(graph, group.nodes, channels, produced & (later | outputs)))
     return found
 
 
@@ -95,17 +97,17 @@ def test_live_buffers_never_overlap(form: str, batch: int, tokens: int, threads:
     Units of a region run at any pace, so a buffer in the arena counts as alive for every step of its regions.
     """
     graph, _ = program_of(form, make_bert)
-    for lowering in lowerings(graph):
+    for segment in segments_of(graph):
         layout = Layout.of([tokens] * batch, Packing(threads))
-        instance = Instance(lowering, layout.tiles, layout.key_tiles, threads)
+        instance = Instance(segment, layout.tiles, layout.key_tiles, threads)
         region_of = {
             index: number
             for number, region in enumerate(instance._regions)
             for index in range(region.first, region.last)
         }
-        assert sorted(region_of) == list(range(len(lowering.steps)))
+        assert sorted(region_of) == list(range(len(segment.steps)))
         alive: dict[int, tuple[Buffer, list[int]]] = {}
-        for index, step in enumerate(lowering.steps):
+        for index, step in enumerate(segment.steps):
             for buffer in (*step.reads, *step.writes):
                 alive.setdefault(id(buffer), (buffer, []))[1].append(index)
         arena = instance._arena.ctypes.data
@@ -130,17 +132,17 @@ def test_live_buffers_never_overlap(form: str, batch: int, tokens: int, threads:
 def test_both_divisions_are_covered(make_bert: Maker) -> None:
     """The shapes above meet row parts as well as tiles."""
     graph, _ = program_of("sparseml 1.4", make_bert)
-    (lowering,) = lowerings(graph)
-    assert Instance(lowering, 1, 1, 2)._parts == 2
-    assert Instance(lowering, 10, 2, 2)._parts == 1
+    (segment,) = segments_of(graph)
+    assert Instance(segment, 1, 1, 2)._parts == 2
+    assert Instance(segment, 10, 2, 2)._parts == 1
 
 
 def test_values_are_written_before_they_are_read(make_bert: Maker) -> None:
     for form in SOME:
         graph, _ = program_of(form, make_bert)
-        for lowering in lowerings(graph):
+        for segment in segments_of(graph):
             written: set[int] = set()
-            for step in lowering.steps:
+            for step in segment.steps:
                 assert all(id(buffer) in written for buffer in step.reads)
                 written.update(id(buffer) for buffer in step.writes)
 
@@ -150,7 +152,7 @@ def test_values_are_written_before_they_are_read(make_bert: Maker) -> None:
 
 def test_segments_keep_a_bounded_number_of_shapes(make_bert: Maker) -> None:
     graph, program = program_of("sparseml 1.4", make_bert)
-    segments = [step for step in program._steps if hasattr(step, "lowering")]
+    segments = [step for step in program._steps if hasattr(step, "segment")]
     feeds = feeds_for(graph, 1, 30)
     expected = run(program, feeds)
     for tokens in range(1, 3 * _KEPT_SHAPES):

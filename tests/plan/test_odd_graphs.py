@@ -17,7 +17,8 @@ from program_checks import run
 from small_models import FLOAT, INT64
 
 from sparsert.errors import InputShapeError
-from sparsert.graph import fuse_graph, load_graph
+from sparsert.fuse import fuse_graph
+from sparsert.graph import load_graph
 from sparsert.plan import compile_graph
 
 UINT8, INT8 = TensorProto.UINT8, TensorProto.INT8

@@ -16,9 +16,10 @@ from program_checks import cut, run
 
 from sparsert import Engine
 from sparsert.errors import InputRangeError, InputShapeError
-from sparsert.graph import fuse_graph, load_graph
-from sparsert.graph.fused import DynamicQuantize, Linear, Quantize
+from sparsert.fuse import fuse_graph
+from sparsert.graph import load_graph
 from sparsert.graph.ir import Graph
+from sparsert.ops import DynamicQuantize, Linear, Quantize
 from sparsert.plan import Program, compile_graph
 
 # Around the tile widths 32 and 64, one tile and several; (11, 9) is more items than go through the network at once.

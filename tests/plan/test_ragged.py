@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from program_checks import run
 
 from sparsert.errors import InputRangeError, InputShapeError
-from sparsert.graph import fuse_graph, load_graph
+from sparsert.fuse import fuse_graph
+from sparsert.graph import load_graph
 from sparsert.graph.ir import Graph
 from sparsert.kernels.jit import TILE
 from sparsert.plan import Program, compile_graph
@@ -178,7 +179,7 @@ def test_instances_serve_many_lengths(make_bert: Maker) -> None:
     for before, after in zip(first, run_joined(program, batches[0]), strict=True):
         for name in before:
             np.testing.assert_array_equal(before[name], after[name])
-    (segment,) = [step for step in program._steps if hasattr(step, "lowering")]
+    (segment,) = [step for step in program._steps if hasattr(step, "segment")]
     assert sum(map(len, segment._free.values())) <= len(batches) // 2
 
 

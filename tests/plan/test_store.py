@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsert.graph import fuse_graph, load_graph
+from sparsert.fuse import fuse_graph
+from sparsert.graph import load_graph
 from sparsert.plan import weights
 from sparsert.plan.program import compile_graph
 from sparsert.utils.model_path import model_to_path
@@ -41,7 +42,7 @@ def test_stored_weights_give_the_same_answers(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(
         "sparsert.plan.store.pack_linear",
-        lambda op: refuse(op) if op.weight.nbytes > 1 << 16 else weights.pack_linear(op),
+        lambda op, wanted: refuse(op) if op.weight.nbytes > 1 << 16 else weights.pack_linear(op, wanted),
     )
     mapped = run(model, ids)
     for plain, first, second in zip(expected, stored, mapped, strict=True):

@@ -7,9 +7,9 @@ import math
 import numpy as np
 
 from sparsert.graph.editor import Editor
-from sparsert.graph.fused import KeyMask
 from sparsert.graph.shapes import Shape, Unknown
 from sparsert.graph.symbolic import Expr, evaluate, is_number, leaves_of
+from sparsert.ops import KeyMask
 
 
 def match_key_mask(editor: Editor, value: str, scores: Shape) -> tuple[str, KeyMask] | None:

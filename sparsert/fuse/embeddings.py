@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsert.graph.editor import Editor
-from sparsert.graph.fused import Embeddings, Quantization, Table
 from sparsert.graph.ir import Node
 from sparsert.graph.shapes import Unknown, attribute
 from sparsert.graph.symbolic import Expr
+from sparsert.ops import Embeddings, Quantization, Table
 
 
 @dataclass

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sparsert.graph.editor import Editor, same_quantization
-from sparsert.graph.fused import Dequantize, DynamicQuantize, Quantization, Quantize
 from sparsert.graph.ir import Node
+from sparsert.ops import Dequantize, DynamicQuantize, Quantization, Quantize
 
 
 def fuse_quantization(editor: Editor) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from sparsert.graph.editor import Editor
-from sparsert.graph.fused import Add, SelectFeature, SelectToken
 from sparsert.graph.ir import Node
 from sparsert.graph.shapes import Unknown, attribute
+from sparsert.ops import Add, SelectFeature, SelectToken
 
 
 def fuse_heads(editor: Editor) -> None:

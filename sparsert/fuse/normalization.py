@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sparsert.graph.editor import Editor
-from sparsert.graph.fused import LayerNorm
 from sparsert.graph.ir import Node
 from sparsert.graph.shapes import Unknown, attribute
+from sparsert.ops import LayerNorm
 
 
 def fuse_layer_norm(editor: Editor) -> None:

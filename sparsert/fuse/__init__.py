@@ -1,4 +1,4 @@
-"""Fusion: from ONNX nodes to the ops of :mod:`sparsert.graph.fused`, one file a pattern family.
+"""Fusion: from ONNX nodes to the ops of :mod:`sparsert.ops`, one file a pattern family.
 
 Roles come from structure: no pattern looks at a name or at the order of nodes. A pattern replaces its last node and
 reads the values before its first; what nobody reads any more disappears, what someone else still reads stays.
@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import logging
 
+from sparsert.fuse.activation import fuse_activations
+from sparsert.fuse.attention import fuse_attention
+from sparsert.fuse.embeddings import fuse_embeddings
+from sparsert.fuse.heads import fuse_additions, fuse_heads
+from sparsert.fuse.linear import fuse_linear
+from sparsert.fuse.normalization import fuse_layer_norm
+from sparsert.fuse.quantization import fuse_quantization
 from sparsert.graph.editor import Editor
 from sparsert.graph.fold import fold
-from sparsert.graph.fuse.activation import fuse_activations
-from sparsert.graph.fuse.attention import fuse_attention
-from sparsert.graph.fuse.embeddings import fuse_embeddings
-from sparsert.graph.fuse.heads import fuse_additions, fuse_heads
-from sparsert.graph.fuse.linear import fuse_linear
-from sparsert.graph.fuse.normalization import fuse_layer_norm
-from sparsert.graph.fuse.quantization import fuse_quantization
 from sparsert.graph.ir import Graph
 
 __all__ = ["fuse_graph"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from sparsert.graph.editor import Editor
-from sparsert.graph.fused import Activation, Gelu
 from sparsert.graph.ir import Node
 from sparsert.graph.shapes import attribute
+from sparsert.ops import Activation, Gelu
 
 _CLOSE = 1e-4
 """Relative tolerance for sqrt(2) and its kin: files hold anything between 5 and 9 digits."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sparsert.graph.editor import Editor, QuantizedConstant
-from sparsert.graph.fused import Linear, Quantization, Quantize
 from sparsert.graph.ir import Node
 from sparsert.graph.shapes import attribute
+from sparsert.ops import Linear, Quantization, Quantize
 
 
 def fuse_linear(editor: Editor) -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from sparsert.fuse.axes import Layout
+from sparsert.fuse.linear import rescaled
+from sparsert.fuse.mask import emit_key_mask, match_key_condition, match_key_mask
 from sparsert.graph.editor import Editor, same_quantization
-from sparsert.graph.fuse.layout import Layout
-from sparsert.graph.fuse.linear import rescaled
-from sparsert.graph.fuse.mask import emit_key_mask, match_key_condition, match_key_mask
-from sparsert.graph.fused import Attention, Dequantize, KeyMask, Quantization, Quantize
 from sparsert.graph.ir import Node
 from sparsert.graph.shapes import attribute
+from sparsert.ops import Attention, Dequantize, KeyMask, Quantization, Quantize
 
 _MOVES = ("Transpose", "Reshape", "Unsqueeze", "Squeeze")
 _BATCH, _TOKENS, _HIDDEN = 0, 1, 2

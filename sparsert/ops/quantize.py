@@ -1,0 +1,116 @@
+"""Quantization of activations, per tensor: static, and dynamic from the values themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparsert.graph.ir import Node
+from sparsert.graph.quantization import Quantization
+from sparsert.ops.base import Builder, FusedOp, Operand
+from sparsert.ops.steps import DynamicParameters, Stage, Step, quantization_parameters
+
+__all__ = ["Dequantize", "DynamicQuantize", "Quantize", "range_to_uint8"]
+
+
+@dataclass(frozen=True)
+class Quantize(FusedOp):
+    """inputs: [x float32] -> outputs: [uint8/int8 of the same shape]. ONNX QuantizeLinear, per tensor."""
+
+    quantization: Quantization
+    keeps_lead = True
+    quantizes = True
+
+    def fits(self, sizes: Sequence[int | None]) -> bool:
+        return self.quantization.scalar and sizes[0] is not None
+
+    def compute(self, x: np.ndarray) -> np.ndarray:
+        """ONNX QuantizeLinear (https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html)."""
+        return self.quantization.quantize(x)
+
+    def operands(self, builder: Builder, node: Node, value: str) -> list[Operand]:
+        """None of its own: the producer of its input writes the bytes that its readers want."""
+        builder.absorb(node)
+        record, (result,) = quantization_parameters(self.quantization), node.outputs
+        return [Operand(result, reader.fused.byte_form(builder, reader), record) for reader in builder.readers(result)]
+
+    def stage(self, builder: Builder, node: Node, value: str) -> tuple[Stage, str] | None:
+        """Quantizing and going back at once, if that is all that becomes of the bytes."""
+        (result,) = node.outputs
+        readers = builder.readers(result)
+        if builder.needed(result) or len(readers) != 1:
+            return None
+        (last,) = readers
+        if not isinstance(last.fused, Dequantize) or not self.quantization.same_as(last.fused.quantization):
+            return None
+        builder.absorb(last)
+        return Stage("fake_quantize", parameters=quantization_parameters(self.quantization)), last.outputs[0]
+
+    def lower(self, builder: Builder, node: Node) -> None:
+        """Nothing is left to do, see :meth:`operands`."""
+
+
+@dataclass(frozen=True)
+class Dequantize(FusedOp):
+    """inputs: [x uint8/int8] -> outputs: [float32]. ONNX DequantizeLinear, per tensor."""
+
+    quantization: Quantization
+    keeps_lead = True
+
+    @property
+    def takes_bytes(self) -> bool:
+        return True
+
+    def fits(self, sizes: Sequence[int | None]) -> bool:
+        return self.quantization.scalar and sizes[0] is not None
+
+    def compute(self, x: np.ndarray) -> np.ndarray:
+        """ONNX DequantizeLinear: ``(x - zero_point) * scale``."""
+        return self.quantization.dequantize(x)
+
+    def lower(self, builder: Builder, node: Node) -> None:
+        x = builder.buffer(node.inputs[0], "rows")
+        record = quantization_parameters(self.quantization)
+        builder.produce(Step("rows", [x], source="dequantize", rows=x.rows, parameters=record), node.outputs[0])
+
+
+def range_to_uint8(low: np.float32, high: np.float32) -> Quantization:
+    """Scale and zero point of ONNX DynamicQuantizeLinear for a range ``low <= 0 <= high``."""
+    scale = np.float32((high - low) / np.float32(255))
+    if scale == 0:
+        scale = np.float32(1)
+    zero_point = np.rint(np.clip(-low / scale, 0, 255))
+    return Quantization(np.array(scale, np.float32), np.array(zero_point).astype(np.uint8), np.dtype(np.uint8))
+
+
+@dataclass(frozen=True)
+class DynamicQuantize(FusedOp):
+    """inputs: [x float32] -> outputs: [uint8 values, float32 scale (), uint8 zero point ()].
+
+    ONNX DynamicQuantizeLinear: minimum and maximum are taken over the whole tensor, so every item of a batch
+    depends on the others.
+    """
+
+    quantizes = True
+    couples = True
+
+    def compute(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """ONNX DynamicQuantizeLinear (https://onnx.ai/onnx/operators/onnx__DynamicQuantizeLinear.html)."""
+        zero = np.float32(0)
+        found = range_to_uint8(x.min(initial=zero), x.max(initial=zero))
+        return found.quantize(x), found.scale, found.zero_point
+
+    def lower(self, builder: Builder, node: Node) -> None:
+        """Extrema of every tile, then the parameters of the whole tensor, then the bytes."""
+        x, values = builder.buffer(node.inputs[0]), node.outputs[0]
+        dynamic = DynamicParameters(values)
+        builder.add_dynamic(node.outputs[1], dynamic)
+        builder.add(Step("extrema", [x], rows=x.rows, parameters=dynamic))
+        builder.add(Step("dynamic", parameters=dynamic))
+        forms = dict.fromkeys(reader.fused.byte_form(builder, reader) for reader in builder.readers(values))
+        stages = [
+            Stage(form, parameters=dynamic, destination=builder.new_buffer(values, form, x.rows)) for form in forms
+        ]
+        builder.add(Step("rows", [x], stages=stages, source="load", rows=x.rows))

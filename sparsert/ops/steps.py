@@ -1,0 +1,127 @@
+"""Steps before they have addresses: what ops lower to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sparsert.graph.quantization import Quantization
+from sparsert.kernels.accumulate import BLOCK_ROWS
+from sparsert.kernels.jit import TILE
+from sparsert.kernels.pack import PackedWeight
+from sparsert.kernels.records import PARAMETERS
+
+__all__ = [
+    "ROW_BYTES",
+    "Buffer",
+    "DynamicParameters",
+    "Epilogue",
+    "PackedLinear",
+    "Parameters",
+    "Stage",
+    "Step",
+    "padded",
+    "quantization_parameters",
+]
+
+ROW_BYTES = {"floats": 4 * TILE, "rows": TILE, "quads": TILE, "signed_rows": TILE, "signed_quads": TILE}
+"""Bytes that one row of a tile takes in each form of a value."""
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What becomes of integer accumulators, one number a row, padded to whole blocks of rows.
+
+    ``acc_bias`` is what is added to the raw accumulator sum(x8 * w8): the file's integer bias minus the input's zero
+    point times the column sums. In the dynamic form it holds the column sums alone (the zero point comes at run time).
+    """
+
+    acc_bias: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True)
+class PackedLinear(Epilogue):
+    """A packed matrix and its epilogue."""
+
+    weight: PackedWeight
+    density: float
+    block_density: float
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes + self.acc_bias.nbytes + self.scale.nbytes + self.bias.nbytes
+
+
+@dataclass(eq=False)
+class Buffer:
+    """One value in one form, for every tile."""
+
+    name: str
+    form: str
+    rows: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes per tile, a multiple of 64. Rows come in whole groups of four, for the forms that interleave them."""
+        size = -(-self.rows // 4) * 4 * ROW_BYTES[self.form]
+        return -(-size // 64) * 64
+
+
+@dataclass(eq=False)
+class DynamicParameters:
+    """A quantization that a run computes; each instance of a plan has its own record."""
+
+    name: str
+
+
+Parameters = np.ndarray | DynamicParameters
+
+
+@dataclass
+class Stage:
+    """One stage of a step's epilogue; ``kind`` is a name in STAGES or a part of one."""
+
+    kind: str
+    epilogue: Epilogue | None = None
+    vector: np.ndarray | None = None
+    parameters: Parameters | None = None
+    source: Buffer | None = None
+    destination: Buffer | None = None
+
+
+@dataclass
+class Step:
+    """One step of a segment: an opcode of the run loop, its buffers and constants, and the stages on its rows."""
+
+    opcode: str
+    reads: list[Buffer] = field(default_factory=list)
+    writes: list[Buffer] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
+    source: str = ""
+    rows: int = 0
+    linear: PackedLinear | None = None
+    parameters: Parameters | None = None
+    constants: dict[str, Any] = field(default_factory=dict)
+
+
+def padded(values: np.ndarray | float, rows: int, dtype: Any = np.float32) -> np.ndarray:
+    """One number a row, with zeros up to a whole block of rows."""
+    result = np.zeros(-(-rows // BLOCK_ROWS) * BLOCK_ROWS, dtype)
+    result[:rows] = values
+    return result
+
+
+def quantization_parameters(quantization: Quantization) -> np.ndarray:
+    """The record that stages read, for a static per-tensor quantization."""
+    record = np.zeros(1, PARAMETERS)
+    zero_point = quantization.unsigned_zero_point
+    record["inverse_scale"] = np.float32(1.0) / np.float32(quantization.scale)
+    record["scale"] = quantization.scale
+    record["zero_point"] = zero_point
+    record["low"], record["high"] = -zero_point, 255 - zero_point
+    record["acc_scale"] = 1.0
+    return record
