@@ -271,12 +271,12 @@ def _array_report(node: Node) -> StepReport:
 
 
 def _native_report(node: Node, lowering: Lowering) -> StepReport:
-    report = StepReport(0, node.op, node.name, f"{node.op.lower()} {TIER}", sources=list(node.sources))
+    report = StepReport(0, node.op, node.name, f"{node.op.lower()} {TIER.name}", sources=list(node.sources))
     op: Any = node.fused
     if isinstance(op, fused.Linear):
         packed = lowering.packed[node.outputs[0]]
         element = "f32" if op.weight.dtype == np.float32 else "u8s8"
-        report.kernel = f"{packed.weight.kernel} {element} {TIER}"
+        report.kernel = f"{packed.weight.kernel} {element} {TIER.name}"
         report.weight_format = packed.weight.kernel.removeprefix("float_")
         report.shape = tuple(op.weight.shape)
         report.sparsity, report.block_sparsity = 1 - packed.density, 1 - packed.block_density
@@ -284,7 +284,7 @@ def _native_report(node: Node, lowering: Lowering) -> StepReport:
         report.macs_per_token = round(packed.density * op.weight.size)
         report.note = "dynamic quantization" if element == "u8s8" and op.input_quantization is None else ""
     elif isinstance(op, fused.Attention):
-        report.kernel = f"attention {'f32' if op.q_quantization is None else 'int8'} {TIER}"
+        report.kernel = f"attention {'f32' if op.q_quantization is None else 'int8'} {TIER.name}"
         report.note = f"{op.heads} heads"
     elif isinstance(op, fused.Embeddings):
         report.bytes = sum(table.weight.nbytes for table in op.tables)

@@ -52,7 +52,7 @@ def load_or_pack(op: Linear) -> PackedLinear:
 
 def _key(op: Linear) -> str:
     digest = hashlib.blake2b(digest_size=20)
-    digest.update(f"{FINGERPRINT} {TIER} {PORTABLE} {_packer()}".encode())
+    digest.update(f"{FINGERPRINT} {TIER.name} {PORTABLE} {_packer()}".encode())
     _update(digest, op)
     return digest.hexdigest()
 

@@ -64,7 +64,7 @@ def unsigned_zero_point(dtype: np.dtype, zero_point: np.ndarray | int) -> int:
 
 
 def _cheapest(costs: dict[str, float]) -> str:
-    rates = _RATES[TIER]
+    rates = _RATES[TIER.rates]
     return min(costs, key=lambda name: costs[name] / rates[name])
 
 
