@@ -138,6 +138,7 @@ def _work(timing: Any, limits: Limits | None) -> tuple[int, float | None]:
     """Useful multiply-accumulates of the whole batch, and the GMAC/s that the machine allows them."""
     from sparsert.bench.traffic import ATTENTION_BYTES_PER_MAC, activation_bytes, loaded_bytes
     from sparsert.kernels.jit import TILE
+    from sparsert.kernels.table import MODE
 
     step, packed = timing.step, timing.packed
     items, tokens = timing.sequences
@@ -154,9 +155,6 @@ def _work(timing: Any, limits: Limits | None) -> tuple[int, float | None]:
         macs = 2 * items * tokens * tokens * step.constants["heads"] * step.constants["size"]
         if limits is None:
             return macs, None
-        # half of the products are those of scores, half those of the context
-        scores = "int16" if step.reads[0].form == "pairs" else "int8"
-        kinds = ("float", "float") if step.constants["form"] == 0 else (scores, "int8")
-        each = [limits.limit(kind, ATTENTION_BYTES_PER_MAC[kind], 0, several=True)[0] for kind in kinds]
-        return macs, 2 / sum(1 / limit for limit in each)
+        kind = "float" if step.constants["mode"] == MODE.floats else "int8"
+        return macs, limits.limit(kind, ATTENTION_BYTES_PER_MAC[kind], 0, several=True)[0]
     return 0, None
