@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-INTERNAL = ("sparsert.bench", "sparsert.graph", "sparsert.kernels", "sparsert.ops", "sparsert.plan", "sparsert.server")
+INTERNAL = tuple(f"sparsert.{name}" for name in "bench fuse graph kernels ops plan server".split())
 FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MENTION = re.compile(r"`(sparsert(?:\.\w+)+)(?:\([^`]*\))?`")
 
