@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from sparsert.errors import EngineError
+from sparsert.tiers import TIERS
 
 __all__ = [
-    "TIERS",
     "CpuArchitecture",
     "available_cores",
     "cache_sizes",
@@ -44,23 +44,8 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-TIERS = ("generic", "avx2", "avx512_vnni")
-"""Kernel tiers, from the least to the most demanding."""
-
 _AVX2 = frozenset({"avx2", "fma"})
-_AVX512_VNNI = _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"}
-
-# What LLVM enables for the CPU names that NUMBA_CPU_NAME may hold, as far as the tiers can tell the difference.
-_CPUS_WITH_VNNI = frozenset(
-    "cascadelake cooperlake icelake-client icelake-server icelake_client icelake_server tigerlake rocketlake "
-    "sapphirerapids emeraldrapids graniterapids graniterapids-d graniterapids_d diamondrapids znver4 znver5".split()
-)
-_CPUS_WITH_AVX2 = frozenset(
-    "haswell core-avx2 core_4th_gen_avx core_4th_gen_avx_tsx broadwell core_5th_gen_avx core_5th_gen_avx_tsx skylake "
-    "skylake-avx512 skylake_avx512 skx cannonlake knl knm mic_avx512 x86-64-v3 x86-64-v4 alderlake raptorlake "
-    "meteorlake gracemont sierraforest grandridge arrowlake arrowlake-s arrowlake_s lunarlake pantherlake "
-    "clearwaterforest znver1 znver2 znver3 bdver4".split()
-)
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"})
 
 _ROOT = Path("/")
 
@@ -77,24 +62,44 @@ def host_features() -> frozenset[str]:
 
 
 def tier_of(features: Iterable[str]) -> str:
-    """Return the most demanding tier that ``features`` (LLVM names) can run."""
+    """Name the best tier that ``features`` (LLVM names) can run."""
     present = frozenset(features)
-    if present >= _AVX512_VNNI:
-        return "avx512_vnni"
-    return "avx2" if present >= _AVX2 else "generic"
+    return next(name for name, tier in TIERS.items() if present.issuperset(tier.features))
+
+
+def _features_of(name: str, asked: frozenset[str]) -> set[str]:
+    """Those of the ``asked`` features that LLVM enables for a CPU's name; none for a name that it does not know.
+
+    llvmlite lists the host's features only. But LLVM inlines a function just where the caller's CPU has all features of
+    the function, so each feature gets a function that needs it, with a caller on the CPU in question.
+    """
+    if not asked:
+        return set()
+    import llvmlite.binding as llvm
+
+    functions = [
+        # 64bit: without it an unknown name would end the process
+        f'define void @has_{feature}(ptr %p) "target-cpu"="{name}" "target-features"="+64bit" '
+        f"{{ call void @needs_{feature}(ptr %p) ret void }}\n"
+        f'define void @needs_{feature}(ptr %p) "target-cpu"="x86-64" "target-features"="+{feature}" '
+        "{ store volatile i8 0, ptr %p ret void }\n"
+        for feature in asked
+    ]
+    llvm.initialize_native_target()
+    module = llvm.parse_assembly("".join(functions))
+    module.triple = llvm.get_process_triple()
+    machine = llvm.Target.from_triple(module.triple).create_target_machine(cpu="x86-64")
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
+    passes.getModulePassManager().run(module, passes)
+    optimized = str(module)
+    return {feature for feature in asked if f"call void @needs_{feature}(" not in optimized}
 
 
 def _allowed_features(host: frozenset[str], environ: Mapping[str, str]) -> frozenset[str]:
     """Features that code generation may use: the host's, less what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES take away."""
     name = environ.get("NUMBA_CPU_NAME", "").lower()
-    if not name:
-        allowed = set(host)
-    elif name in _CPUS_WITH_VNNI:
-        allowed = set(_AVX512_VNNI)
-    elif name in _CPUS_WITH_AVX2:
-        allowed = set(_AVX2)
-    else:
-        allowed = set()
+    asked = host.intersection(feature for tier in TIERS.values() for feature in tier.features)
+    allowed = _features_of(name, asked) if name else set(host)
     for feature in environ.get("NUMBA_CPU_FEATURES", "").split(","):
         feature = feature.strip()
         if feature.startswith("+"):
@@ -107,17 +112,17 @@ def _allowed_features(host: frozenset[str], environ: Mapping[str, str]) -> froze
 def portable(environ: Mapping[str, str] | None = None) -> bool:
     """Whether kernels write portable IR where they would use an instruction of their tier; for tests only.
 
-    ``SPARSERT_PORTABLE=1`` lets ``SPARSERT_ISA`` ask for avx512_vnni on any host: its layouts and code paths then run
-    there, slowly.
+    ``SPARSERT_PORTABLE=1`` lets ``SPARSERT_ISA`` ask for such a tier (:attr:`~sparsert.tiers.Tier.portable`) on any
+    host: its layouts and code paths then run there, slowly.
     """
     return (os.environ if environ is None else environ).get("SPARSERT_PORTABLE", "").strip() == "1"
 
 
 def isa(host: Iterable[str] | None = None, environ: Mapping[str, str] | None = None) -> str:
-    """Name the tier of kernels to compile: ``"avx512_vnni"``, ``"avx2"`` or ``"generic"``.
+    """Name the tier of kernels to compile, one of :data:`sparsert.tiers.TIERS`.
 
     The host's features are intersected with those of ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES``, since LLVM aborts
-    the process on an instruction that its target lacks. ``SPARSERT_ISA`` forces a lower tier.
+    the process on an instruction that its target lacks. ``SPARSERT_ISA`` forces another tier that they can run.
 
     Parameters
     ----------
@@ -127,11 +132,12 @@ def isa(host: Iterable[str] | None = None, environ: Mapping[str, str] | None = N
     Raises
     ------
     EngineError
-        ``SPARSERT_ISA`` holds an unknown tier, or one above what this process can run.
+        ``SPARSERT_ISA`` holds an unknown tier, or one that this process cannot run.
     """
     features = host_features() if host is None else frozenset(host)
     environ = os.environ if environ is None else environ
-    best = tier_of(_allowed_features(features, environ))
+    allowed = _allowed_features(features, environ)
+    best = tier_of(allowed)
     forced = environ.get("SPARSERT_ISA", "").strip().lower()
     if not forced:
         return best
@@ -139,11 +145,12 @@ def isa(host: Iterable[str] | None = None, environ: Mapping[str, str] | None = N
         raise EngineError(
             f"SPARSERT_ISA={forced!r} is no tier. Expected one of {', '.join(TIERS)}; unset it to use {best}."
         )
-    stands_in = forced == "avx512_vnni" and portable(environ)
-    if TIERS.index(forced) > TIERS.index(best) and not stands_in:
+    stands_in = TIERS[forced].portable and portable(environ)
+    if not allowed.issuperset(TIERS[forced].features) and not stands_in:
+        runnable = [name for name, tier in TIERS.items() if allowed.issuperset(tier.features)]
         raise EngineError(
-            f"SPARSERT_ISA={forced!r} asks for more than this CPU offers to the process, which is {best!r}. "
-            "The variable can only force a lower tier; unset it or choose a lower one."
+            f"SPARSERT_ISA={forced!r} asks for more than this CPU offers to the process, whose best is {best!r}. "
+            f"Unset the variable or choose from {', '.join(runnable)}."
         )
     return forced
 
@@ -256,7 +263,7 @@ def available_cores(affinity: Iterable[int] | None = None, root: Path = _ROOT) -
 def cpu_avx_type() -> str:
     """Vector instructions of the hardware: ``"avx512"``, ``"avx2"``, ``"neon"`` or ``"generic"``."""
     features = host_features()
-    if features >= {"avx512f", "avx512bw", "avx512vl", "avx512dq"}:
+    if features >= _AVX512:
         return "avx512"
     if features >= _AVX2:
         return "avx2"
@@ -265,7 +272,7 @@ def cpu_avx_type() -> str:
 
 def cpu_vnni() -> bool:
     """Whether the hardware has the AVX-512 VNNI instructions."""
-    return host_features() >= _AVX512_VNNI
+    return host_features() >= _AVX2 | _AVX512 | {"avx512vnni"}
 
 
 def cache_sizes(root: Path = _ROOT) -> dict[str, int]:

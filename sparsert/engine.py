@@ -328,7 +328,7 @@ class Engine:
 
     @property
     def isa(self) -> str:
-        """Tier of the kernels: avx512_vnni, avx2 or generic."""
+        """Name of the kernels' tier, as :data:`sparsert.tiers.TIERS` has it."""
         return self._model.isa
 
     @property

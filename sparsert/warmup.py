@@ -69,7 +69,7 @@ def warmup(progress: Callable[[str, int, int], None] | None = None) -> Warmup:
     }  # also inner functions, which are cached with those that call them
     removed = cache.remove_stale(folder, FINGERPRINT)
     ours = sum(FINGERPRINT in name for name in names)
-    return Warmup(TIER, folder, time.perf_counter() - start, ours, len(removed))
+    return Warmup(TIER.name, folder, time.perf_counter() - start, ours, len(removed))
 
 
 def _jobs() -> Iterator[tuple[str, Callable[[], object]]]:

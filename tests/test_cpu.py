@@ -11,9 +11,13 @@ import pytest
 
 from sparsert import cpu
 from sparsert.errors import EngineError
+from sparsert.tiers import TIERS, Tier
 
 HASWELL = {"avx2", "fma", "sse4.2"}
 VNNI = HASWELL | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"}
+EVERYTHING = frozenset(feature for tier in TIERS.values() for feature in tier.features)
+
+x86 = pytest.mark.skipif("sse2" not in cpu.host_features(), reason="LLVM for this host knows no x86 CPU")
 
 
 @pytest.mark.parametrize(
@@ -25,12 +29,15 @@ VNNI = HASWELL | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"}
         (HASWELL, {}, "avx2"),
         (HASWELL - {"fma"}, {}, "generic"),
         (set(), {}, "generic"),
-        (VNNI, {"NUMBA_CPU_NAME": "haswell"}, "avx2"),
+        pytest.param(VNNI, {"NUMBA_CPU_NAME": "haswell"}, "avx2", marks=x86),
         (VNNI, {"NUMBA_CPU_NAME": "x86-64"}, "generic"),
         (VNNI, {"NUMBA_CPU_NAME": "generic"}, "generic"),
-        (VNNI, {"NUMBA_CPU_NAME": "skylake-avx512"}, "avx2"),
-        (VNNI, {"NUMBA_CPU_NAME": "znver4"}, "avx512_vnni"),
-        (HASWELL, {"NUMBA_CPU_NAME": "znver4"}, "avx2"),
+        (VNNI, {"NUMBA_CPU_NAME": "no-such-cpu"}, "generic"),
+        pytest.param(VNNI, {"NUMBA_CPU_NAME": "skylake-avx512"}, "avx2", marks=x86),
+        pytest.param(VNNI, {"NUMBA_CPU_NAME": "knl"}, "avx2", marks=x86),
+        pytest.param(VNNI, {"NUMBA_CPU_NAME": "cascadelake"}, "avx512_vnni", marks=x86),
+        pytest.param(VNNI, {"NUMBA_CPU_NAME": "znver4"}, "avx512_vnni", marks=x86),
+        pytest.param(HASWELL, {"NUMBA_CPU_NAME": "znver4"}, "avx2", marks=x86),
         (set(), {"NUMBA_CPU_NAME": "znver4"}, "generic"),
         (VNNI, {"NUMBA_CPU_FEATURES": "-avx512vnni"}, "avx2"),
         (VNNI, {"NUMBA_CPU_FEATURES": "-avx2"}, "generic"),
@@ -52,9 +59,14 @@ def test_isa(host: set[str], environ: dict[str, str], tier: str) -> None:
         (
             HASWELL,
             {"SPARSERT_ISA": "avx512_vnni"},
-            "asks for more than this CPU offers to the process, which is 'avx2'",
+            "asks for more than this CPU offers to the process, whose best is 'avx2'",
         ),
-        (VNNI, {"SPARSERT_ISA": "avx512_vnni", "NUMBA_CPU_NAME": "haswell"}, "which is 'avx2'"),
+        pytest.param(
+            VNNI,
+            {"SPARSERT_ISA": "avx512_vnni", "NUMBA_CPU_NAME": "haswell"},
+            "whose best is 'avx2'.*choose from avx2, generic",
+            marks=x86,
+        ),
         (VNNI, {"SPARSERT_ISA": "avx1024"}, "is no tier"),
     ],
 )
@@ -63,11 +75,32 @@ def test_isa_can_only_be_forced_down(host: set[str], environ: dict[str, str], wo
         cpu.isa(host, environ)
 
 
-def test_portable_stand_ins_let_any_host_run_the_highest_tier_and_no_other() -> None:
-    assert cpu.isa(set(), {"SPARSERT_ISA": "avx512_vnni", "SPARSERT_PORTABLE": "1"}) == "avx512_vnni"
+@pytest.mark.parametrize("tier", TIERS.values(), ids=TIERS)
+def test_portable_stand_ins_let_any_host_run_the_tiers_that_have_them(tier: Tier) -> None:
+    environ = {"SPARSERT_ISA": tier.name, "SPARSERT_PORTABLE": "1"}
+    assert cpu.isa(tier.features, environ) == tier.name
+    if tier.portable or not tier.features:
+        assert cpu.isa(set(), environ) == tier.name
+    else:
+        with pytest.raises(EngineError, match="asks for more"):
+            cpu.isa(set(), environ)
+
+
+def test_portable_stand_ins_do_not_change_the_choice() -> None:
     assert cpu.isa(HASWELL, {"SPARSERT_PORTABLE": "1"}) == "avx2"
-    with pytest.raises(EngineError, match="asks for more"):
-        cpu.isa(set(), {"SPARSERT_ISA": "avx2", "SPARSERT_PORTABLE": "1"})
+
+
+@x86
+@pytest.mark.parametrize("tier", TIERS.values(), ids=TIERS)
+def test_llvm_enables_the_features_of_a_tier_for_its_cpu_and_of_no_better_one(tier: Tier) -> None:
+    assert cpu.isa(EVERYTHING, {"NUMBA_CPU_NAME": tier.cpu}) == tier.name
+
+
+@pytest.mark.parametrize("tier", TIERS.values(), ids=TIERS)
+def test_a_tier_can_be_forced_wherever_its_features_are(tier: Tier) -> None:
+    assert cpu.isa(EVERYTHING, {"SPARSERT_ISA": tier.name}) == tier.name
+    assert cpu.isa(tier.features, {}) == tier.name
+    assert tier.rates in TIERS
 
 
 def write(root: Path, files: dict[str, str]) -> Path:

@@ -15,7 +15,7 @@ from sparsert.kernels.simd import Simd, Value, micro_kernel
 
 __all__ = ["aligned", "measure_bandwidths", "measure_peaks", "working_sets"]
 
-_CHAINS = 20 if TIER == "avx512_vnni" else 12
+_CHAINS = 20 if TIER.registers >= 32 else 12
 """Independent sums in registers: enough to hide a latency of 5 cycles at two instructions a cycle, and they fit."""
 
 _LOADS = 8
@@ -29,7 +29,7 @@ def _in_registers(step: Callable[[Simd, Value, Value], Value], floating: bool) -
     Every chain is an operand of its own step, or a compiler would compute what does not change only once.
     """
 
-    @micro_kernel(TIER, 2)
+    @micro_kernel(2)
     def peak(v: Simd, rounds: Value, place: Value) -> None:
         place = v.pointer(place)
         kind = v.f32 if floating else v.i32
@@ -55,7 +55,7 @@ _dot2 = _in_registers(lambda v, chain, operand: v.dot2(chain, chain, operand), F
 _fma = _in_registers(lambda v, chain, operand: v.fma(chain, operand, operand), True)
 
 
-@micro_kernel(TIER, 4)
+@micro_kernel(4)
 def _read(v: Simd, place: Value, size: Value, rounds: Value, out: Value) -> None:
     """Read ``size`` bytes ``rounds`` times with full vectors."""
     place, out = v.pointer(place), v.pointer(out)
@@ -100,15 +100,13 @@ def aligned(size: int) -> np.ndarray:
     return raw[start : start + size]
 
 
-_INT8 = [_run_pairs, _run_dot4] if TIER == "avx2" else [_run_dot4]
+_INT8 = [_run_pairs, _run_dot4] if TIER.pairs else [_run_dot4]
 """With AVX-VNNI the dot product of four bytes is one instruction on AVX2 too, so the faster of both is the peak."""
 
-_VECTOR_BYTES = 64 if TIER == "avx512_vnni" else 32
-
 _ARITHMETIC: dict[str, tuple[Sequence[Any], int]] = {
-    "int8": (_INT8, _VECTOR_BYTES),
-    "int16": ([_run_dot2], _VECTOR_BYTES // 2),
-    "float": ([_run_fma], _VECTOR_BYTES // 4),
+    "int8": (_INT8, TIER.vector_bytes),
+    "int16": ([_run_dot2], TIER.vector_bytes // 2),
+    "float": ([_run_fma], TIER.vector_bytes // 4),
 }
 """Kind of arithmetic -> loops that do it, and multiply-accumulates of one vector instruction."""
 

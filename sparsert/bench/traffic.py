@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from sparsert.kernels.accumulate import DENSE_ROWS, WIDE_ROWS
-from sparsert.kernels.jit import TIER, TILE
+from sparsert.kernels.attention import WIDTH
+from sparsert.kernels.jit import TILE
 from sparsert.kernels.pack import PackedWeight
 from sparsert.ops.steps import PackedLinear
 
 __all__ = ["ATTENTION_BYTES_PER_MAC", "activation_bytes", "loaded_bytes"]
 
-_WIDTH = 4 if TIER == "avx512_vnni" else 2
-"""Vectors of queries that attention keeps in registers, beside four keys or four rows of V."""
-
 ATTENTION_BYTES_PER_MAC = {
-    # a step loads `_WIDTH` vectors of TILE bytes and four words, for 4 * _WIDTH products of a whole vector
-    kind: (_WIDTH * TILE + 16) / (4 * _WIDTH * macs)
+    # a step loads `WIDTH` vectors of TILE bytes and four words, for 4 * WIDTH products of a whole vector
+    kind: (WIDTH * TILE + 16) / (4 * WIDTH * macs)
     for kind, macs in (("int8", TILE), ("int16", TILE // 2), ("float", TILE // 4))
 }
 """Bytes loaded for each multiply-accumulate of attention, by kind of arithmetic."""

@@ -173,7 +173,7 @@ def _pair_rows(group: int) -> Any:
     ``weights`` holds eight bytes a pair: the two weights, twice, and the two offsets; there is no stream of offsets.
     """
 
-    @micro_kernel("avx2", 7)
+    @micro_kernel(7)
     def pair_rows(
         v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value, add: Value
     ) -> None:
@@ -212,7 +212,7 @@ def _pair_rows(group: int) -> Any:
 def _block_rows(group: int) -> Any:
     """4-blocks: ``group`` blocks are summed in int16 (channels 0+1 and 2+3 apart), then widened by ``vpmaddwd``."""
 
-    @micro_kernel("avx2", 7)
+    @micro_kernel(7)
     def block_rows(
         v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value, add: Value
     ) -> None:
@@ -242,7 +242,7 @@ def _block_rows(group: int) -> Any:
 # -- float32 --------------------------------------------------------------------------------------------------------
 
 
-@micro_kernel(TIER, 7)
+@micro_kernel(7)
 def accumulate_float_sparse(
     v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value, add: Value
 ) -> None:
@@ -265,7 +265,7 @@ def accumulate_float_sparse(
         _finish_row(v, scratch, header, totals, add, v.builder.fadd)
 
 
-@micro_kernel(TIER, 7)
+@micro_kernel(7)
 def accumulate_float_dense(
     v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value, add: Value
 ) -> None:
@@ -285,7 +285,7 @@ def accumulate_float_dense(
 
 
 def _float_panel(v: Simd, x: Value, weights: Value, channels: Value, scratch: Value, panel: int, add: Value) -> None:
-    width = 4 if v.tier == "avx512_vnni" else 2
+    width = 4 if v.tier.registers >= 32 else 2
     for first in range(0, 4, width):
         accumulators = [v.variable(v.zero(v.f32)) for _ in range(width * panel)]
         weight = v.variable(weights)
@@ -306,17 +306,17 @@ def _float_panel(v: Simd, x: Value, weights: Value, channels: Value, scratch: Va
 # -- the functions of this tier, one per group size (index into GROUP_SIZES; dot4 tiers use the first only) -----------
 
 
-@micro_kernel(TIER, 7)
+@micro_kernel(7)
 def unsupported(v: Simd, *arguments: Value) -> None:
     """Stands where a tier has no kernel of a kind; the lowering never selects it."""
 
 
-if TIER == "avx2":
+if TIER.pairs:
     accumulate_unstructured = [_pair_rows(size) for size in GROUP_SIZES]
     accumulate_blocks = [_block_rows(size) for size in GROUP_SIZES]
     accumulate_dense = unsupported
 else:
-    _decorate = micro_kernel(TIER, 7)
+    _decorate = micro_kernel(7)
     accumulate_unstructured = [_decorate(_dot4_unstructured)] + [unsupported] * (len(GROUP_SIZES) - 1)
     accumulate_blocks = [_decorate(_dot4_blocks)] + [unsupported] * (len(GROUP_SIZES) - 1)
     accumulate_dense = _decorate(_dot4_dense)

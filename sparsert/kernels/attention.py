@@ -25,11 +25,13 @@ from sparsert.kernels.records import ATTENTION_PARAMETERS, parameter
 from sparsert.kernels.simd import LOG2_E, Simd, Value, micro_kernel
 from sparsert.kernels.table import MODE
 
-__all__ = ["BOUNDED_SPAN", "SUM_ROWS", "attend_float", "attend_int8", "byte_sums"]
+__all__ = ["BOUNDED_SPAN", "SUM_ROWS", "WIDTH", "attend_float", "attend_int8", "byte_sums"]
 
 _ROW = 4 * TILE
 _KEYS = 4
-_WIDTH = 4 if TIER == "avx512_vnni" else 2
+WIDTH = 4 if TIER.registers >= 32 else 2
+"""Vectors of queries that stay in registers, beside four keys or four rows of V."""
+
 _LANE_LIMIT = 255
 _PAIR_LIMIT = 128
 """Two weights whose positive and whose negative parts sum to this at most times any two bytes stay in int16."""
@@ -67,7 +69,7 @@ def _keys_of(v: Simd, tile: Value, first: Value, stop: Value) -> tuple[Value, Va
     return start, b.select(b.icmp_signed("<", end, v.integer(TILE)), end, v.integer(TILE))
 
 
-@micro_kernel(TIER, 5)
+@micro_kernel(5)
 def byte_sums(v: Simd, queries: Value, keys: Value, quads: Value, params: Value, out: Value) -> None:
     """What else the products of one head's bytes need, as rows of int32 ``[SUM_ROWS][TILE]``.
 
@@ -90,7 +92,7 @@ def byte_sums(v: Simd, queries: Value, keys: Value, quads: Value, params: Value,
             key, query = v.load(v.at(keys, place), v.i8), v.load(v.at(queries, place), v.i8)
             key_sum.set(_add_products(v, key_sum.get(), ones, key))
             query_sum.set(_add_products(v, query_sum.get(), query, ones))
-            if v.tier == "avx2":
+            if v.tier.pairs:
                 positive = v.multiply_pairs_u8s8(ones, v.select_greater(key, none, key, none))
                 negative = v.multiply_pairs_u8s8(ones, v.select_greater(key, none, none, key))
                 for sums in (positive, b.sub(v.zero(v.i16), negative)):
@@ -105,7 +107,7 @@ def byte_sums(v: Simd, queries: Value, keys: Value, quads: Value, params: Value,
 
 def _add_products(v: Simd, accumulator: Value, unsigned: Value, signed: Value) -> Value:
     """Plus four u8 * s8 products, of which no two adjacent ones leave int16."""
-    if v.tier == "avx2":
+    if v.tier.pairs:
         return v.dot2(accumulator, v.multiply_pairs_u8s8(unsigned, signed), v.constant(v.i16, 1))
     return v.dot4(accumulator, v.cast(unsigned, v.i32), v.cast(signed, v.i32))
 
@@ -129,31 +131,31 @@ def _score_tile(
     initial: Callable[[Value, int], Value],
     product: _Product,
 ) -> None:
-    """scores[key][query] of one key tile: ``_KEYS`` keys times ``_WIDTH`` vectors of queries in registers.
+    """scores[key][query] of one key tile: ``_KEYS`` keys times ``WIDTH`` vectors of queries in registers.
 
     ``initial(key, k)`` is what vector ``k`` of a key's sums starts from; ``kind`` the vectors that ``product`` takes.
     """
     start, end = key_range
     with v.loop(end, start, _KEYS) as key:
-        for first in range(0, 4, _WIDTH):
-            accumulators = [v.variable(initial(v.add(key, r), first + k)) for r in range(_KEYS) for k in range(_WIDTH)]
+        for first in range(0, 4, WIDTH):
+            accumulators = [v.variable(initial(v.add(key, r), first + k)) for r in range(_KEYS) for k in range(WIDTH)]
             with v.loop(steps) as step:
                 offset = v.mul(step, _ROW)
                 place = v.at(queries, v.add(offset, first * v.bytes))
-                vectors = [v.load(v.at(place, k * v.bytes), kind) for k in range(_WIDTH)]
+                vectors = [v.load(v.at(place, k * v.bytes), kind) for k in range(WIDTH)]
                 words = v.at(keys, v.add(offset, v.mul(key, 4)))
                 for r in range(_KEYS):
                     scalar = v.cast(v.broadcast_i32(v.at(words, 4 * r)), kind)
-                    for k in range(_WIDTH):
-                        accumulator = accumulators[_WIDTH * r + k]
+                    for k in range(WIDTH):
+                        accumulator = accumulators[WIDTH * r + k]
                         accumulator.set(product(v, accumulator.get(), vectors[k], scalar))
             for r in range(_KEYS):
                 place = v.at(out, v.add(v.mul(v.add(key, r), _ROW), first * v.bytes))
-                for k in range(_WIDTH):
-                    v.store(accumulators[_WIDTH * r + k].get(), v.at(place, k * v.bytes))
+                for k in range(WIDTH):
+                    v.store(accumulators[WIDTH * r + k].get(), v.at(place, k * v.bytes))
 
 
-@micro_kernel(TIER, 11)
+@micro_kernel(11)
 def _scores_int(
     v: Simd,
     queries: Value,
@@ -174,7 +176,7 @@ def _scores_int(
     """
     b = v.builder
     queries, query_sums, keys, key_sums, out = (v.pointer(a) for a in (queries, query_sums, keys, key_sums, out))
-    offsets = v.load_row(v.at(query_sums, 2 * _ROW), v.i32) if v.tier == "avx512_vnni" else None
+    offsets = v.load_row(v.at(query_sums, 2 * _ROW), v.i32) if v.tier.registers >= 32 else None
     with v.loop(tiles) as tile:
         base, sums = v.at(keys, v.mul(tile, key_stride)), v.at(key_sums, v.mul(tile, sums_stride))
         rows = v.at(out, v.mul(tile, TILE * _ROW))
@@ -185,7 +187,7 @@ def _scores_int(
             return b.add(v.broadcast_i32(v.at(sums, v.mul(key, 4))), offset)
 
         _score_tile(v, queries, base, rows, (start, end), quads, v.i8, initial, _add_products)
-        if v.tier == "avx2":
+        if v.tier.pairs:
             with v.loop(end, start) as key:
                 peak = v.load_i32(v.at(sums, v.add(v.mul(key, 4), _ROW)))
                 with v.when(b.icmp_signed(">", peak, v.integer(_PAIR_LIMIT))):
@@ -199,7 +201,7 @@ def _scores_int(
                         v.store(total.get(), v.at(rows, v.add(v.mul(key, _ROW), k * v.bytes)))
 
 
-@micro_kernel(TIER, 8)
+@micro_kernel(8)
 def _scores_float(
     v: Simd,
     queries: Value,
@@ -223,7 +225,7 @@ def _scores_float(
 def _maximum(kind: str) -> Any:
     """In place: accumulator to score, as the record says; the running maximum goes to ``maxima``."""
 
-    @micro_kernel(TIER, 5)
+    @micro_kernel(5)
     def maximum(v: Simd, scores: Value, keys: Value, bias: Value, params: Value, maxima: Value) -> None:
         b = v.builder
         scores, bias, params = v.pointer(scores), v.pointer(bias), v.pointer(params)
@@ -251,7 +253,7 @@ _maximum_int = _maximum("int")
 _maximum_float = _maximum("float")
 
 
-@micro_kernel(TIER, 4)
+@micro_kernel(4)
 def _exponentials(v: Simd, scores: Value, keys: Value, maxima: Value, sums: Value) -> None:
     """In place: exp(score - maximum); ``sums`` receives the total of every query."""
     b = v.builder
@@ -269,7 +271,7 @@ def _exponentials(v: Simd, scores: Value, keys: Value, maxima: Value, sums: Valu
     v.store_row([total.get() for total in totals], v.pointer(sums))
 
 
-@micro_kernel(TIER, 5)
+@micro_kernel(5)
 def _bounded_exponentials(v: Simd, scores: Value, keys: Value, bias: Value, params: Value, sums: Value) -> None:
     """In place: accumulator to exp(score - highest score that its quantization has), in one pass.
 
@@ -294,7 +296,7 @@ def _bounded_exponentials(v: Simd, scores: Value, keys: Value, bias: Value, para
     v.store_row([total.get() for total in totals], v.pointer(sums))
 
 
-@micro_kernel(TIER, 8)
+@micro_kernel(8)
 def _quantize_probabilities(
     v: Simd,
     exponentials: Value,
@@ -334,18 +336,18 @@ def _quantize_probabilities(
                         byte = b.shl(byte, v.constant(v.i32, 8 * r))
                     packed = byte if packed is None else b.or_(packed, byte)
                 v.store(packed, v.at(quads, v.mul(key, TILE)))
-                if v.tier == "avx2":
+                if v.tier.pairs:
                     pairs = v.multiply_pairs_u8s8(packed, ones)
                     lanes.set(b.add(lanes.get(), pairs))
                 else:
                     total.set(v.dot4(total.get(), packed, v.cast(ones, v.i32)))
-            if v.tier == "avx2":
+            if v.tier.pairs:
                 v.store(lanes.get(), v.at(lane_sums, v.add(v.mul(tile, _ROW), column)))
                 total.set(v.dot2(total.get(), lanes.get(), v.constant(v.i16, 1)))
         v.store(total.get(), v.at(sums, column))
 
 
-@micro_kernel(TIER, 3)
+@micro_kernel(3)
 def _normalize(v: Simd, context: Value, rows: Value, sums: Value) -> None:
     """Float form: divide every row of the context by the sums."""
     context = v.pointer(context)
@@ -357,7 +359,7 @@ def _normalize(v: Simd, context: Value, rows: Value, sums: Value) -> None:
         v.store_row([v.builder.fmul(x, f) for x, f in zip(values, factors, strict=True)], place)
 
 
-@micro_kernel(TIER, 4)
+@micro_kernel(4)
 def _offset_values(v: Simd, context: Value, rows: Value, sums: Value, params: Value) -> None:
     """int8 form, V with a zero point other than 128: add (128 - zero point) * sum of probabilities."""
     context, b = v.pointer(context), v.builder
@@ -372,7 +374,7 @@ def _context(product: _Product, floating: bool) -> Any:
     """context[d][query] = sum over keys of V[d][key] * P[key][query], accumulated over all key tiles."""
     element, together = (4, 1) if floating else (1, 4)
 
-    @micro_kernel(TIER, 8)
+    @micro_kernel(8)
     def context(
         v: Simd,
         values: Value,
@@ -387,24 +389,24 @@ def _context(product: _Product, floating: bool) -> Any:
         values, probabilities, out = v.pointer(values), v.pointer(probabilities), v.pointer(out)
         zero = v.zero(v.f32 if floating else v.i32)
         with v.loop(rows, step=4) as row:
-            for first in range(0, 4, _WIDTH):
-                accumulators = [v.variable(zero) for _ in range(4 * _WIDTH)]
+            for first in range(0, 4, WIDTH):
+                accumulators = [v.variable(zero) for _ in range(4 * WIDTH)]
                 with v.loop(tiles) as tile:
                     base = v.at(values, v.add(v.mul(tile, value_stride), v.mul(row, element * TILE)))
                     columns = v.at(probabilities, v.add(v.mul(tile, TILE // together * _ROW), first * v.bytes))
                     start, end = _keys_of(v, tile, first_key, stop_key)
                     with v.loop(end, start, together) as key:
                         place = v.at(columns, v.mul(key, _ROW // together))
-                        vectors = [v.load(v.at(place, k * v.bytes), v.i32) for k in range(_WIDTH)]
+                        vectors = [v.load(v.at(place, k * v.bytes), v.i32) for k in range(WIDTH)]
                         for r in range(4):
                             scalar = v.broadcast_i32(v.at(base, v.add(v.mul(key, element), r * element * TILE)))
-                            for k in range(_WIDTH):
-                                accumulator = accumulators[_WIDTH * r + k]
+                            for k in range(WIDTH):
+                                accumulator = accumulators[WIDTH * r + k]
                                 accumulator.set(product(v, accumulator.get(), vectors[k], scalar))
                 for r in range(4):
                     place = v.at(out, v.add(v.mul(v.add(row, r), _ROW), first * v.bytes))
-                    for k in range(_WIDTH):
-                        v.store(accumulators[_WIDTH * r + k].get(), v.at(place, k * v.bytes))
+                    for k in range(WIDTH):
+                        v.store(accumulators[WIDTH * r + k].get(), v.at(place, k * v.bytes))
 
     return context
 
@@ -420,7 +422,7 @@ def _context_int16(split: bool) -> Any:
     ``split`` handles one tile that exceeds the bound: single products, widened at every step.
     """
 
-    @micro_kernel("avx2", 6)
+    @micro_kernel(6)
     def context(
         v: Simd, values: Value, value_stride: Value, tiles: Value, probabilities: Value, rows: Value, out: Value
     ) -> None:
@@ -458,12 +460,12 @@ def _context_int16(split: bool) -> Any:
     return context
 
 
-@micro_kernel(TIER, 1)
+@micro_kernel(1)
 def _clear_row(v: Simd, place: Value) -> None:
     v.store_row([v.zero(v.i32)] * 4, v.pointer(place))
 
 
-if TIER == "avx2":
+if TIER.pairs:
     from numba import carray, types
     from numba.extending import intrinsic
 

@@ -13,11 +13,13 @@ from typing import Any
 from numba.core import event
 from numba.core.caching import FunctionCache
 
+from sparsert.tiers import TIERS
+
 __all__ = ["announce_compilation", "directory", "remove_stale"]
 
 _log = logging.getLogger(__name__)
 
-_ENTRY = re.compile(r"_(?:avx512_vnni|avx2|generic)(?:_portable)?_([0-9a-f]{12})-\d+\.py\d+t?\.(?:nbi|\d+\.nbc)")
+_ENTRY = re.compile(rf"_(?:{'|'.join(TIERS)})(?:_portable)?_([0-9a-f]{{12}})-\d+\.py\d+t?\.(?:nbi|\d+\.nbc)")
 """End of the name of a cached kernel's file; the group is the fingerprint of the sources."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from sparsert.kernels.jit import TIER, TILE
+from sparsert.kernels.jit import TILE
 from sparsert.kernels.registry import Registry
 from sparsert.kernels.simd import Simd, Value, micro_kernel
 from sparsert.kernels.table import ELEMENT
@@ -74,7 +74,7 @@ for _name, _element in ELEMENT._asdict().items():
     ADD_ROWS.add(_name, 2 * _element + 1, _add_row(_element, False))
 
 
-@micro_kernel(TIER, 3)
+@micro_kernel(3)
 def transpose_channels(v: Simd, sums: Value, count: Value, out: Value) -> None:
     """The first ``count`` channels of a block of sums to as many rows of a float tile."""
     b = v.builder

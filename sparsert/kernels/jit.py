@@ -17,18 +17,19 @@ from numba import cfunc, njit, types
 
 from sparsert import cpu
 from sparsert.kernels import cache
+from sparsert.tiers import TIERS, Tier
 
 __all__ = ["FINGERPRINT", "PORTABLE", "TIER", "TILE", "entry", "inner", "jit"]
 
 _log = logging.getLogger(__name__)
 
-TIER: str = cpu.isa()
+TIER: Tier = TIERS[cpu.isa()]
 """The tier all kernels of this process are compiled for."""
 
-PORTABLE: bool = cpu.portable()
-"""Tests only: portable IR stands in for the instructions of AVX-512, so that its kernels run on any CPU."""
+PORTABLE: bool = TIER.portable and cpu.portable()
+"""Tests only: portable IR stands in for the instructions of the tier, so that its kernels run on any CPU."""
 
-TILE: int = 64 if TIER == "avx512_vnni" else 32
+TILE: int = TIER.vector_bytes
 """Tokens per tile: one vector of bytes, so a row of a uint8 tile is one register and a row of floats four.
 
 On AVX2 a tile of 32 keeps 768 channels (24 KB) in an L1 of 32 KB, and two accumulator sets in 16 registers; 64 tokens
@@ -37,8 +38,8 @@ spilled registers and ran 8 % slower (Zen 3).
 
 
 def _fingerprint(folder: Path = Path(__file__).parent) -> str:
-    """Hash of all sources in a folder and below it, with their places in it."""
-    digest = hashlib.sha256()
+    """Hash of the tiers' records, and of all sources in a folder and below it, with their places in it."""
+    digest = hashlib.sha256(repr(TIERS).encode())
     for source in sorted(folder.rglob("*.py")):
         digest.update(source.relative_to(folder).as_posix().encode() + b"\0")
         digest.update(source.read_bytes())
@@ -86,5 +87,5 @@ def entry(function: Callable[..., Any], arity: int) -> Any:
 
 
 def _rename(function: Callable[..., Any]) -> None:
-    variant = f"{TIER}_portable" if PORTABLE else TIER
+    variant = f"{TIER.name}_portable" if PORTABLE else TIER.name
     function.__qualname__ = f"{function.__qualname__}_{variant}_{FINGERPRINT}"

@@ -199,7 +199,7 @@ _PAIR_COST, _BLOCK_COST, _GROUP_COST = 11.0, 14.0, 9.0
 def pack_unstructured(weight: np.ndarray) -> PackedWeight:
     """Pack integer weights (N, K), zero point removed, values in -255..255, for any sparsity pattern."""
     slices = _cut(weight, _SLICE)
-    if TIER != "avx2":
+    if not TIER.pairs:
         variant, counts, order, values, offsets = _plain(*integer_entries(slices.weight), slices, unroll=4, scale=TILE)
         starts = _block_starts(counts, order, slices, 4, 8)
         stream = values.view(np.int32)
@@ -261,10 +261,10 @@ def _quads(weight: np.ndarray) -> np.ndarray:
 def pack_blocks(weight: np.ndarray) -> PackedWeight:
     """Pack integer weights (N, K), values in -255..255: the aligned blocks of 4 channels that hold a nonzero."""
     slices = _cut(weight, _SLICE)
-    indptr, columns, blocks = block_entries(slices.weight, paired=TIER == "avx2")
+    indptr, columns, blocks = block_entries(slices.weight, paired=TIER.pairs)
     values = blocks.view(np.int32).ravel()
     scale = 4 * TILE
-    if TIER == "avx2":
+    if TIER.pairs:
         lanes = lane_sums(blocks)
         variant, counts, order, stream, offsets = _grouped(
             indptr, columns, values, lanes, slices=slices, entries_per_step=1, scale=scale, step_cost=_BLOCK_COST
@@ -278,7 +278,7 @@ def pack_blocks(weight: np.ndarray) -> PackedWeight:
 
 def pack_dense(weight: np.ndarray) -> PackedWeight:
     """Pack int8 weights (N, K) without a sparsity format; on AVX2 the grouped 4-block kernel is the dense kernel."""
-    if TIER == "avx2" or ((weight > 127) | (weight < -128)).any():
+    if TIER.pairs or ((weight > 127) | (weight < -128)).any():
         return pack_blocks(weight)
     quads = np.pad(_quads(weight), ((0, -len(weight) % DENSE_ROWS), (0, 0), (0, 0))).astype(np.int8)
     panels = quads.reshape(-1, DENSE_ROWS, quads.shape[1], 4).transpose(0, 2, 1, 3)

@@ -12,8 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from sparsert.kernels.jit import TIER
-from sparsert.kernels.simd import Simd, Value, micro_kernel
+from sparsert.kernels.simd import Value, make_simd, micro_kernel
 
 __all__ = ["Emit", "Registry", "import_modules"]
 
@@ -59,7 +58,7 @@ class Registry:
     def __getitem__(self, name: str) -> Any:
         """One kernel alone, to be called from compiled code."""
         if name not in self._kernels:
-            self._kernels[name] = micro_kernel(TIER, self.arity)(self._emitters[name])
+            self._kernels[name] = micro_kernel(self.arity)(self._emitters[name])
         return self._kernels[name]
 
     def dispatcher(self, others_do_nothing: bool = False) -> Any:
@@ -76,7 +75,7 @@ class Registry:
                     block = builder.append_basic_block(name)
                     choice.add_case(ir.Constant(values[0].type, code), block)
                     builder.position_at_end(block)
-                    self._emitters[name](Simd(builder, TIER), *values[1:])
+                    self._emitters[name](make_simd(builder), *values[1:])
                     builder.branch(done)
                 builder.position_at_end(other)
                 if others_do_nothing:

@@ -260,7 +260,7 @@ def _array_report(node: Node) -> StepReport:
 
 
 def _native_report(node: Node, segment: Segment) -> StepReport:
-    details = node.fused.details(segment.packed.get(node.outputs[0]), TIER)
+    details = node.fused.details(segment.packed.get(node.outputs[0]), TIER.name)
     return StepReport(0, node.op, node.name, sources=list(node.sources), **details)
 
 

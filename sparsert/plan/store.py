@@ -56,7 +56,7 @@ def load_or_pack(op: Linear, wanted: str | None = None) -> PackedLinear:
 
 def _key(op: Linear, wanted: str | None) -> str:
     digest = hashlib.blake2b(digest_size=20)
-    digest.update(f"{FINGERPRINT} {TIER} {PORTABLE} {wanted} {_packer()}".encode())
+    digest.update(f"{FINGERPRINT} {TIER.name} {PORTABLE} {wanted} {_packer()}".encode())
     _update(digest, op)
     return digest.hexdigest()
 

@@ -36,7 +36,7 @@ _PACKERS = {
 
 
 def _cheapest(costs: dict[str, float]) -> str:
-    rates = _RATES[TIER]
+    rates = _RATES[TIER.rates]
     return min(costs, key=lambda name: costs[name] / rates[name])
 
 

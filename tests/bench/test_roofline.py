@@ -124,7 +124,7 @@ def test_reading_reads_everything() -> None:
     data.view(np.int32)[:] = np.random.default_rng(0).integers(-1000, 1000, 2048)
     out = peaks.aligned(64 * 8)
     peaks._run_read(data.ctypes.data, data.nbytes, 3, out.ctypes.data)
-    lanes = peaks._VECTOR_BYTES // 4 * 8
+    lanes = TILE // 4 * 8
     expected = 3 * data.view(np.int32).reshape(-1, lanes).sum(axis=0)
     np.testing.assert_array_equal(out.view(np.int32)[:lanes], expected)
 

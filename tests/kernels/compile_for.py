@@ -24,12 +24,12 @@ def assembly(kernel: Any, arity: int) -> str:
 
 
 def main() -> None:
-    features = frozenset(sys.argv[1].split(","))
+    features = frozenset(filter(None, sys.argv[1].split(",")))
     cpu.host_features = lambda: features
     from sparsert.kernels import accumulate, attention, stages
     from sparsert.kernels.jit import TIER
 
-    context = (attention._sum_fast, 6) if TIER == "avx2" else (attention._context_int, 8)
+    context = (attention._sum_fast, 6) if TIER.pairs else (attention._context_int, 8)
     kernels = {
         "unstructured": (accumulate.accumulate_unstructured[0], 7),
         "blocks": (accumulate.accumulate_blocks[0], 7),
@@ -40,14 +40,14 @@ def main() -> None:
         "gelu_quads": (stages.STAGES["dequantize+gelu+quads"], 8),
         "probabilities": (attention._quantize_probabilities, 8),
     }
-    if TIER == "avx2":
+    if TIER.pairs:
         sizes = accumulate.GROUP_SIZES
         kernels |= {f"unstructured{n}": (k, 7) for n, k in zip(sizes, accumulate.accumulate_unstructured, strict=True)}
         kernels |= {f"blocks{n}": (k, 7) for n, k in zip(sizes, accumulate.accumulate_blocks, strict=True)}
     else:
         kernels["dense"] = (accumulate.accumulate_dense, 7)
     texts = {name: assembly(kernel, arity) for name, (kernel, arity) in kernels.items()}
-    json.dump({"tier": TIER, "assembly": texts}, sys.stdout)
+    json.dump({"tier": TIER.name, "assembly": texts}, sys.stdout)
 
 
 if __name__ == "__main__":

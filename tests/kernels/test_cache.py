@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import sparsert
 from sparsert.kernels import cache, jit
 from sparsert.kernels.pack import _sort_rows
+from sparsert.tiers import TIERS
 
 KERNEL = """
 import numpy as np
 from sparsert.kernels.jit import TIER, jit
 from sparsert.kernels.simd import micro_kernel
 
-@micro_kernel(TIER, 2)
+@micro_kernel(2)
 def double(v, source, destination):
     value = v.load(v.pointer(source), v.i32, 4)
     v.store(v.builder.add(value, value), v.pointer(destination), 4)
@@ -30,7 +33,7 @@ def run(source, destination):
 if __name__ == "__main__":
     x, y = np.arange(16, dtype=np.int32), np.zeros(16, np.int32)
     run(x.ctypes.data, y.ctypes.data)
-    lanes = 16 if TIER == "avx512_vnni" else 8
+    lanes = TIER.vector_bytes // 4
     assert (y[:lanes] == 2 * x[:lanes]).all() and not y[lanes:].any(), y
     print(sum(run.stats.cache_hits.values()), sum(run.stats.cache_misses.values()))
 """
@@ -60,13 +63,13 @@ def test_processes_that_compile_at_once_do_no_harm(tmp_path: Path) -> None:
 
 def test_the_name_of_a_compiled_function_tells_tier_and_sources() -> None:
     name = _sort_rows.py_func.__qualname__
-    tier = f"{jit.TIER}_portable" if jit.PORTABLE else jit.TIER
+    tier = f"{jit.TIER.name}_portable" if jit.PORTABLE else jit.TIER.name
     assert name == f"_sort_rows_{tier}_{jit.FINGERPRINT}"
 
 
 def test_the_fingerprint_follows_the_sources(tmp_path: Path) -> None:
     source = Path(jit.__file__)
-    for name in ("jit.py", "simd.py"):
+    for name in ("jit.py", "embed.py"):
         (tmp_path / name).write_bytes(source.with_name(name).read_bytes())
     program = "import runpy, sys; print(runpy.run_path(sys.argv[1])['FINGERPRINT'])"
     environ = {**os.environ, "PYTHONPATH": str(source.parents[2])}
@@ -77,7 +80,7 @@ def test_the_fingerprint_follows_the_sources(tmp_path: Path) -> None:
 
     before = fingerprint()
     assert fingerprint() == before
-    (tmp_path / "simd.py").write_text((tmp_path / "simd.py").read_text() + "\n")
+    (tmp_path / "embed.py").write_text((tmp_path / "embed.py").read_text() + "\n")
     assert fingerprint() != before
 
 
@@ -95,7 +98,7 @@ def test_stale_entries_are_those_of_other_sources(tmp_path: Path) -> None:
         f"program._place_avx2_{theirs}-72.py311.nbi",
         f"program._place_avx2_{theirs}-72.py311.1.nbc",
         f"pack.pack_avx512_vnni_portable_{theirs}-7.py310.12.nbc",
-        f"pack.pack_generic_{theirs}-7.py313t.nbi",
+        *(f"pack.pack_{tier}_{theirs}-7.py313t.nbi" for tier in TIERS),
     ]
     for name in kept + stale:
         (tmp_path / name).write_text("")
@@ -122,3 +125,9 @@ def test_the_fingerprint_sees_sources_in_folders_below(tmp_path: Path) -> None:
     edited = jit._fingerprint(tmp_path)
     kernel.rename(tmp_path / "kernel.py")
     assert len({before, edited, jit._fingerprint(tmp_path)}) == 3
+
+
+def test_the_fingerprint_follows_what_a_tier_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = {name: dataclasses.replace(tier, registers=tier.registers + 1) for name, tier in TIERS.items()}
+    monkeypatch.setattr(jit, "TIERS", changed)
+    assert jit._fingerprint() != jit.FINGERPRINT

@@ -13,9 +13,13 @@ import pytest
 
 import sparsert
 from sparsert.cpu import host_features
+from sparsert.tiers import TIERS, Tier
 
-VNNI = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
-TARGETS = {"znver4": VNNI, "icelake-server": VNNI, "haswell": "avx2,fma", "x86-64": ""}
+TARGETS = {tier.cpu: tier for tier in TIERS.values()} | {"znver4": TIERS["avx512_vnni"]}
+"""CPUs to compile for, and the tier that each is to get."""
+
+WITH_DOT4 = [target for target, tier in TARGETS.items() if tier.dot4]
+WITH_PAIRS = [target for target, tier in TARGETS.items() if tier.pairs]
 
 # The expected instructions are those of x86, and another tier than the host's own has had its turn with the host's.
 pytestmark = [
@@ -30,7 +34,7 @@ def assembly(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_", "SPARSERT_"))}
     script = Path(__file__).with_name("compile_for.py")
     texts = {}
-    for target, features in TARGETS.items():
+    for target, tier in TARGETS.items():
         environment = {
             **inherited,
             "NUMBA_CPU_NAME": target,
@@ -38,16 +42,18 @@ def assembly(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
             "NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp(target)),
             "PYTHONPATH": str(Path(sparsert.__file__).parents[1]),
         }
-        command = [sys.executable, str(script), features]
+        command = [sys.executable, str(script), ",".join(tier.features)]
         finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert finished.returncode == 0, f"{target}: {finished.stderr[-2000:]}"
-        texts[target] = json.loads(finished.stdout)["assembly"]
+        found = json.loads(finished.stdout)
+        assert found["tier"] == tier.name
+        texts[target] = found["assembly"]
     return texts
 
 
 def innermost_loops(text: str) -> list[list[str]]:
     """Bodies of the loops that contain no other loop, found by their backward jumps."""
-    lines = [line.split("#")[0].strip() for line in text.splitlines()]
+    lines = [line.split("#")[0].strip().removeprefix("{vex}").lstrip() for line in text.splitlines()]
     labels = {line[:-1]: place for place, line in enumerate(lines) if re.fullmatch(r"\.?L\w+:", line)}
     spans = set()
     for place, line in enumerate(lines):
@@ -69,7 +75,12 @@ def spills(body: list[str]) -> list[str]:
     return [line for line in body if "(%rsp)" in line and "mm" in line]
 
 
-@pytest.mark.parametrize("target", ["znver4", "icelake-server"])
+def registers(tier: Tier) -> tuple[str, tuple[str, ...]]:
+    """What a whole vector of a tier is called in assembly, and what a part of one."""
+    return ("%zmm", ("ymm", "xmm")) if tier.vector_bytes == 64 else ("%ymm", ("xmm",))
+
+
+@pytest.mark.parametrize("target", WITH_DOT4)
 @pytest.mark.parametrize(
     ("kernel", "instruction"),
     [
@@ -82,31 +93,36 @@ def spills(body: list[str]) -> list[str]:
         ("float_dense", "vfmadd"),
     ],
 )
-def test_avx512_loops_use_its_products_and_spill_nothing(
+def test_loops_use_products_of_four_bytes_and_spill_nothing(
     assembly: dict[str, dict[str, str]], target: str, kernel: str, instruction: str
 ) -> None:
+    whole, narrower = registers(TARGETS[target])
     for body in hot_loops(assembly[target][kernel], instruction):
         products = [line for line in body if line.startswith(instruction)]
-        assert all("%zmm" in line for line in products)
+        assert all(whole in line for line in products)
         assert not spills(body)
-        assert not any("ymm" in line or "xmm" in line for line in body if not line.startswith(("vpxor", "vxorps")))
+        others = [line for line in body if not line.startswith(("vpxor", "vxorps"))]
+        assert not any(part in line for line in others for part in narrower)
 
 
-def test_the_unstructured_avx512_loop_has_eight_shuffles_for_four_products(
-    assembly: dict[str, dict[str, str]],
+@pytest.mark.parametrize("target", WITH_DOT4)
+def test_the_unstructured_loop_has_eight_shuffles_for_four_products(
+    assembly: dict[str, dict[str, str]], target: str
 ) -> None:
-    for target in ("znver4", "icelake-server"):
-        for body in hot_loops(assembly[target]["unstructured"], "vpdpbusd"):
-            steps = sum(line.startswith("vpdpbusd") for line in body) // 4
-            assert sum(line.startswith("vpunpck") for line in body) == 8 * steps
-            assert not any(line.startswith("vperm") for line in body)
-            # 4 loads, 4 offsets, 8 shuffles, 4 products, 1 broadcast, and what moves the pointers
-            assert len(body) <= 25 * steps
+    for body in hot_loops(assembly[target]["unstructured"], "vpdpbusd"):
+        steps = sum(line.startswith("vpdpbusd") for line in body) // 4
+        assert sum(line.startswith("vpunpck") for line in body) == 8 * steps
+        assert not any(line.startswith("vperm") for line in body)
+        # 4 loads, 4 offsets, 8 shuffles, 4 products, 1 broadcast, and what moves the pointers
+        assert len(body) <= 25 * steps
 
 
+@pytest.mark.parametrize("target", WITH_PAIRS)
 @pytest.mark.parametrize("size", [2, 3, 4, 6, 8])
-def test_avx2_loops_use_byte_products_and_spill_nothing(assembly: dict[str, dict[str, str]], size: int) -> None:
-    kernels = assembly["haswell"]
+def test_loops_use_products_in_pairs_and_spill_nothing(
+    assembly: dict[str, dict[str, str]], target: str, size: int
+) -> None:
+    kernels = assembly[target]
     for kernel, per_entry in (("unstructured", 2), ("blocks", 4)):
         for body in hot_loops(kernels[f"{kernel}{size}"], "vpmaddubsw"):
             products = [line for line in body if line.startswith("vpmaddubsw")]
@@ -115,18 +131,19 @@ def test_avx2_loops_use_byte_products_and_spill_nothing(assembly: dict[str, dict
             assert not spills(body)
 
 
-@pytest.mark.parametrize(("kernel", "instruction"), [("context", "vpmaddubsw"), ("scores", "vpmaddubsw")])
-def test_avx2_attention_uses_integer_products(
-    assembly: dict[str, dict[str, str]], kernel: str, instruction: str
+@pytest.mark.parametrize("target", WITH_PAIRS)
+@pytest.mark.parametrize("kernel", ["context", "scores"])
+def test_attention_uses_integer_products_in_pairs(
+    assembly: dict[str, dict[str, str]], target: str, kernel: str
 ) -> None:
-    for body in hot_loops(assembly["haswell"][kernel], instruction):
-        assert all("%ymm" in line for line in body if line.startswith(instruction))
+    for body in hot_loops(assembly[target][kernel], "vpmaddubsw"):
+        assert all("%ymm" in line for line in body if line.startswith("vpmaddubsw"))
 
 
-@pytest.mark.parametrize(("target", "forbidden"), [("haswell", r"%zmm|%k[0-7]|\{%?1to"), ("x86-64", r"%[yz]mm|\tv\w+")])
-def test_no_kernel_contains_what_its_tier_forbids(
-    assembly: dict[str, dict[str, str]], target: str, forbidden: str
-) -> None:
+@pytest.mark.parametrize("target", [target for target, tier in TARGETS.items() if tier.vector_bytes < 64])
+def test_no_kernel_contains_what_its_tier_forbids(assembly: dict[str, dict[str, str]], target: str) -> None:
+    evex = r"%zmm|%k[0-7]|\{%?1to|mm(1[6-9]|2[0-9]|3[01])\b"
+    forbidden = evex if TARGETS[target].features else r"%[yz]mm|\tv\w+"
     for name, text in assembly[target].items():
         found = re.search(forbidden, text)
         assert not found, f"{name} contains {found and found[0]!r}"

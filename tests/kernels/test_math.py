@@ -17,7 +17,7 @@ FUNCTIONS = ("exp2", "gelu", "tanh", "round", "round_to_i32", "sqrt")
 
 
 def _elementwise(name: str) -> Any:
-    @micro_kernel(TIER, 3)
+    @micro_kernel(3)
     def elementwise(v: Simd, source: Value, destination: Value, vectors: Value) -> None:
         source, destination = v.pointer(source), v.pointer(destination)
         with v.loop(vectors) as index:
@@ -34,7 +34,7 @@ def evaluate(name: str, x: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
     """Apply a function of the vocabulary to a float32 vector of any length."""
     padded = np.pad(np.asarray(x, np.float32), (0, -len(x) % 16))
     source, out = buffer(padded), Buffer(padded.shape, dtype)
-    lanes = 16 if TIER == "avx512_vnni" else 8
+    lanes = TIER.vector_bytes // 4
     compiled(KERNELS[name], 3)(source.address, out.address, len(padded) // lanes)
     out.check()
     return out.array[: len(x)].copy()

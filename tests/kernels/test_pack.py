@@ -42,7 +42,7 @@ weights = st.builds(
 def rows_of(packed: PackedWeight) -> Iterator[tuple[int, int, int, int, int]]:
     """(output row, first column, groups, first byte in weights, first byte in offsets) in the order of the streams."""
     sizes = {"unstructured": (4, 8), "blocks": (8, 4), "float_sparse": (8, 8)}
-    if TIER == "avx2" and packed.kernel != "float_sparse":
+    if TIER.pairs and packed.kernel != "float_sparse":
         group = GROUP_SIZES[packed.variant]
         sizes = {"unstructured": (8 * group, 0), "blocks": (4 * group, 2 * group)}
     weight_bytes, offset_bytes = sizes[packed.kernel]
@@ -79,20 +79,20 @@ def test_unstructured_streams(weight: np.ndarray) -> None:
     check_order(packed)
     sums, entries = np.zeros(weight.shape, np.int64), np.zeros(weight.shape, np.int64)
     values, offsets = packed.weights.view(np.int8), packed.offsets
-    if TIER == "avx2":  # two weights, again, and two offsets in eight bytes
+    if TIER.pairs:  # two weights, again, and two offsets in eight bytes
         steps = values.reshape(-1, 8)
         np.testing.assert_array_equal(steps[:, :2], steps[:, 2:4])
         values, offsets = steps[:, :2].ravel(), np.ascontiguousarray(steps[:, 4:]).view(np.uint16).ravel()
         assert packed.headers[:, 1].max() <= MOST_GROUPS
-    per_group = 2 * GROUP_SIZES[packed.variant] if TIER == "avx2" else 4
+    per_group = 2 * GROUP_SIZES[packed.variant] if TIER.pairs else 4
     for row, first_column, groups, weight_start, _ in rows_of(packed):
         for group in range(groups):
-            entry = (weight_start // 4 if TIER == "avx2" else weight_start) + group * per_group
+            entry = (weight_start // 4 if TIER.pairs else weight_start) + group * per_group
             places = offsets[entry:][:per_group].astype(np.int64)
             assert (places % TILE == 0).all()
             columns = first_column + places // TILE
             members = values[entry:][:per_group].astype(np.int64)
-            if TIER == "avx2":
+            if TIER.pairs:
                 assert np.maximum(members, 0).sum() <= 128
                 assert np.minimum(members, 0).sum() >= -128
             used = members != 0
@@ -116,7 +116,7 @@ def test_block_streams(weight: np.ndarray) -> None:
     quads = padded.reshape(len(weight), -1, 4)
     sums, entries = np.zeros(quads.shape, np.int64), np.zeros(quads.shape[:2], np.int64)
     values, offsets = packed.weights.view(np.int8), packed.offsets
-    per_group = GROUP_SIZES[packed.variant] if TIER == "avx2" else 2
+    per_group = GROUP_SIZES[packed.variant] if TIER.pairs else 2
     for row, first_column, groups, weight_start, offset_start in rows_of(packed):
         for group in range(groups):
             places = offsets[offset_start // 2 + group * per_group :][:per_group].astype(np.int64)
@@ -124,7 +124,7 @@ def test_block_streams(weight: np.ndarray) -> None:
             columns = first_column // 4 + places // (4 * TILE)
             assert (columns < quads.shape[1]).all()
             members = values[weight_start + 4 * group * per_group :][: 4 * per_group].astype(np.int64).reshape(-1, 4)
-            if TIER == "avx2":
+            if TIER.pairs:
                 # channels 0 and 1 meet in one int16 lane, 2 and 3 in the other
                 lanes = members.reshape(-1, 2, 2)
                 assert np.maximum(lanes, 0).sum(axis=(0, 2)).max() <= 128
@@ -141,7 +141,7 @@ def test_block_streams(weight: np.ndarray) -> None:
 def test_dense_streams_hold_panels_of_four_rows() -> None:
     weight = draw(10, 37, 1.0, 127, False, 3)
     packed = pack_dense(weight)
-    if TIER == "avx2":
+    if TIER.pairs:
         assert packed.kernel == "blocks"
         return
     assert (packed.layout, packed.kernel) == ("quads", "dense")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_drivers import Buffer, buffer, compiled
 
-from sparsert.kernels.jit import TIER, TILE
+from sparsert.kernels.jit import TILE
 from sparsert.kernels.simd import Simd, Value, micro_kernel
 
 LANES = TILE // 4
@@ -20,7 +20,7 @@ LANES = TILE // 4
 def _operation(emit: Callable[[Simd, Sequence[Value]], Sequence[Value]], inputs: int) -> Any:
     """A kernel that loads ``inputs`` vectors, applies ``emit``, and stores what it returns."""
 
-    @micro_kernel(TIER, 2)
+    @micro_kernel(2)
     def operation(v: Simd, source: Value, destination: Value) -> None:
         source, destination = v.pointer(source), v.pointer(destination)
         results = emit(v, [v.load(v.at(source, k * v.bytes), v.i32) for k in range(inputs)])
@@ -111,7 +111,7 @@ def test_clamping() -> None:
 def test_a_kernel_states_how_many_arguments_it_takes() -> None:
     with pytest.raises(Exception, match="clear takes 1 integers, got 2"):
 
-        @micro_kernel(TIER, 1)
+        @micro_kernel(1)
         def clear(v: Simd, place: Value) -> None:
             v.store(v.zero(v.i32), v.pointer(place))
 

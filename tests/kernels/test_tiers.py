@@ -9,32 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from sparsert import cpu
+from sparsert.cpu import host_features
 from sparsert.kernels.jit import TIER
-
-# LLVM gets a CPU without the instructions that a tier must not contain, and so refuses them. The features have to be
-# emptied as well: Numba adds the host's to any CPU name but "generic".
-ENVIRONMENTS = {
-    "generic": {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""},
-    "avx2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""},
-    "avx512_vnni": {} if cpu.cpu_vnni() else {"SPARSERT_PORTABLE": "1"},
-}
+from sparsert.tiers import TIERS, Tier
 
 
-def runnable(tier: str) -> bool:
-    return tier != "avx2" or cpu.cpu_avx2_compatible()
+def environment_of(tier: Tier) -> dict[str, str] | None:
+    """Variables under which a process runs a tier's kernels, or None where the host cannot."""
+    if host_features().issuperset(tier.features):
+        # LLVM gets a CPU without the instructions that a tier must not contain, and so refuses them. The features have
+        # to be emptied as well: Numba adds the host's to any CPU name but "generic".
+        return {"SPARSERT_ISA": tier.name, "NUMBA_CPU_NAME": tier.cpu, "NUMBA_CPU_FEATURES": ""}
+    return {"SPARSERT_ISA": tier.name, "SPARSERT_PORTABLE": "1"} if tier.portable else None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tier", cpu.TIERS)
-def test_the_kernels_pass_in_every_tier(tier: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tier", TIERS.values(), ids=TIERS)
+def test_the_kernels_pass_in_every_tier(tier: Tier, tmp_path: Path) -> None:
     if tier == TIER:
         pytest.skip("this process has run it")
-    if not runnable(tier):
+    chosen = environment_of(tier)
+    if chosen is None:
         pytest.skip("the host lacks its instructions")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_", "PYTEST_"))}
     # Its own cache: entries for another CPU are of no use to anybody else.
-    environment |= {"SPARSERT_ISA": tier, "NUMBA_CACHE_DIR": str(tmp_path), **ENVIRONMENTS[tier]}
+    environment |= {"NUMBA_CACHE_DIR": str(tmp_path), **chosen}
     here = Path(__file__).parent
     folders = [str(here), str(here.parent / "plan" / "test_ragged.py")]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *folders]

@@ -1,34 +1,25 @@
-"""The vector vocabulary of the micro-kernels: loads, arithmetic, integer dot products and loops as LLVM IR.
+"""The vector vocabulary of the micro-kernels in portable IR: loads, arithmetic, integer dot products and loops.
 
-A micro-kernel is a function ``emit(v, *addresses)`` that writes IR through a :class:`Simd` ``v``; :func:`micro_kernel`
-makes it callable from compiled Numba code. Vectors have the natural width of the tier: 64 bytes for ``avx512_vnni``, 32
-for ``avx2`` and for ``generic``, which uses portable IR only and leaves instruction selection to LLVM.
+A tier whose instructions LLVM would not find in it overrides the operation, in a file of its own beside this one.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from sparsert.kernels.jit import PORTABLE
+from sparsert.tiers import Tier
 
-__all__ = ["LOG2_E", "Simd", "Variable", "micro_kernel"]
+__all__ = ["LOG2_E", "Simd", "Value", "Variable"]
 
 LOG2_E = 1.4426950408889634
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _F32 = ir.FloatType()
 _BYTE_POINTER = _I8.as_pointer()
-_VECTOR_BYTES = {"avx512_vnni": 64, "avx2": 32, "generic": 32}
-
-_POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 Value = ir.Value
 
@@ -49,13 +40,12 @@ class Variable:
 
 
 class Simd:
-    """Writes vector IR for one tier at the builder's position."""
+    """Writes vector IR for one tier at the builder's position; what the tier can do is asked of its record."""
 
-    def __init__(self, builder: ir.IRBuilder, tier: str) -> None:
+    def __init__(self, builder: ir.IRBuilder, tier: Tier) -> None:
         self.builder = builder
         self.tier = tier
-        self._avx512 = tier == "avx512_vnni" and not PORTABLE
-        self.bytes = _VECTOR_BYTES[tier]
+        self.bytes = tier.vector_bytes
         self.lanes = self.bytes // 4
         self.i8 = ir.VectorType(_I8, self.bytes)
         self.i16 = ir.VectorType(_I16, self.bytes // 2)
@@ -172,12 +162,8 @@ class Simd:
 
     # -- integer arithmetic -----------------------------------------------------------------------------------------
     def dot4(self, acc: Value, unsigned_bytes: Value, signed_bytes: Value) -> Value:
-        """``acc[i] += sum of four u8 * s8 products`` in int32 lanes: ``vpdpbusd``, or the same in portable IR."""
+        """``acc[i] += sum of four u8 * s8 products`` in int32 lanes."""
         b = self.builder
-        if self._avx512:
-            kind = self.i32
-            dot = self._declare("llvm.x86.avx512.vpdpbusd.512", kind, [kind, kind, kind])
-            return b.call(dot, [acc, unsigned_bytes, signed_bytes])
         for position in range(4):
             left = b.lshr(unsigned_bytes, self.constant(self.i32, 8 * position))
             left = b.and_(left, self.constant(self.i32, 255))
@@ -187,19 +173,12 @@ class Simd:
         return acc
 
     def multiply_pairs_u8s8(self, unsigned_bytes: Value, signed_bytes: Value) -> Value:
-        """``vpmaddubsw``: int16 sums of two adjacent products. The caller proves that no sum exceeds int16."""
-        multiply = self._declare("llvm.x86.avx2.pmadd.ub.sw", self.i16, [self.i8, self.i8])
-        return self.builder.call(multiply, [self.cast(unsigned_bytes, self.i8), self.cast(signed_bytes, self.i8)])
+        """int16 sums of two adjacent products, in tiers with ``pairs``. The caller proves that int16 holds them."""
+        raise NotImplementedError(f"{self.tier.name} does not multiply bytes in pairs")
 
     def dot2(self, acc: Value, a: Value, b: Value) -> Value:
-        """``acc[i] += sum of two s16 * s16 products`` in int32 lanes (``vpdpwssd`` or ``vpmaddwd``)."""
+        """``acc[i] += sum of two s16 * s16 products`` in int32 lanes."""
         builder = self.builder
-        if self._avx512:
-            dot = self._declare("llvm.x86.avx512.vpdpwssd.512", self.i32, [self.i32] * 3)
-            return builder.call(dot, [acc, self.cast(a, self.i32), self.cast(b, self.i32)])
-        if self.tier == "avx2":
-            multiply = self._declare("llvm.x86.avx2.pmadd.wd", self.i32, [self.i16, self.i16])
-            return builder.add(acc, builder.call(multiply, [self.cast(a, self.i16), self.cast(b, self.i16)]))
         a, b = self.cast(a, self.i32), self.cast(b, self.i32)
         sixteen = self.constant(self.i32, 16)
         for shift in (True, False):
@@ -210,12 +189,6 @@ class Simd:
 
     def round_to_i32(self, value: Value) -> Value:
         """Nearest int32, ties to even; a value beyond int32 or NaN gives an unspecified integer."""
-        if self._avx512:
-            name = "llvm.x86.avx512.mask.cvtps2dq.512"
-            convert = self._declare(name, self.i32, [self.f32, self.i32, _I16, _I32])
-            return self.builder.call(convert, [value, self.zero(self.i32), _I16(-1), _I32(4)])
-        if self.tier == "avx2":
-            return self.builder.call(self._declare("llvm.x86.avx.cvt.ps2dq.256", self.i32, [self.f32]), [value])
         nearest = self.round(value)
         saturate = self._declare(f"llvm.fptosi.sat.{_suffix(self.i32)}.{_suffix(self.f32)}", self.i32, [self.f32])
         return self.builder.call(saturate, [nearest])
@@ -266,10 +239,6 @@ class Simd:
         joined = self.concatenate(values)
         return self.builder.trunc(joined, ir.VectorType(_I8, joined.type.count))
 
-    def to_i16(self, values: Sequence[Value]) -> Value:
-        joined = self.concatenate(values)
-        return self.builder.trunc(joined, ir.VectorType(_I16, joined.type.count))
-
     def concatenate(self, values: Sequence[Value]) -> Value:
         """Equal vectors joined end to end (a power of two of them)."""
         parts = list(values)
@@ -280,27 +249,16 @@ class Simd:
 
     def pack_u8(self, values: Sequence[Value]) -> list[Value]:
         """int32 vectors of consecutive tokens, saturated to 0..255 and packed to full byte vectors in token order."""
-        packed = []
-        for first in range(0, len(values), 4):
-            quad = values[first : first + 4]
-            if self.tier == "avx2":
-                narrow = self._declare("llvm.x86.avx2.packssdw", self.i16, [self.i32, self.i32])
-                bytes_ = self._declare("llvm.x86.avx2.packuswb", self.i8, [self.i16, self.i16])
-                halves = [self.builder.call(narrow, [quad[i], quad[i + 1]]) for i in (0, 2)]
-                mixed = self.cast(self.builder.call(bytes_, halves), self.i32)
-                # packs work per 16-byte lane: dwords come out as 0 2 4 6 | 1 3 5 7
-                packed.append(self.cast(self.shuffle(mixed, mixed, [0, 4, 1, 5, 2, 6, 3, 7]), self.i8))
-            else:
-                packed.append(self.to_bytes([self.clamp_i32(value, 0, 255) for value in quad]))
-        return packed
+        clamped = [self.clamp_i32(value, 0, 255) for value in values]
+        return [self.to_bytes(clamped[first : first + 4]) for first in range(0, len(values), 4)]
 
     # -- float arithmetic -------------------------------------------------------------------------------------------
     def fma(self, a: Value, b: Value, c: Value) -> Value:
-        """``a * b + c``, rounded once; in the generic tier twice where the CPU has no such instruction.
+        """``a * b + c``, rounded once; twice where the CPU has no such instruction.
 
         There ``llvm.fma`` would call ``fmaf`` for every element, 20 times slower.
         """
-        name = "llvm.fmuladd" if self.tier == "generic" else "llvm.fma"
+        name = "llvm.fma" if self.tier.fma else "llvm.fmuladd"
         return self.builder.call(self._declare_vector(name, self.f32, 3), [a, b, c])
 
     def minimum(self, a: Value, b: Value) -> Value:
@@ -336,14 +294,8 @@ class Simd:
         return self.fma(odd, x, even)
 
     def one_by_one(self, function: Callable[[Value], Value], values: Sequence[Value]) -> list[Value]:
-        """``function`` of each vector, on AVX2 strictly one after the other: interleaved, four long ones spill."""
-        if self.tier != "avx2":
-            return [function(value) for value in values]
-        return [self._ordered(function(self._ordered(value))) for value in values]
-
-    def _ordered(self, value: Value) -> Value:
-        """The same value; computations of two ordered values are not interleaved. No instruction."""
-        return self.builder.asm(ir.FunctionType(value.type, [value.type]), "", "=x,0", [value], True)
+        """``function`` of each vector; a tier of few registers keeps them from being interleaved."""
+        return [function(value) for value in values]
 
     def exp2(self, x: Value) -> Value:
         """2**x for x <= 127; below -126 it is 2**-126, NaN stays NaN. Relative error below 3e-7 (degree 5 minimax)."""
@@ -414,28 +366,3 @@ _GELU_COEFFICIENTS = (
 def _suffix(kind: ir.VectorType) -> str:
     element = "f32" if isinstance(kind.element, ir.FloatType) else f"i{kind.element.width}"
     return f"v{kind.count}{element}"
-
-
-def micro_kernel(tier: str, arity: int) -> Callable[[Callable[..., None]], Any]:
-    """Make ``emit(v, *int64_values)`` callable from Numba code as a function of ``arity`` int64 arguments."""
-
-    def decorate(emit: Callable[..., None]) -> Any:
-        def typing(typing_context: Any, *arguments: Any) -> Any:
-            if len(arguments) != arity:
-                raise TypeError(f"{emit.__name__} takes {arity} integers, got {len(arguments)}")
-
-            def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[Value]) -> Value:
-                emit(Simd(builder, tier), *values)
-                return context.get_dummy_value()
-
-            return types.void(*([types.int64] * arity)), codegen
-
-        typing.__name__ = typing.__qualname__ = f"{emit.__name__}_{tier}"
-        # Numba binds the arguments by this signature; without it *arguments would have to arrive as one tuple
-        names = ["typing_context", *(f"argument{i}" for i in range(arity))]
-        typing.__signature__ = inspect.Signature([inspect.Parameter(n, _POSITIONAL) for n in names])  # type: ignore
-        kernel = intrinsic(typing)
-        kernel.emit = emit
-        return kernel
-
-    return decorate

@@ -1,0 +1,58 @@
+"""Vectors as LLVM IR, written with the instructions of this process' tier.
+
+A micro-kernel is a function ``emit(v, *addresses)`` that writes IR through a :class:`Simd` ``v``; :func:`micro_kernel`
+makes it callable from compiled Numba code. :mod:`~sparsert.kernels.simd.vector` has every operation in portable IR. A
+tier that does better has a file of its own name here, with a subclass ``Instructions``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from sparsert.kernels.jit import PORTABLE, TIER
+from sparsert.kernels.simd.vector import LOG2_E, Simd, Value
+
+__all__ = ["LOG2_E", "Simd", "Value", "make_simd", "micro_kernel"]
+
+_CLASS: type[Simd] = Simd
+if TIER.features and not PORTABLE:
+    _CLASS = importlib.import_module(f"{__name__}.{TIER.name}").Instructions
+
+_POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def make_simd(builder: ir.IRBuilder) -> Simd:
+    """What writes vectors at the builder's position, in this process' tier."""
+    return _CLASS(builder, TIER)
+
+
+def micro_kernel(arity: int) -> Callable[[Callable[..., None]], Any]:
+    """Make ``emit(v, *int64_values)`` callable from Numba code as a function of ``arity`` int64 arguments."""
+
+    def decorate(emit: Callable[..., None]) -> Any:
+        def typing(typing_context: Any, *arguments: Any) -> Any:
+            if len(arguments) != arity:
+                raise TypeError(f"{emit.__name__} takes {arity} integers, got {len(arguments)}")
+
+            def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[Value]) -> Value:
+                emit(make_simd(builder), *values)
+                return context.get_dummy_value()
+
+            return types.void(*([types.int64] * arity)), codegen
+
+        typing.__name__ = typing.__qualname__ = f"{emit.__name__}_{TIER.name}"
+        # Numba binds the arguments by this signature; without it *arguments would have to arrive as one tuple
+        names = ["typing_context", *(f"argument{i}" for i in range(arity))]
+        typing.__signature__ = inspect.Signature([inspect.Parameter(n, _POSITIONAL) for n in names])  # type: ignore
+        kernel = intrinsic(typing)
+        kernel.emit = emit
+        return kernel
+
+    return decorate
