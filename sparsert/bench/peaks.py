@@ -49,9 +49,11 @@ def _pairs_step(v: Simd, chain: Value, operand: Value) -> Value:
     return v.cast(sums, v.i32)
 
 
-_pairs = _in_registers(_pairs_step, False)
-_dot4 = _in_registers(lambda v, chain, operand: v.dot4(chain, chain, operand), False)
-_dot2 = _in_registers(lambda v, chain, operand: v.dot2(chain, chain, operand), False)
+def _dot4_step(v: Simd, chain: Value, operand: Value) -> Value:
+    return v.dot4(chain, chain, operand)
+
+
+_int8 = _in_registers(_pairs_step if TIER.pairs else _dot4_step, False)
 _fma = _in_registers(lambda v, chain, operand: v.fma(chain, operand, operand), True)
 
 
@@ -69,18 +71,8 @@ def _read(v: Simd, place: Value, size: Value, rounds: Value, out: Value) -> None
 
 
 @jit()
-def _run_pairs(rounds, place):  # type: ignore[no-untyped-def]
-    _pairs(rounds, place)
-
-
-@jit()
-def _run_dot4(rounds, place):  # type: ignore[no-untyped-def]
-    _dot4(rounds, place)
-
-
-@jit()
-def _run_dot2(rounds, place):  # type: ignore[no-untyped-def]
-    _dot2(rounds, place)
+def _run_int8(rounds, place):  # type: ignore[no-untyped-def]
+    _int8(rounds, place)
 
 
 @jit()
@@ -100,19 +92,15 @@ def aligned(size: int) -> np.ndarray:
     return raw[start : start + size]
 
 
-_INT8 = [_run_pairs, _run_dot4] if TIER.pairs else [_run_dot4]
-"""With AVX-VNNI the dot product of four bytes is one instruction on AVX2 too, so the faster of both is the peak."""
-
-_ARITHMETIC: dict[str, tuple[Sequence[Any], int]] = {
-    "int8": (_INT8, TIER.vector_bytes),
-    "int16": ([_run_dot2], TIER.vector_bytes // 2),
-    "float": ([_run_fma], TIER.vector_bytes // 4),
+_ARITHMETIC: dict[str, tuple[Any, int]] = {
+    "int8": (_run_int8, TIER.vector_bytes),
+    "float": (_run_fma, TIER.vector_bytes // 4),
 }
-"""Kind of arithmetic -> loops that do it, and multiply-accumulates of one vector instruction."""
+"""Kind of arithmetic -> a loop that does it, and multiply-accumulates of one vector instruction."""
 
 
 def measure_peaks(teams: Sequence[Team], budget: float) -> dict[str, Rate]:
-    """Peak GMAC/s of the instructions that this tier multiplies with, by kind: ``int8``, ``int16``, ``float``.
+    """Peak GMAC/s of the instructions that this tier multiplies with, by kind: ``int8`` and ``float``.
 
     Parameters
     ----------
@@ -122,9 +110,8 @@ def measure_peaks(teams: Sequence[Team], budget: float) -> dict[str, Rate]:
         Seconds for each measurement.
     """
     peaks = {}
-    for kind, (runs, macs) in _ARITHMETIC.items():
-        found = [max(_peak(team, run, macs, kind == "float", budget) for run in runs) for team in teams]
-        peaks[kind] = Rate(*found)
+    for kind, (run, macs) in _ARITHMETIC.items():
+        peaks[kind] = Rate(*(_peak(team, run, macs, kind == "float", budget) for team in teams))
     return peaks
 
 

@@ -40,7 +40,7 @@ ENGINE_NAMES = {
     "openvino": "OpenVINO",
     "onnxruntime": "ONNX Runtime",
 }
-_ARITHMETIC_COLORS = {"int8": _BLUE, "int16": _VERMILION, "float": _GREEN}
+_ARITHMETIC_COLORS = {"int8": _BLUE, "float": _GREEN}
 _DASHES = ["-", "--", "-.", ":"]
 
 _SIDES = [(11, 0), (-11, 0), (0, 12), (0, -12), (9, 9), (-9, 9), (9, -9), (-9, -9)]

@@ -31,7 +31,7 @@ ROOFLINE_KEYS = {
     "machine": "as in the export of a comparison",
     "date": "when it was measured, ISO 8601 with time zone",
     "cores": "cores behind the figures of all cores",
-    "peaks": "GMAC/s of int8, int16 and float multiply-accumulates in registers: one core, and all",
+    "peaks": "GMAC/s of int8 and float multiply-accumulates in registers: one core, and all",
     "bandwidths": "GB/s read from L1, L2, L3 and memory: one core, and all",
     "caches": "bytes of L1 (data), L2 and L3; 0 if unknown",
     "kernels": "for each kernel, on one core: name, arithmetic, sparsity, shape, gmacs (useful GMAC/s), bytes_per_mac "

@@ -13,7 +13,7 @@ __all__ = ["ATTENTION_BYTES_PER_MAC", "activation_bytes", "loaded_bytes"]
 ATTENTION_BYTES_PER_MAC = {
     # a step loads `WIDTH` vectors of TILE bytes and four words, for 4 * WIDTH products of a whole vector
     kind: (WIDTH * TILE + 16) / (4 * WIDTH * macs)
-    for kind, macs in (("int8", TILE), ("int16", TILE // 2), ("float", TILE // 4))
+    for kind, macs in (("int8", TILE), ("float", TILE // 4))
 }
 """Bytes loaded for each multiply-accumulate of attention, by kind of arithmetic."""
 

@@ -106,7 +106,7 @@ def test_sparsity_is_drawn_from_left_to_right() -> None:
 def test_every_kernel_lies_at_its_place() -> None:
     kernels = [
         KernelPoint(f"kernel {i}", kind, 0.9, (768, 768), 10.0 + i, 0.5 + i, "L1", 100.0, kind)
-        for i, kind in enumerate(["int8", "int16", "float"] * 4)
+        for i, kind in enumerate(["int8", "float"] * 6)
     ]
     figure = plots.roofline_figure(Roofline(MACHINE, "", LIMITS, kernels), CAPTION)
     (axes,) = figure.axes
