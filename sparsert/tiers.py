@@ -66,6 +66,18 @@ _RECORDS = (
         portable=True,
     ),
     Tier(
+        name="avx_vnni",
+        features=("avx2", "fma", "avxvnni"),
+        cpu="alderlake",
+        vector_bytes=32,
+        registers=16,
+        dot4=True,
+        pairs=False,
+        fma=True,
+        rates="avx512_vnni",
+        portable=True,
+    ),
+    Tier(
         name="avx2",
         features=("avx2", "fma"),
         cpu="haswell",

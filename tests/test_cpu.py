@@ -15,6 +15,7 @@ from sparsert.tiers import TIERS, Tier
 
 HASWELL = {"avx2", "fma", "sse4.2"}
 VNNI = HASWELL | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"}
+ALDERLAKE = HASWELL | {"avxvnni"}
 EVERYTHING = frozenset(feature for tier in TIERS.values() for feature in tier.features)
 
 x86 = pytest.mark.skipif("sse2" not in cpu.host_features(), reason="LLVM for this host knows no x86 CPU")
@@ -28,6 +29,14 @@ x86 = pytest.mark.skipif("sse2" not in cpu.host_features(), reason="LLVM for thi
         (VNNI - {"avx512bw"}, {}, "avx2"),
         (HASWELL, {}, "avx2"),
         (HASWELL - {"fma"}, {}, "generic"),
+        (ALDERLAKE, {}, "avx_vnni"),
+        (ALDERLAKE, {"SPARSERT_ISA": "avx2"}, "avx2"),
+        (ALDERLAKE, {"NUMBA_CPU_FEATURES": "-avxvnni"}, "avx2"),
+        (VNNI | ALDERLAKE, {}, "avx512_vnni"),
+        (VNNI | ALDERLAKE, {"SPARSERT_ISA": "avx_vnni"}, "avx_vnni"),
+        pytest.param(ALDERLAKE, {"NUMBA_CPU_NAME": "haswell"}, "avx2", marks=x86),
+        pytest.param(VNNI | ALDERLAKE, {"NUMBA_CPU_NAME": "sierraforest"}, "avx_vnni", marks=x86),
+        pytest.param(VNNI | ALDERLAKE, {"NUMBA_CPU_NAME": "sapphirerapids"}, "avx512_vnni", marks=x86),
         (set(), {}, "generic"),
         pytest.param(VNNI, {"NUMBA_CPU_NAME": "haswell"}, "avx2", marks=x86),
         (VNNI, {"NUMBA_CPU_NAME": "x86-64"}, "generic"),
@@ -68,6 +77,9 @@ def test_isa(host: set[str], environ: dict[str, str], tier: str) -> None:
             marks=x86,
         ),
         (VNNI, {"SPARSERT_ISA": "avx1024"}, "is no tier"),
+        # neither of two tiers contains the other
+        (VNNI, {"SPARSERT_ISA": "avx_vnni"}, "whose best is 'avx512_vnni'.*choose from avx512_vnni, avx2, generic"),
+        (ALDERLAKE, {"SPARSERT_ISA": "avx512_vnni"}, "whose best is 'avx_vnni'.*choose from avx_vnni, avx2, generic"),
     ],
 )
 def test_isa_can_only_be_forced_down(host: set[str], environ: dict[str, str], words: str) -> None:

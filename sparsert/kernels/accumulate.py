@@ -133,26 +133,33 @@ def _dot4_blocks(
 def _dot4_dense(
     v: Simd, x: Value, headers: Value, weights: Value, offsets: Value, scratch: Value, rows: Value, add: Value
 ) -> None:
-    """Four rows times four vectors in registers: 4 loads and 4 broadcasts feed 16 dot products.
+    """Four rows times four vectors in registers: 4 loads and 4 broadcasts feed 16 dot products. Two in 16 registers.
 
     ``offsets`` is the number of quads of input channels, not an address; weights are ``[rows/4][quads][4 rows][4]``.
     """
+    # Without an instruction a product takes so many temporaries that sums live in memory anyway.
+    width = 4 if v.tier.registers >= 32 or not v.tier.dot4 else 2
     x, scratch = v.pointer(x), v.pointer(scratch)
     weight = v.variable(v.pointer(weights))
     with v.loop(rows, step=DENSE_ROWS) as row:
-        accumulators = [v.variable(v.zero(v.i32)) for _ in range(4 * DENSE_ROWS)]
-        with v.loop(offsets) as quad:
-            place = v.at(x, v.mul(quad, _ROW_BYTES))
-            vectors = [v.load(v.at(place, k * v.bytes), v.i32) for k in range(4)]
+        for first in range(0, 4, width):
+            out = scratch
+            if first:  # the same weights again, for the other tokens
+                weight.set(v.at(weight.get(), v.mul(offsets, -4 * DENSE_ROWS)))
+                out = v.at(scratch, first * v.bytes)
+            accumulators = [v.variable(v.zero(v.i32)) for _ in range(width * DENSE_ROWS)]
+            with v.loop(offsets) as quad:
+                place = v.at(x, v.mul(quad, _ROW_BYTES))
+                vectors = [v.load(v.at(place, (first + k) * v.bytes), v.i32) for k in range(width)]
+                for r in range(DENSE_ROWS):
+                    scalars = v.broadcast_i32(v.at(weight.get(), 4 * r))
+                    for k in range(width):
+                        accumulator = accumulators[width * r + k]
+                        accumulator.set(v.dot4(accumulator.get(), vectors[k], scalars))
+                weight.set(v.at(weight.get(), 4 * DENSE_ROWS))
             for r in range(DENSE_ROWS):
-                scalars = v.broadcast_i32(v.at(weight.get(), 4 * r))
-                for k in range(4):
-                    accumulator = accumulators[4 * r + k]
-                    accumulator.set(v.dot4(accumulator.get(), vectors[k], scalars))
-            weight.set(v.at(weight.get(), 4 * DENSE_ROWS))
-        for r in range(DENSE_ROWS):
-            place = v.at(scratch, v.mul(v.add(row, r), _ROW_BYTES))
-            _finish(v, [accumulators[4 * r + k].get() for k in range(4)], place, add, v.builder.add)
+                place = v.at(out, v.mul(v.add(row, r), _ROW_BYTES))
+                _finish(v, [accumulators[width * r + k].get() for k in range(width)], place, add, v.builder.add)
 
 
 # -- int8 without a four-byte dot product (AVX2) --------------------------------------------------------------------

@@ -147,3 +147,14 @@ def test_no_kernel_contains_what_its_tier_forbids(assembly: dict[str, dict[str, 
     for name, text in assembly[target].items():
         found = re.search(forbidden, text)
         assert not found, f"{name} contains {found and found[0]!r}"
+
+
+@pytest.mark.parametrize("kernel", ["unstructured", "blocks", "dense", "scores", "context", "probabilities"])
+def test_avx_vnni_products_have_the_encoding_of_cpus_without_avx512(
+    assembly: dict[str, dict[str, str]], kernel: str
+) -> None:
+    text = assembly["alderlake"][kernel]
+    products = [line.strip() for line in text.splitlines() if "vpdpbusd" in line]
+    assert products
+    assert all(re.fullmatch(r"\{vex\}\s+vpdpbusd\s.*%ymm\d+", line) for line in products)
+    assert "vpmaddubsw" not in text
