@@ -28,7 +28,8 @@ def main() -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     sys.path.insert(0, str(ROOT))
     from sparsert import cpu
-    from sparsert.bench.guard import FRACTION, GUARDED, guard, load_recorded, measure_ratios
+    from sparsert.bench.guard import FRACTION, guard, load_recorded, measure_ratios
+    from sparsert.bench.kernel_rates import GUARDED
 
     tier = cpu.isa()
     core = cpu.core_list()[-1]  # the first one is everybody's favourite

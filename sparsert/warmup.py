@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import sys
@@ -78,16 +79,14 @@ def _jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     from numba import int64, uint8
 
     from sparsert import _team
-    from sparsert.kernels import matrix, pack
+    from sparsert.kernels.formats import FORMATS, matrix
     from sparsert.kernels.loop import run
 
     integers, floats = np.ones((3, 8), np.int16), np.ones((3, 8), np.float32)
     yield "reading of integers", lambda: matrix.integer_rows(np.ones((8, 3), np.uint8), 0)
     yield "reading of floats", lambda: matrix.float_rows(floats)
-    yield "packing of integers", lambda: pack.pack_unstructured(integers)
-    yield "packing of 4-blocks", lambda: pack.pack_blocks(integers)
-    yield "packing of floats", lambda: pack.pack_float_sparse(floats)
-    yield "packing of dense floats", lambda: pack.pack_float_dense(floats)
+    for record in FORMATS.values():
+        yield f"packing as {record.name}", functools.partial(record.pack, floats if record.floating else integers)
     yield "pinning of threads", lambda: _team._pin_team.compile((int64, uint8[:, ::1], int64[::1]))
     yield "kernels", run.run_entry
     table = int64[:, ::1]

@@ -181,7 +181,7 @@ def test_sparsity_survives_quantization(form: str, block: int) -> None:
 
 
 def test_mask_keeps_an_exact_count_and_a_ragged_last_block() -> None:
-    mask = keep_mask(Stream(3), 7, 10, 0.5, block4=True)
+    mask = keep_mask(Stream(3), 7, 10, 0.5, adjacent=4)
     assert mask.shape == (7, 10)
     groups = [mask[:, 0:4], mask[:, 4:8], mask[:, 8:10]]
     assert all((group.all(axis=1) | ~group.any(axis=1)).all() for group in groups)

@@ -32,17 +32,6 @@ _TOKENS = 128
 _BUDGET = 0.8
 _TURNS = 4
 
-GUARDED = (
-    "unstructured int8, 90 %",
-    "4-block int8, 90 %",
-    "dense int8",
-    "sparse float, 90 %",
-    "dense float",
-    "attention int8",
-    "attention float",
-)
-"""Names of `sparsert.bench.kernel_rates.CASES`."""
-
 
 @dataclass(frozen=True)
 class Verdict:

@@ -11,6 +11,7 @@ import numpy as np
 from sparsert import ops
 from sparsert.bench.traffic import ATTENTION_BYTES_PER_MAC, activation_bytes, loaded_bytes
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node, TensorInfo
+from sparsert.kernels.formats import FORMATS, Format
 from sparsert.kernels.jit import TILE
 from sparsert.plan.instance import Instance
 from sparsert.plan.layout import Layout, Packing
@@ -18,7 +19,7 @@ from sparsert.plan.lower import lower
 from sparsert.plan.segment import Segment
 from sparsert.synthetic.weights import Stream, keep_mask
 
-__all__ = ["CASES", "Case", "Work", "make_work", "random_weight"]
+__all__ = ["CASES", "GUARDED", "Case", "Work", "make_work", "random_weight"]
 
 _TOKENS = 384
 _HEAD = 64
@@ -35,7 +36,7 @@ class Case:
     ----------
     name : str
     kernel : str
-        ``unstructured``, ``blocks``, ``dense``, ``float_sparse``, ``float_dense`` or ``attention``.
+        Name of a format of weights, or ``attention``.
     arithmetic : str
         ``int8`` or ``float``: which peak limits it.
     sparsity : float
@@ -52,19 +53,26 @@ class Case:
 
 _SQUARE, _WIDE = (768, 768), (768, 3072)
 
+
+def _cases_of(record: Format) -> list[Case]:
+    """A format at the densities that it is for."""
+    arithmetic = "float" if record.floating else "int8"
+    title = f"{record.title} {arithmetic}"
+    if not record.adjacent:
+        return [Case(title, record.name, arithmetic, 0.0, _SQUARE)]
+    percents = (90,) if record.floating else (80, 90, 95)
+    return [Case(f"{title}, {percent} %", record.name, arithmetic, percent / 100, _SQUARE) for percent in percents]
+
+
 CASES = (
-    Case("unstructured int8, 80 %", "unstructured", "int8", 0.80, _SQUARE),
-    Case("unstructured int8, 90 %", "unstructured", "int8", 0.90, _SQUARE),
-    Case("unstructured int8, 95 %", "unstructured", "int8", 0.95, _SQUARE),
+    *(case for record in FORMATS.values() for case in _cases_of(record)),
     Case("unstructured int8, 90 %, 3072 inputs", "unstructured", "int8", 0.90, _WIDE),
-    Case("4-block int8, 80 %", "blocks", "int8", 0.80, _SQUARE),
-    Case("4-block int8, 90 %", "blocks", "int8", 0.90, _SQUARE),
-    Case("dense int8", "dense", "int8", 0.0, _SQUARE),
-    Case("sparse float, 90 %", "float_sparse", "float", 0.90, _SQUARE),
-    Case("dense float", "float_dense", "float", 0.0, _SQUARE),
     Case("attention int8", "attention", "int8", 0.0, (_TOKENS, _HEAD)),
     Case("attention float", "attention", "float", 0.0, (_TOKENS, _HEAD)),
 )
+
+GUARDED = tuple(case.name for case in CASES if case.sparsity in (0.0, 0.90) and case.shape != _WIDE)
+"""Names of the cases that show whether a kernel has become slow: one a format, and attention."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,7 @@ def random_weight(case: Case) -> np.ndarray:
     out_features, in_features = case.shape
     weight = stream.normal(case.shape, 1.0)
     if case.sparsity:
-        weight[~keep_mask(stream, out_features, in_features, case.sparsity, case.kernel == "blocks")] = 0
+        weight[~keep_mask(stream, out_features, in_features, case.sparsity, FORMATS[case.kernel].adjacent)] = 0
     if case.arithmetic == "float":
         return weight
     # scaled per tensor to its largest value, as the synthetic models are; what rounds to zero stays one

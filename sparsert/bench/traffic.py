@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from sparsert.kernels.accumulate import DENSE_ROWS, WIDE_ROWS
 from sparsert.kernels.attention import WIDTH
+from sparsert.kernels.formats import FORMATS, PackedWeight
 from sparsert.kernels.jit import TILE
-from sparsert.kernels.pack import PackedWeight
 from sparsert.ops.steps import PackedLinear
 
 __all__ = ["ATTENTION_BYTES_PER_MAC", "activation_bytes", "loaded_bytes"]
@@ -30,10 +29,7 @@ def loaded_bytes(linear: PackedLinear) -> int:
     """
     packed = linear.weight
     row = TILE * (4 if packed.form == "floats" else 1)
-    size = packed.in_features * packed.out_features
-    if packed.kernel in ("dense", "float_dense"):  # an activation row is loaded once for every panel of output rows
-        activations = size // (DENSE_ROWS if packed.kernel == "dense" else WIDE_ROWS) * row
-    else:
-        activations = round(size * (linear.block_density if packed.kernel == "blocks" else linear.density)) * row
+    # an activation row is loaded once for every panel of output rows
+    loads = round(packed.in_features * packed.out_features * linear.kept / FORMATS[packed.format].panel_rows)
     results = packed.out_features * TILE * 4
-    return activations + packed.weights.nbytes + packed.offsets.nbytes + results
+    return loads * row + packed.weights.nbytes + packed.offsets.nbytes + results

@@ -78,7 +78,7 @@ class _Rows(NamedTuple):
     """Rows that need no weights, block by block through the stages."""
 
     source: int = 1
-    """Code in :data:`sparsert.kernels.rows.SOURCES`."""
+    """Code in :data:`sparsert.kernels.rows.FINISH`."""
     x: int = 2
     x_stride: int = 3
     x_row_bytes: int = 4
@@ -97,7 +97,7 @@ class _Linear(NamedTuple):
     """Accumulators of a matrix, through the stages."""
 
     kernel: int = 1
-    """Code in :data:`sparsert.kernels.accumulate.ACCUMULATORS`."""
+    """Code in :data:`sparsert.kernels.formats.ACCUMULATORS`."""
     x: int = 2
     x_stride: int = 3
     rows: int = 4

@@ -140,8 +140,8 @@ class Linear(FusedOp):
         assert packed is not None
         element = "u8s8" if self.takes_bytes else "f32"
         return {
-            "kernel": f"{packed.weight.kernel} {element} {tier}",
-            "weight_format": packed.weight.kernel.removeprefix("float_"),
+            "kernel": f"{packed.weight.format} {element} {tier}",
+            "weight_format": packed.weight.format.removeprefix("float_"),
             "shape": tuple(self.weight.shape),
             "sparsity": 1 - packed.density,
             "block_sparsity": 1 - packed.block_density,

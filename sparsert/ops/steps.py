@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from sparsert.graph.quantization import Quantization
-from sparsert.kernels.accumulate import BLOCK_ROWS
+from sparsert.kernels.formats import BLOCK_ROWS, PackedWeight
 from sparsert.kernels.jit import TILE
-from sparsert.kernels.pack import PackedWeight
 from sparsert.kernels.records import PARAMETERS
 
 __all__ = [
@@ -48,6 +47,8 @@ class PackedLinear(Epilogue):
     """A packed matrix and its epilogue."""
 
     weight: PackedWeight
+    kept: float
+    """Fraction of the weights that the format multiplies."""
     density: float
     block_density: float
 

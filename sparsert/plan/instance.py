@@ -11,8 +11,7 @@ import numpy as np
 
 from sparsert import cpu
 from sparsert.errors import InputShapeError
-from sparsert.kernels.accumulate import BLOCK_ROWS
-from sparsert.kernels.accumulators import ACCUMULATORS
+from sparsert.kernels.formats import ACCUMULATORS, BLOCK_ROWS
 from sparsert.kernels.loop.places import ATTENTION_WORK, FLOAT_ROW, PANEL_BLOCKS, STEP_SCRATCH
 from sparsert.kernels.loop.run import run_entry, run_program
 from sparsert.kernels.records import PARAMETERS
@@ -290,17 +289,13 @@ class Instance:
     def _encode_linear(self, row: np.ndarray, step: Step) -> None:
         assert step.linear is not None
         weight = step.linear.weight
-        row[LINEAR.kernel] = ACCUMULATORS.codes[f"{weight.kernel} {weight.variant}"]
+        row[LINEAR.kernel] = ACCUMULATORS.codes[weight.accumulator]
         self._place(row, LINEAR.x, step.reads[0])
         row[LINEAR.rows] = step.rows
         row[LINEAR.headers] = self._address(weight.headers)
         row[LINEAR.weights] = self._address(weight.weights)
         row[LINEAR.starts] = self._address(weight.starts)
-        if weight.kernel in ("dense", "float_dense"):
-            quads = -(-weight.in_features // 4)
-            row[LINEAR.offsets] = weight.in_features if weight.kernel == "float_dense" else quads
-        else:
-            row[LINEAR.offsets] = self._address(weight.offsets)
+        row[LINEAR.offsets] = weight.count or self._address(weight.offsets)
         blocks = max(1, len(weight.starts) // weight.slices)
         fitting = max(1, min(blocks, _PANEL_BYTES * blocks // max(weight.nbytes, 1)))
         row[LINEAR.panel_blocks] = PANEL_BLOCKS if weight.slices > 1 else fitting

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from sparsert.kernels.formats import PackedWeight
 from sparsert.kernels.jit import FINGERPRINT, PORTABLE, TIER
-from sparsert.kernels.pack import PackedWeight
 from sparsert.ops import Linear
 from sparsert.ops.steps import PackedLinear
 from sparsert.plan import weights

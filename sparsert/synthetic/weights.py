@@ -56,19 +56,18 @@ class Stream:
         return out.reshape(shape)
 
 
-def keep_mask(stream: Stream, rows: int, columns: int, sparsity: float, block4: bool) -> np.ndarray:
-    """Bool (rows, columns): which weights stay. Random positions, the exact count of weights or of 4-blocks.
+def keep_mask(stream: Stream, rows: int, columns: int, sparsity: float, adjacent: int = 1) -> np.ndarray:
+    """Bool (rows, columns): which weights stay. Random positions, the exact count of blocks of ``adjacent`` columns.
 
     The weights with the largest of as many random 64-bit keys stay, which needs no shuffle (and a shuffle's stream is
     not guaranteed).
     """
-    groups = (columns + 3) // 4 if block4 else columns
-    count = rows * groups
+    blocks = -(-columns // adjacent)
+    count = rows * blocks
     removed = round(count * sparsity)
     keys = stream.raw(count)
     keep = np.ones(count, bool) if removed == 0 else keys > np.partition(keys, removed - 1)[removed - 1]
-    keep = keep.reshape(rows, groups)
-    return np.repeat(keep, 4, axis=1)[:, :columns] if block4 else keep
+    return np.repeat(keep.reshape(rows, blocks), adjacent, axis=1)[:, :columns]
 
 
 def draw_weights(recipe: Recipe) -> dict[str, np.ndarray]:
@@ -96,7 +95,7 @@ def draw_weights(recipe: Recipe) -> dict[str, np.ndarray]:
                 # A survivor that rounds to zero in int8 would blur the pattern: keep every one clear of zero.
                 floor = np.float32(std * width * growth * 0.08)
                 matrix = np.where(np.abs(matrix) < floor, np.where(matrix < 0, -floor, floor), matrix)
-                matrix[~keep_mask(stream, *shape, recipe.sparsity, recipe.block4)] = 0
+                matrix[~keep_mask(stream, *shape, recipe.sparsity, 4 if recipe.block4 else 1)] = 0
             weights[f"{prefix}{name}.weight"] = matrix
             weights[f"{prefix}{name}.bias"] = stream.normal((shape[0],), 0.05)
         layer_norm(f"{prefix}attention.output.LayerNorm")

@@ -13,8 +13,8 @@ import pytest
 
 from sparsert import cpu
 from sparsert.bench import guard as guards
-from sparsert.bench.guard import FRACTION, GUARDED, Verdict, guard, judge, load_recorded, measure_ratios
-from sparsert.bench.kernel_rates import CASES
+from sparsert.bench.guard import FRACTION, Verdict, guard, judge, load_recorded, measure_ratios
+from sparsert.bench.kernel_rates import CASES, GUARDED
 from sparsert.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,7 @@ def test_recorded_ratios() -> None:
     tiers = json.loads((ROOT / "scripts" / "kernel_ratios.json").read_text())
     assert "avx2" in tiers
     for tier, ratios in tiers.items():
-        assert list(ratios) == list(GUARDED), tier
+        assert ratios and set(ratios) <= set(GUARDED), tier
         assert load_recorded(ROOT / "scripts" / "kernel_ratios.json", tier) == ratios
     assert load_recorded(ROOT / "scripts" / "kernel_ratios.json", "no such tier") == {}
     assert set(GUARDED) <= {case.name for case in CASES}

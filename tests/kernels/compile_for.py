@@ -26,26 +26,18 @@ def assembly(kernel: Any, arity: int) -> str:
 def main() -> None:
     features = frozenset(filter(None, sys.argv[1].split(",")))
     cpu.host_features = lambda: features
-    from sparsert.kernels import accumulate, attention, stages
+    from sparsert.kernels import attention
+    from sparsert.kernels.formats import ACCUMULATORS
     from sparsert.kernels.jit import TIER
+    from sparsert.kernels.stages import STAGES
 
-    context = (attention._sum_fast, 6) if TIER.pairs else (attention._context_int, 8)
     kernels = {
-        "unstructured": (accumulate.accumulate_unstructured[0], 7),
-        "blocks": (accumulate.accumulate_blocks[0], 7),
         "scores": (attention._scores_int, 11),
-        "context": context,
-        "float_sparse": (accumulate.accumulate_float_sparse, 7),
-        "float_dense": (accumulate.accumulate_float_dense, 7),
-        "gelu_quads": (stages.STAGES["dequantize+gelu+quads"], 8),
+        "context": (attention._sum_fast, 6) if TIER.pairs else (attention._context_int, 8),
+        "gelu_quads": (STAGES["dequantize+gelu+quads"], STAGES.arity),
         "probabilities": (attention._quantize_probabilities, 8),
     }
-    if TIER.pairs:
-        sizes = accumulate.GROUP_SIZES
-        kernels |= {f"unstructured{n}": (k, 7) for n, k in zip(sizes, accumulate.accumulate_unstructured, strict=True)}
-        kernels |= {f"blocks{n}": (k, 7) for n, k in zip(sizes, accumulate.accumulate_blocks, strict=True)}
-    else:
-        kernels["dense"] = (accumulate.accumulate_dense, 7)
+    kernels |= {name: (ACCUMULATORS[name], ACCUMULATORS.arity) for name in ACCUMULATORS}
     texts = {name: assembly(kernel, arity) for name, (kernel, arity) in kernels.items()}
     json.dump({"tier": TIER.name, "assembly": texts}, sys.stdout)
 

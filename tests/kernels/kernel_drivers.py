@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from sparsert.kernels import accumulate as accumulators
-from sparsert.kernels.accumulate import BLOCK_ROWS, HEADER_BYTES
+from sparsert.kernels.formats import ACCUMULATORS, BLOCK_ROWS, HEADER_BYTES, PackedWeight
 from sparsert.kernels.jit import TILE
-from sparsert.kernels.pack import PackedWeight
 from sparsert.kernels.records import PARAMETERS
 from sparsert.kernels.stages import STAGES
 
@@ -70,23 +68,9 @@ def quads(x: np.ndarray) -> np.ndarray:
 # -- accumulators
 
 
-def _accumulator(packed: PackedWeight) -> tuple[Any, int]:
-    """The kernel of a packed weight, and what it takes as a count in place of offsets (or -1)."""
-    kernels = {
-        "unstructured": accumulators.accumulate_unstructured,
-        "blocks": accumulators.accumulate_blocks,
-        "dense": [accumulators.accumulate_dense],
-        "float_sparse": [accumulators.accumulate_float_sparse],
-        "float_dense": [accumulators.accumulate_float_dense],
-    }
-    counts = {"dense": -(-packed.in_features // 4), "float_dense": packed.in_features}
-    return kernels[packed.kernel][packed.variant], counts.get(packed.kernel, -1)
-
-
 def accumulate(packed: PackedWeight, x: np.ndarray) -> np.ndarray:
     """(N, TILE) accumulators of activations (K, TILE), block by block as a program does it."""
-    kernel, count = _accumulator(packed)
-    call = compiled(kernel, 7)
+    call = compiled(ACCUMULATORS[packed.accumulator], ACCUMULATORS.arity)
     source = buffer(quads(x) if packed.form == "quads" else x)
     streams = [np.ascontiguousarray(stream) for stream in (packed.headers, packed.weights, packed.offsets)]
     headers, weights, offsets = (stream.ctypes.data for stream in streams)
@@ -99,7 +83,7 @@ def accumulate(packed: PackedWeight, x: np.ndarray) -> np.ndarray:
         scratch.array.view(np.uint8)[...] = _PATTERN
         for turn in range(packed.slices):
             weight_start, offset_start = packed.starts[turn * blocks + block].tolist()
-            place = offsets + offset_start if count < 0 else count
+            place = packed.count or offsets + offset_start
             header = headers + HEADER_BYTES * (turn * packed.out_features + first)
             begin = source.address + turn * packed.slice_features * TILE * x.itemsize
             call(begin, header, weights + weight_start, place, scratch.address, rows, turn > 0)

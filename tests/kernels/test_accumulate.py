@@ -9,15 +9,22 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kernel_drivers import accumulate, parameters, run_stage
 
-from sparsert.kernels import pack
+from sparsert.kernels.formats import FORMATS, PackedWeight
+from sparsert.kernels.formats.matrix import Rows
 from sparsert.kernels.jit import TILE
 
-INTEGER = {"unstructured": pack.pack_unstructured, "blocks": pack.pack_blocks, "dense": pack.pack_dense}
-FLOAT = {"float_sparse": pack.pack_float_sparse, "float_dense": pack.pack_float_dense}
+INTEGER = [name for name, record in FORMATS.items() if not record.floating]
+FLOAT = [name for name, record in FORMATS.items() if record.floating]
 
 DENSITIES = (0.0, 0.1, 0.5, 1.0)
 VALUES = ("int8", "nine_bits", "ends", "nine_bit_ends", "small")
 ACTIVATIONS = ("random", "zeros", "full", "ends")
+
+
+def packed(name: str, weight: np.ndarray) -> PackedWeight:
+    """A weight in a format; in that of blocks if the format cannot hold it."""
+    rows = Rows(weight, 0.0, 0.0, np.zeros(0))
+    return FORMATS[name if FORMATS[name].accepts(rows) else "blocks"].pack(weight)
 
 
 def integer_values(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -78,7 +85,7 @@ def test_integer_sums_are_exact(
     shape = (out_features, in_features)
     weight = np.where(sparsity(density, pattern, shape, rng), integer_values(values, shape, rng), np.int16(0))
     x = bytes_of(activations, (in_features, TILE), rng)
-    got = accumulate(INTEGER[form](weight), x)
+    got = accumulate(packed(form, weight), x)
     np.testing.assert_array_equal(got, naive.accumulate(weight, x))
 
 
@@ -94,7 +101,7 @@ def test_nothing_saturates(form: str, in_features: int, row: list[int]) -> None:
     weight = np.resize(np.array(row, np.int16), (1, in_features)).repeat(5, axis=0)
     x = np.full((in_features, TILE), 255, np.uint8)
     x[:, 1::3] = 0
-    got = accumulate(INTEGER[form](weight), x)
+    got = accumulate(packed(form, weight), x)
     np.testing.assert_array_equal(got, naive.accumulate(weight, x))
 
 
@@ -107,7 +114,7 @@ def test_integer_sums_of_a_real_width_are_exact(form: str, values: str, density:
     shape = (34, 3072)
     weight = np.where(sparsity(density, "anywhere", shape, rng), integer_values(values, shape, rng), np.int16(0))
     x = rng.integers(0, 256, (shape[1], TILE), dtype=np.uint8)
-    got = accumulate(INTEGER[form](weight), x)
+    got = accumulate(packed(form, weight), x)
     np.testing.assert_array_equal(got, naive.accumulate(weight, x))
 
 
@@ -118,7 +125,7 @@ def test_the_widest_row_of_the_largest_weights_is_exact(form: str) -> None:
     weight = np.full((1, in_features), 254, np.int16)
     weight[0, -1] = 255
     x = np.full((in_features, TILE), 255, np.uint8)
-    got = accumulate(INTEGER[form](weight), x)
+    got = accumulate(packed(form, weight), x)
     np.testing.assert_array_equal(got, naive.accumulate(weight, x))
 
 
@@ -137,7 +144,7 @@ def test_zero_points_are_removed_exactly(form: str, in_features: int, out_featur
     x = rng.integers(0, 256, (in_features, TILE), dtype=np.uint8)
     acc_bias = (-zero * weight.astype(np.int64).sum(axis=1)).astype(np.int32)
     ones, nothing = np.ones(out_features, np.float32), np.zeros(out_features, np.float32)
-    accumulator = accumulate(INTEGER[form](weight), x)
+    accumulator = accumulate(packed(form, weight), x)
     exact = weight.astype(np.int64) @ (x.astype(np.int64) - zero)
     assert np.abs(exact).max() < 2**24, "float32 must hold the sums"
     for offset, name in ((acc_bias, "dequantize"), (weight.sum(axis=1, dtype=np.int32), "dequantize_dynamic")):
@@ -162,7 +169,7 @@ def test_float_sums_differ_by_rounding_only(
     shape = (out_features, in_features)
     weight = np.where(sparsity(density, pattern, shape, rng), rng.standard_normal(shape), 0).astype(np.float32)
     x = (rng.standard_normal((in_features, TILE)) * magnitude).astype(np.float32)
-    got = accumulate(FLOAT[form](weight), x)
+    got = accumulate(packed(form, weight), x)
     exact, magnitudes = naive.accumulate_float(weight, x)
     # every one of K additions and multiplications may round once
     assert (np.abs(got - exact) <= (in_features + 2) * 2.0**-23 * magnitudes).all()
@@ -175,7 +182,7 @@ def test_nan_and_infinity_propagate(form: str) -> None:
     weight[5, 4] = weight[6, 9] = 0
     x = rng.standard_normal((21, TILE)).astype(np.float32)
     x[4, 2], x[9, 3], x[9, 5] = np.nan, np.inf, -np.inf
-    got = accumulate(FLOAT[form](weight), x)
+    got = accumulate(packed(form, weight), x)
     touched = np.ones(37, bool)
     touched[5] = False
     assert np.isnan(got[touched, 2]).all()

@@ -13,7 +13,7 @@ import pytest
 
 import sparsert
 from sparsert.kernels import cache, jit
-from sparsert.kernels.pack import _sort_rows
+from sparsert.kernels.formats.streams import _sort_rows
 from sparsert.tiers import TIERS
 
 KERNEL = """

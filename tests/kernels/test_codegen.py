@@ -13,6 +13,8 @@ import pytest
 
 import sparsert
 from sparsert.cpu import host_features
+from sparsert.kernels.formats import FORMATS
+from sparsert.kernels.formats.streams import GROUP_SIZES
 from sparsert.tiers import TIERS, Tier
 
 TARGETS = {tier.cpu: tier for tier in TIERS.values()} | {"znver4": TIERS["avx512_vnni"]}
@@ -84,13 +86,9 @@ def registers(tier: Tier) -> tuple[str, tuple[str, ...]]:
 @pytest.mark.parametrize(
     ("kernel", "instruction"),
     [
-        ("unstructured", "vpdpbusd"),
-        ("blocks", "vpdpbusd"),
-        ("dense", "vpdpbusd"),
+        *((f"{name} 0", "vfmadd" if record.floating else "vpdpbusd") for name, record in FORMATS.items()),
         ("context", "vpdpbusd"),
         ("scores", "vpdpbusd"),
-        ("float_sparse", "vfmadd"),
-        ("float_dense", "vfmadd"),
     ],
 )
 def test_loops_use_products_of_four_bytes_and_spill_nothing(
@@ -109,7 +107,7 @@ def test_loops_use_products_of_four_bytes_and_spill_nothing(
 def test_the_unstructured_loop_has_eight_shuffles_for_four_products(
     assembly: dict[str, dict[str, str]], target: str
 ) -> None:
-    for body in hot_loops(assembly[target]["unstructured"], "vpdpbusd"):
+    for body in hot_loops(assembly[target]["unstructured 0"], "vpdpbusd"):
         steps = sum(line.startswith("vpdpbusd") for line in body) // 4
         assert sum(line.startswith("vpunpck") for line in body) == 8 * steps
         assert not any(line.startswith("vperm") for line in body)
@@ -118,15 +116,14 @@ def test_the_unstructured_loop_has_eight_shuffles_for_four_products(
 
 
 @pytest.mark.parametrize("target", WITH_PAIRS)
-@pytest.mark.parametrize("size", [2, 3, 4, 6, 8])
+@pytest.mark.parametrize(("kernel", "products_per_entry"), [("unstructured", 2), ("blocks", 4)])
 def test_loops_use_products_in_pairs_and_spill_nothing(
-    assembly: dict[str, dict[str, str]], target: str, size: int
+    assembly: dict[str, dict[str, str]], target: str, kernel: str, products_per_entry: int
 ) -> None:
-    kernels = assembly[target]
-    for kernel, per_entry in (("unstructured", 2), ("blocks", 4)):
-        for body in hot_loops(kernels[f"{kernel}{size}"], "vpmaddubsw"):
+    for variant, size in enumerate(GROUP_SIZES):
+        for body in hot_loops(assembly[target][f"{kernel} {variant}"], "vpmaddubsw"):
             products = [line for line in body if line.startswith("vpmaddubsw")]
-            assert len(products) % (per_entry * size) == 0
+            assert len(products) % (products_per_entry * size) == 0
             assert all("%ymm" in line for line in products)
             assert not spills(body)
 
@@ -149,7 +146,7 @@ def test_no_kernel_contains_what_its_tier_forbids(assembly: dict[str, dict[str, 
         assert not found, f"{name} contains {found and found[0]!r}"
 
 
-@pytest.mark.parametrize("kernel", ["unstructured", "blocks", "dense", "scores", "context", "probabilities"])
+@pytest.mark.parametrize("kernel", ["unstructured 0", "blocks 0", "dense 0", "scores", "context", "probabilities"])
 def test_avx_vnni_products_have_the_encoding_of_cpus_without_avx512(
     assembly: dict[str, dict[str, str]], kernel: str
 ) -> None:

@@ -10,8 +10,8 @@ from kernel_drivers import Buffer, buffer, compiled
 
 from sparsert import ops
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node, TensorInfo
-from sparsert.kernels.accumulate import BLOCK_ROWS
 from sparsert.kernels.embed import ADD_ROWS, STAGED_CHANNELS, transpose_channels
+from sparsert.kernels.formats import BLOCK_ROWS
 from sparsert.kernels.jit import TILE
 from sparsert.kernels.loop.places import PANEL_BLOCKS
 from sparsert.plan import compile_graph

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sparsert.kernels.entries import LIMIT, block_entries, float_entries, integer_entries
+from sparsert.kernels.formats.entries import LIMIT, block_entries, float_entries, integer_entries
 
 
 def draw(shape: tuple[int, int], density: float, limit: int, extreme: bool, seed: int) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sparsert.kernels.entries import LIMIT, block_entries, integer_entries
-from sparsert.kernels.grouping import assign_groups, lane_sums
+from sparsert.kernels.formats.entries import LIMIT, block_entries, integer_entries
+from sparsert.kernels.formats.grouping import assign_groups, lane_sums
 
 CANDIDATES = 6
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sparsert.kernels.matrix import Rows, float_rows, integer_rows
+from sparsert.kernels.formats.matrix import Rows, float_rows, integer_rows
 
 
 def check_counts(rows: Rows, expected: np.ndarray) -> None:

@@ -8,16 +8,11 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sparsert.kernels.accumulate import BLOCK_ROWS, GROUP_SIZES, MOST_GROUPS
+from sparsert.kernels.formats import BLOCK_ROWS, FORMATS, PackedWeight
+from sparsert.kernels.formats.matrix import integer_rows
+from sparsert.kernels.formats.streams import GROUP_SIZES
+from sparsert.kernels.formats.unstructured import MOST_GROUPS
 from sparsert.kernels.jit import TIER, TILE
-from sparsert.kernels.pack import (
-    PackedWeight,
-    pack_blocks,
-    pack_dense,
-    pack_float_dense,
-    pack_float_sparse,
-    pack_unstructured,
-)
 
 
 def draw(in_features: int, out_features: int, density: float, limit: int, extreme: bool, seed: int) -> np.ndarray:
@@ -42,10 +37,10 @@ weights = st.builds(
 def rows_of(packed: PackedWeight) -> Iterator[tuple[int, int, int, int, int]]:
     """(output row, first column, groups, first byte in weights, first byte in offsets) in the order of the streams."""
     sizes = {"unstructured": (4, 8), "blocks": (8, 4), "float_sparse": (8, 8)}
-    if TIER.pairs and packed.kernel != "float_sparse":
+    if TIER.pairs and packed.format != "float_sparse":
         group = GROUP_SIZES[packed.variant]
         sizes = {"unstructured": (8 * group, 0), "blocks": (4 * group, 2 * group)}
-    weight_bytes, offset_bytes = sizes[packed.kernel]
+    weight_bytes, offset_bytes = sizes[packed.format]
     places = np.zeros(2, np.int64)
     starts = iter(packed.starts)
     assert len(packed.headers) == packed.slices * packed.out_features
@@ -74,8 +69,8 @@ def check_order(packed: PackedWeight) -> None:
 @given(weight=weights)
 @example(weight=np.full((1, 3), 255, np.int16))
 def test_unstructured_streams(weight: np.ndarray) -> None:
-    packed = pack_unstructured(weight)
-    assert (packed.form, packed.kernel) == ("rows", "unstructured")
+    packed = FORMATS["unstructured"].pack(weight)
+    assert (packed.form, packed.format) == ("rows", "unstructured")
     check_order(packed)
     sums, entries = np.zeros(weight.shape, np.int64), np.zeros(weight.shape, np.int64)
     values, offsets = packed.weights.view(np.int8), packed.offsets
@@ -109,8 +104,8 @@ def test_unstructured_streams(weight: np.ndarray) -> None:
 @given(weight=weights)
 @example(weight=np.full((1, 5), 255, np.int16))
 def test_block_streams(weight: np.ndarray) -> None:
-    packed = pack_blocks(weight)
-    assert (packed.form, packed.kernel) == ("quads", "blocks")
+    packed = FORMATS["blocks"].pack(weight)
+    assert (packed.form, packed.format) == ("quads", "blocks")
     check_order(packed)
     padded = np.pad(weight, ((0, 0), (0, -weight.shape[1] % 4)))
     quads = padded.reshape(len(weight), -1, 4)
@@ -140,17 +135,20 @@ def test_block_streams(weight: np.ndarray) -> None:
 
 def test_dense_streams_hold_panels_of_four_rows() -> None:
     weight = draw(10, 37, 1.0, 127, False, 3)
-    packed = pack_dense(weight)
-    if TIER.pairs:
-        assert packed.kernel == "blocks"
+    packed = FORMATS["dense"].pack(weight)
+    assert packed.format == "dense"
+    if TIER.pairs:  # the kernel of blocks, which says so
+        assert packed.accumulator.startswith("blocks ")
         return
-    assert (packed.form, packed.kernel) == ("quads", "dense")
+    assert (packed.form, packed.format) == ("quads", "dense")
     panels = packed.weights.view(np.int8).reshape(10, 3, 4, 4).transpose(0, 2, 1, 3).reshape(40, 12)
     np.testing.assert_array_equal(panels[:37, :10], weight)
     assert not panels[37:].any()
     assert not panels[:, 10:].any()
     assert packed.starts[:, 0].tolist() == [0, BLOCK_ROWS * 12]
-    assert pack_dense(weight * 2).kernel == "blocks"  # nine bits do not fit a panel of bytes
+    stored = np.array([[255]], np.uint8)
+    assert FORMATS["dense"].accepts(integer_rows(stored, 128))
+    assert not FORMATS["dense"].accepts(integer_rows(stored, 0)), "nine bits do not fit a panel of bytes"
 
 
 @settings(max_examples=40)
@@ -164,7 +162,7 @@ def test_float_streams(in_features: int, out_features: int, density: float, seed
     rng = np.random.default_rng(seed)
     shape = (out_features, in_features)
     weight = np.where(rng.random(shape) < density, rng.standard_normal(shape), 0).astype(np.float32)
-    packed = pack_float_sparse(weight)
+    packed = FORMATS["float_sparse"].pack(weight)
     check_order(packed)
     got = np.zeros_like(weight)
     for row, first_column, groups, weight_start, offset_start in rows_of(packed):
@@ -174,7 +172,7 @@ def test_float_streams(in_features: int, out_features: int, density: float, seed
         own = weight[row, first_column:][: packed.slice_features or None]
         assert (values != 0).sum() == (own != 0).sum()
     np.testing.assert_array_equal(got, weight)
-    dense = pack_float_dense(weight)
+    dense = FORMATS["float_dense"].pack(weight)
     row = 0
     while row < out_features:  # panels of six rows in the first 24 of a whole block of 32, of four elsewhere
         panel = 6 if row % BLOCK_ROWS < 24 and row - row % BLOCK_ROWS + BLOCK_ROWS <= out_features else 4
@@ -186,6 +184,6 @@ def test_float_streams(in_features: int, out_features: int, density: float, seed
 
 
 def test_the_size_in_bytes_is_that_of_the_streams() -> None:
-    packed = pack_unstructured(draw(64, 33, 0.5, 100, False, 1))
+    packed = FORMATS["unstructured"].pack(draw(64, 33, 0.5, 100, False, 1))
     streams = (packed.headers, packed.weights, packed.offsets, packed.starts)
     assert packed.nbytes == sum(stream.size * stream.itemsize for stream in streams)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sparsert.kernels.accumulate import BLOCK_ROWS
 from sparsert.kernels.attention import SUM_ROWS, attend_float, attend_int8, byte_sums
+from sparsert.kernels.formats import BLOCK_ROWS
 from sparsert.kernels.jit import TILE, inner
 from sparsert.kernels.loop.places import FLOAT_ROW, field, place, run_stages
 from sparsert.kernels.memory import load_f32, store_f32

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsert.kernels.accumulate import BLOCK_ROWS
 from sparsert.kernels.embed import ADD_ROWS, STAGED_CHANNELS, transpose_channels
+from sparsert.kernels.formats import BLOCK_ROWS
 from sparsert.kernels.jit import TILE, inner
 from sparsert.kernels.loop.places import FLOAT_ROW, field, place
 from sparsert.kernels.memory import load_i64, store_f32

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsert.kernels.accumulate import BLOCK_ROWS, HEADER_BYTES
-from sparsert.kernels.accumulators import ACCUMULATORS
+from sparsert.kernels.formats import ACCUMULATORS, BLOCK_ROWS, HEADER_BYTES
 from sparsert.kernels.jit import inner
 from sparsert.kernels.loop.places import BLOCK_BYTES, place, run_stages
 from sparsert.kernels.memory import load_i64

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparsert.kernels.accumulate import BLOCK_ROWS
+from sparsert.kernels.formats import BLOCK_ROWS
 from sparsert.kernels.jit import TILE, inner
 from sparsert.kernels.memory import load_i64
 from sparsert.kernels.rows import STATISTICS_ROWS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparsert.kernels.accumulate import BLOCK_ROWS
+from sparsert.kernels.formats import BLOCK_ROWS
 from sparsert.kernels.jit import inner
 from sparsert.kernels.loop.places import BLOCK_BYTES, PANEL_BLOCKS, place, run_stages
 from sparsert.kernels.rows import FINISH, PREPARE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsert.kernels.entries import LIMIT
+from sparsert.kernels.formats.entries import LIMIT
 from sparsert.kernels.jit import inner, jit
 
 __all__ = ["assign_groups", "lane_sums"]

@@ -1,0 +1,132 @@
+"""What a format of weights is: one record, entered in :data:`FORMATS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparsert.kernels.formats.matrix import Rows
+from sparsert.kernels.jit import TIER
+from sparsert.kernels.registry import Emit, Registry
+
+__all__ = ["ACCUMULATORS", "BLOCK_ROWS", "FORMATS", "HEADER_BYTES", "Format", "PackedWeight", "add_format"]
+
+BLOCK_ROWS = 32
+"""Output rows per block: 4 KB of int32 scratch on AVX2, 8 KB on AVX-512, small beside the activations in L1."""
+
+HEADER_BYTES = 8
+
+_VARIANTS = 8
+"""Codes of accumulators that each format has for itself."""
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """Streams of one matrix, slice after slice.
+
+    Blocks of :data:`BLOCK_ROWS` rows start at ``starts`` (blocks of all slices, 2), bytes into weights and offsets;
+    ``headers`` has a line for every row of every slice.
+    """
+
+    format: str
+    variant: int
+    """Which of the format's accumulators reads it."""
+    out_features: int
+    in_features: int
+    headers: np.ndarray
+    weights: np.ndarray
+    offsets: np.ndarray
+    starts: np.ndarray
+    slices: int = 1
+    slice_features: int = 0
+    """Input features from the start of one slice to the start of the next; 0 without slices."""
+    count: int = 0
+    """What an accumulator without offsets takes in their place."""
+
+    @property
+    def form(self) -> str:
+        """What the activations must look like."""
+        return FORMATS[self.format].form
+
+    @property
+    def accumulator(self) -> str:
+        """Name of its kernel in :data:`ACCUMULATORS`."""
+        return f"{FORMATS[self.format].kernels_of or self.format} {self.variant}"
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the packed matrix in bytes."""
+        return self.headers.nbytes + self.weights.nbytes + self.offsets.nbytes + self.starts.nbytes
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of weights in this process' tier.
+
+    Attributes
+    ----------
+    name, title : str
+        For programs and for people.
+    code : int
+        Its own number among the formats; those of its accumulators follow from it.
+    form : str
+        Of the activations: "rows" (uint8 [K][TILE]), "quads" (uint8 [K/4][TILE][4]) or "floats" (float32 [K][TILE]).
+    pack : callable
+        Makes a :class:`PackedWeight` of a matrix (N, K): int16 with values in -255..255, or float32.
+    kernels : sequence of emitters
+        Its accumulators, by variant.
+    kernels_of : str
+        Name of the format whose accumulators it shares, if it has none of its own.
+    kept : callable
+        Fraction of a matrix' weights that it multiplies, useful or not.
+    rates : mapping
+        GMAC/s of one core on these weights, by the name of a tier. Only the ratios of a tier matter.
+    accepts : callable
+        Whether it can hold a matrix.
+    adjacent : int
+        Input features side by side that it keeps or drops together: the pattern to prune for. 0 if it keeps all.
+    panel_rows : int
+        Output rows that share one reading of an activation row.
+    """
+
+    name: str
+    title: str
+    code: int
+    form: str
+    pack: Callable[[np.ndarray], PackedWeight]
+    kept: Callable[[Rows], float]
+    rates: Mapping[str, float]
+    kernels: tuple[Emit, ...] = ()
+    kernels_of: str = ""
+    accepts: Callable[[Rows], bool] = lambda rows: True
+    adjacent: int = 1
+    panel_rows: int = 1
+
+    @property
+    def floating(self) -> bool:
+        """Whether it is for float32 weights."""
+        return self.form == "floats"
+
+    def cost(self, rows: Rows) -> float:
+        """Expected time for a matrix, comparable with that of other formats in this tier."""
+        return self.kept(rows) / self.rates[TIER.rates]
+
+
+ACCUMULATORS = Registry("accumulator", 7)
+
+FORMATS: dict[str, Format] = {}
+"""All formats of this tier, by name, in the order of their codes."""
+
+
+def add_format(record: Format) -> None:
+    """Enter a format and its accumulators."""
+    assert record.kernels_of or 0 < len(record.kernels) <= _VARIANTS, record.name
+    if record.name in FORMATS or record.code in {other.code for other in FORMATS.values()}:
+        raise ValueError(f"format '{record.name}' has code {record.code}, but one of them is taken: {list(FORMATS)}")
+    ordered = sorted([*FORMATS.values(), record], key=lambda other: other.code)
+    FORMATS.clear()
+    FORMATS.update((other.name, other) for other in ordered)
+    for variant, emit in enumerate(record.kernels):
+        ACCUMULATORS.add(f"{record.name} {variant}", _VARIANTS * record.code + variant, emit)
