@@ -21,7 +21,7 @@ from sparsert.errors import EngineError, InputError
 from sparsert.pipelines.executors import OrderedPool
 from sparsert.pipelines.imports import load_module
 from sparsert.pipelines.loggers import LoggingConfig, MetricLogger, PipelineLogging
-from sparsert.pipelines.schemas import PipelineConfig
+from sparsert.pipelines.options import PipelineConfig
 from sparsert.pipelines.timing import ENGINE_FORWARD, POST_PROCESS, PRE_PROCESS, StageTimer, TimerManager
 
 __all__ = ["ENGINE_TYPES", "Pipeline"]

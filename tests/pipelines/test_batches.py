@@ -11,8 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from sparsert.errors import InputError, InputRangeError
-from sparsert.pipelines import Pipeline, QuestionAnsweringInput, question_answering
-from sparsert.pipelines.question_answering import MAX_TOKENS, QuestionAnsweringPipeline
+from sparsert.pipelines import Pipeline, QuestionAnsweringInput
+from sparsert.pipelines.question_answering import QuestionAnsweringPipeline
+from sparsert.pipelines.question_answering import pipeline as stages
+from sparsert.pipelines.question_answering.pipeline import MAX_TOKENS
 
 
 def create(model: Path, engine_type: str = "sparsert", **options: object) -> QuestionAnsweringPipeline:
@@ -119,7 +121,7 @@ def test_equal_to_one_after_another(
     expected = [pipeline.run_many([item])[0] for item in items]
     # A call that is just full, and calls into which the short last window of a request would still fit.
     for limit in (100, 105, 110):
-        monkeypatch.setattr(question_answering, "MAX_TOKENS", limit)
+        monkeypatch.setattr(stages, "MAX_TOKENS", limit)
         assert_same(pipeline.run_many(items), expected, scoring)
 
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsert.pipelines.highlight import highlight
+from sparsert.pipelines.question_answering.highlight import highlight
 
 
 class Reader(HTMLParser):

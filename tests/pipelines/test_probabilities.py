@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsert.errors import EngineError
-from sparsert.pipelines.probabilities import SpanProbabilities
+from sparsert.pipelines.question_answering.probabilities import SpanProbabilities
+from sparsert.pipelines.question_answering.windows import PackedWindows, Reading
 from sparsert.pipelines.tokenization import TokenizedText
-from sparsert.pipelines.windows import PackedWindows, Reading
 
 TEXT = "Ab aB cd Ab\u0301 ef-gh ab CD ij kl mn ab"
 # Tokens of up to two letters; "ef-gh" is one word of three tokens here, and tokens without text stand for oddities.

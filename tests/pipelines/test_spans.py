@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsert.errors import EngineError
-from sparsert.pipelines.spans import LogitSums, Ranking
+from sparsert.pipelines.question_answering.spans import LogitSums, Ranking
+from sparsert.pipelines.question_answering.windows import PackedWindows, Reading
 from sparsert.pipelines.tokenization import TokenizedText
-from sparsert.pipelines.windows import PackedWindows, Reading
 
 
 def naive_best_spans(windows: list[tuple], n_best_size: int, max_answer_length: int) -> list[tuple[float, int, int]]:

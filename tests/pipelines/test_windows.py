@@ -8,8 +8,14 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
 from sparsert.errors import InputRangeError
+from sparsert.pipelines.question_answering.windows import (
+    Reading,
+    context_budget,
+    default_overlap,
+    pack_windows,
+    window_ranges,
+)
 from sparsert.pipelines.tokenization import TextTokenizer
-from sparsert.pipelines.windows import Reading, context_budget, default_overlap, pack_windows, window_ranges
 
 
 def reference_rows(

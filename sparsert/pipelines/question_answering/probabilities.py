@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsert.pipelines.spans import Ranking, Spans, best_positions, context_matrix, null_logits
-from sparsert.pipelines.windows import PackedWindows
+from sparsert.pipelines.question_answering.spans import Ranking, Spans, best_positions, context_matrix, null_logits
+from sparsert.pipelines.question_answering.windows import PackedWindows
 
 __all__ = ["SpanProbabilities"]
 

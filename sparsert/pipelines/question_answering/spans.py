@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsert.errors import EngineError
-from sparsert.pipelines.windows import PackedWindows
+from sparsert.pipelines.question_answering.windows import PackedWindows
 
 __all__ = ["LogitSums", "Ranking", "Spans", "best_positions", "context_matrix", "null_logits"]
 

@@ -1,20 +1,14 @@
-"""What goes into a pipeline and what comes out, as pydantic models: checked, JSON-able, and describable over HTTP."""
+"""Questions and answers as pydantic models: checked, JSON-able, and describable over HTTP."""
 
 from __future__ import annotations
 
 import html
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr
 
-from sparsert.pipelines.highlight import highlight
+from sparsert.pipelines.question_answering.highlight import highlight
 
-__all__ = [
-    "PipelineConfig",
-    "QuestionAnsweringInput",
-    "QuestionAnsweringOutput",
-    "QuestionAnsweringProbabilityOutput",
-]
+__all__ = ["QuestionAnsweringInput", "QuestionAnsweringOutput", "QuestionAnsweringProbabilityOutput"]
 
 
 class QuestionAnsweringInput(BaseModel):
@@ -59,24 +53,3 @@ class QuestionAnsweringProbabilityOutput(QuestionAnsweringOutput):
     """An answer with its probability, which ``return_probability=True`` asks for."""
 
     probability: float = Field(description="Share of this answer among the best ones, from 0 to 1")
-
-
-class PipelineConfig(BaseModel):
-    """A pipeline as data: ``Pipeline.from_config(config)`` builds it, ``pipeline.to_config()`` gives it back."""
-
-    # The field is called model_path; pydantic reserves the prefix "model_" for itself unless told otherwise.
-    model_config = ConfigDict(protected_namespaces=(), extra="forbid")
-
-    task: str
-    model_path: str | None = None
-    engine_type: str = "sparsert"
-    batch_size: int | None = None
-    num_cores: int | None = None
-    num_streams: int | None = None
-    scheduler: str | None = None
-    executor: int | None = None
-    benchmark: bool = False
-    alias: str | None = None
-    logger: dict[str, Any] | str | None = None
-    kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Options of the task, such as ``sequence_length`` and ``doc_stride`` for question answering."""

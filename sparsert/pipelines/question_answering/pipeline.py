@@ -13,18 +13,17 @@ import numpy as np
 
 from sparsert.errors import InputError, InputRangeError
 from sparsert.pipelines.base import Pipeline
-from sparsert.pipelines.dump import PredictionFiles
 from sparsert.pipelines.engines import Padding, SequenceEngine, load_engines, model_positions
 from sparsert.pipelines.executors import OrderedPool
-from sparsert.pipelines.probabilities import SpanProbabilities
-from sparsert.pipelines.schemas import (
+from sparsert.pipelines.question_answering.dump import PredictionFiles
+from sparsert.pipelines.question_answering.probabilities import SpanProbabilities
+from sparsert.pipelines.question_answering.schemas import (
     QuestionAnsweringInput,
     QuestionAnsweringOutput,
     QuestionAnsweringProbabilityOutput,
 )
-from sparsert.pipelines.spans import LogitSums, Ranking
-from sparsert.pipelines.tokenization import TokenizedText, load_tokenizer
-from sparsert.pipelines.windows import (
+from sparsert.pipelines.question_answering.spans import LogitSums, Ranking
+from sparsert.pipelines.question_answering.windows import (
     PackedWindows,
     Reading,
     context_budget,
@@ -32,6 +31,7 @@ from sparsert.pipelines.windows import (
     pack_windows,
     window_ranges,
 )
+from sparsert.pipelines.tokenization import TokenizedText, load_tokenizer
 from sparsert.zoo import resolve
 
 __all__ = ["PreparedQuestion", "QuestionAnsweringPipeline", "WindowLogits"]
