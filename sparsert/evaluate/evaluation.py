@@ -309,10 +309,10 @@ class _Run:
 
     def scores(self, truths: dict[str, tuple[str, ...]]) -> EngineScores:
         """The metrics, once everything is answered."""
-        kind, seconds, answers = self.pipeline.engine_type, (self._seconds, self._engine_seconds), self._answers
-        if not self.pipeline.version_2_with_negative:
+        kind, seconds, answers = self.pipeline.options.engine_type, (self._seconds, self._engine_seconds), self._answers
+        if not self.pipeline.options.version_2_with_negative:
             return EngineScores(kind, squad_v1(truths, answers), *seconds, answers)
-        odds, threshold = self._null_odds, self.pipeline.null_score_diff_threshold
+        odds, threshold = self._null_odds, self.pipeline.options.null_score_diff_threshold
         predictions = {name: "" if odds[name] > threshold else answer for name, answer in answers.items()}
         return EngineScores(kind, squad_v2(truths, answers, odds, threshold), *seconds, predictions, odds)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -18,15 +18,12 @@ import numpy as np
 from pydantic import BaseModel
 
 from sparsert.errors import EngineError, InputError
-from sparsert.pipelines.executors import OrderedPool
 from sparsert.pipelines.imports import load_module
-from sparsert.pipelines.loggers import LoggingConfig, MetricLogger, PipelineLogging
-from sparsert.pipelines.options import PipelineConfig
+from sparsert.pipelines.loggers import PipelineLogging
+from sparsert.pipelines.options import PipelineConfig, PipelineOptions
 from sparsert.pipelines.timing import ENGINE_FORWARD, POST_PROCESS, PRE_PROCESS, StageTimer, TimerManager
 
-__all__ = ["ENGINE_TYPES", "Pipeline"]
-
-ENGINE_TYPES = ("sparsert", "onnxruntime")
+__all__ = ["Pipeline"]
 
 _registry: dict[str, type[Pipeline]] = {}
 
@@ -41,26 +38,13 @@ class Pipeline(ABC):
     model_path : str or Path, optional
         A model reference, see :mod:`sparsert.zoo`: a directory with ``model.onnx``, an ``.onnx`` file, or a stub. None
         or ``"default"`` is the task's default model.
-    engine_type : {"sparsert", "onnxruntime"}
-        What runs the model. ``"deepsparse"`` is taken for ``"sparsert"``.
-    batch_size : int, optional
-        Most rows that go into one call of the engine; None leaves that to the pipeline.
-    num_cores, num_streams, scheduler
-        As for :class:`sparsert.Engine`.
-    context : sparsert.Context, optional
-        Cores and streams shared with other engines, in place of the three before.
-    executor : ThreadPoolExecutor or int, optional
-        Threads that run the parts of a large batch side by side; by default as many as the engine has streams. A pool
-        of one's own must not be the one that calls the pipeline.
-    benchmark : bool, default False
-        Keep the times of all calls in ``timer_manager``, not of the latest only.
-    alias : str, optional
-        A name for this pipeline.
-    logger : MetricLogger, LoggingConfig, mapping, str or Path, optional
-        Where metrics go, see :mod:`sparsert.pipelines.loggers`; a str is YAML or the path of a YAML file.
+    **options
+        The fields of the task's ``options_type``.
 
     Attributes
     ----------
+    options : PipelineOptions
+        The options as they were given, checked; each is an attribute of the pipeline as well.
     timer_manager : TimerManager
         Seconds of the stages of finished calls: ``pre_process, engine_forward, post_process, total_inference``.
     """
@@ -68,57 +52,25 @@ class Pipeline(ABC):
     task: ClassVar[str] = ""
     task_aliases: ClassVar[tuple[str, ...]] = ()
     default_model_path: ClassVar[str | None] = None
+    options_type: ClassVar[type[PipelineOptions]] = PipelineOptions
     input_schema: ClassVar[type[BaseModel]]
     output_schema: type[BaseModel]
     batch_fields: ClassVar[tuple[str, ...]] = ()
     metric_functions: ClassVar[Mapping[str, Sequence[str]]] = {}
+    options: PipelineOptions
 
-    def __init__(
-        self,
-        model_path: str | Path | None = None,
-        *,
-        engine_type: str = "sparsert",
-        batch_size: int | None = None,
-        num_cores: int | None = None,
-        num_streams: int | None = None,
-        scheduler: Any = None,
-        context: Any = None,
-        executor: ThreadPoolExecutor | int | None = None,
-        benchmark: bool = False,
-        alias: str | None = None,
-        logger: Any = None,
-    ) -> None:
-        kind = engine_type.lower() if isinstance(engine_type, str) else engine_type
-        kind = "sparsert" if kind == "deepsparse" else kind
-        if kind not in ENGINE_TYPES:
-            raise InputError(f"Unknown engine_type {engine_type}. Supported values include: {list(ENGINE_TYPES)}")
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-            raise InputError(f"batch_size must be None or an int of at least 1, got {batch_size!r}")
-        if context is not None and num_cores is not None and num_cores != context.num_cores:
-            raise InputError(
-                f"num_cores mismatch. Expected {context.num_cores} from passed context, but got {num_cores} while "
-                "instantiating Pipeline"
-            )
+    def __init__(self, model_path: str | Path | None = None, **options: Any) -> None:
         if model_path is None or model_path == "default":
             model_path = self.default_model_path
+        self.options = self.options_type(model_path=model_path, **options)
         if model_path is None:
             raise InputError(f"No model_path provided for pipeline {type(self)}. Must provide a model path")
-        self.model_path = str(model_path)
-        self.engine_type = kind
-        self.batch_size = batch_size
-        self.num_cores = num_cores
-        self.num_streams = num_streams
-        self.scheduler = scheduler
-        self.context = context
-        OrderedPool(executor)  # refuses what it cannot be before a model is loaded
-        self.executor = executor
-        self.alias = alias
-        self.logger = logger
-        self.benchmark = bool(benchmark)
-        self.timer_manager = TimerManager(multi=self.benchmark)
+        self.__dict__ |= vars(self.options) | {"model_path": str(model_path)}
+        self.timer_manager = TimerManager(multi=self.options.benchmark)
         self._logging = None
-        if logger is not None:
-            self._logging = PipelineLogging(logger, alias or self.task, {self.task: self.metric_functions})
+        if self.options.logger is not None:
+            name = self.options.alias or self.task
+            self._logging = PipelineLogging(self.options.logger, name, {self.task: self.metric_functions})
         self._reference: str | None = None
 
     # ---- what a task defines -----------------------------------------------------------------------------------------
@@ -143,7 +95,8 @@ class Pipeline(ABC):
 
     def task_options(self) -> dict[str, Any]:
         """Options of the task alone, JSON-able, by the names under which the constructor takes them."""
-        return {}
+        shared = {item.name for item in fields(PipelineOptions)}
+        return {name: value for name, value in self.options.as_data().items() if name not in shared}
 
     # ---- a request ---------------------------------------------------------------------------------------------------
 
@@ -224,7 +177,7 @@ class Pipeline(ABC):
             yield part
 
     def _num_cores(self) -> int | None:
-        return self.num_cores if self.context is None else self.context.num_cores
+        return (self.options.context or self.options).num_cores
 
     def parse_inputs(self, *args: Any, **kwargs: Any) -> tuple[list[Any], bool]:
         """Check the arguments of a call against ``input_schema``: the requests, and whether they came as a batch."""
@@ -260,26 +213,10 @@ class Pipeline(ABC):
     # ---- options as data ---------------------------------------------------------------------------------------------
 
     def to_config(self) -> PipelineConfig:
-        """This pipeline's options as data.
-
-        A context becomes the cores and streams that it has, a pool its number of threads; a logger that was given as an
-        object is left out.
-        """
-        context = self.context
-        return PipelineConfig(
-            task=self._reference or self.task,
-            model_path=self.model_path,
-            engine_type=self.engine_type,
-            batch_size=self.batch_size,
-            num_cores=self._num_cores(),
-            num_streams=self.num_streams if context is None else context.num_streams,
-            scheduler=_scheduler_name(self.scheduler if context is None else context.scheduler),
-            executor=self.executor._max_workers if isinstance(self.executor, ThreadPoolExecutor) else self.executor,
-            benchmark=self.benchmark,
-            alias=self.alias,
-            logger=_as_config(self.logger),
-            kwargs=self.task_options(),
-        )
+        """This pipeline's options as data, see :meth:`PipelineOptions.as_data`."""
+        options = self.options.as_data()
+        shared = {item.name: options[item.name] for item in fields(PipelineOptions) if item.name in options}
+        return PipelineConfig(task=self._reference or self.task, **shared, kwargs=self.task_options())
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = self.to_config().model_dump(exclude={"task", "kwargs"}) | self.task_options()
@@ -398,19 +335,6 @@ def _normalised(task: str) -> str:
 def _register_own_tasks() -> None:
     """Import the package's own tasks, which register themselves; not before they are asked for."""
     import sparsert.pipelines.question_answering  # noqa: F401
-
-
-def _scheduler_name(scheduler: Any) -> str | None:
-    return scheduler if scheduler is None or isinstance(scheduler, str) else str(scheduler.value)
-
-
-def _as_config(logger: Any) -> dict[str, Any] | str | None:
-    """A pipeline's logger as JSON-able data, unless it is an object of the user's."""
-    if isinstance(logger, LoggingConfig):
-        return logger.model_dump()
-    if isinstance(logger, Path):
-        return str(logger)
-    return None if isinstance(logger, MetricLogger) else logger
 
 
 def _rebuild(source: type[Pipeline] | str, options: dict[str, Any]) -> Pipeline:

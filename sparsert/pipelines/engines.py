@@ -13,7 +13,7 @@ from sparsert.errors import EngineError, InputRangeError, ModelFormatError
 from sparsert.pipelines.tokenization import read_json
 
 if TYPE_CHECKING:
-    from sparsert.pipelines.base import Pipeline
+    from sparsert.pipelines.options import PipelineOptions
     from sparsert.zoo import ResolvedModel
 
 __all__ = ["Padding", "SequenceEngine", "load_engines", "model_positions"]
@@ -127,14 +127,14 @@ def _check_logits(start: np.ndarray, end: np.ndarray, shape: tuple[int, ...]) ->
             )
 
 
-def load_engines(model: ResolvedModel, options: Pipeline, lengths: Sequence[int]) -> dict[int, SequenceEngine]:
+def load_engines(model: ResolvedModel, options: PipelineOptions, lengths: Sequence[int]) -> dict[int, SequenceEngine]:
     """The engine of each sequence length: one for all of them, unless the file fixes the shapes of its inputs.
 
     Parameters
     ----------
     model : ResolvedModel
         The files.
-    options : Pipeline
+    options : PipelineOptions
         Its ``engine_type``, ``batch_size``, ``num_cores``, ``num_streams``, ``scheduler`` and ``context`` are used.
     lengths : sequence of int
         Sequence lengths.
@@ -162,7 +162,7 @@ def load_engines(model: ResolvedModel, options: Pipeline, lengths: Sequence[int]
 
 
 def _engine(
-    model: ResolvedModel, options: Pipeline, context: Any, batch_size: int | None, shapes: list[list[int]] | None
+    model: ResolvedModel, options: PipelineOptions, context: Any, batch_size: int | None, shapes: list[list[int]] | None
 ) -> Any:
     # Imported here: a pipeline on ONNX Runtime needs neither the kernels nor Numba.
     from sparsert.engine import Engine, MultiModelEngine

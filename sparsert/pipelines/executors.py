@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from sparsert.errors import InputError
 
-__all__ = ["OrderedPool"]
+__all__ = ["OrderedPool", "workers_of"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -28,16 +28,10 @@ class OrderedPool:
     """
 
     def __init__(self, executor: ThreadPoolExecutor | int | None = None, streams: int = 1) -> None:
+        self.workers = workers_of(executor, streams)
         if isinstance(executor, ThreadPoolExecutor):
             self._pool: ThreadPoolExecutor | None = executor
-            self.workers = executor._max_workers
             return
-        if executor is not None and (isinstance(executor, bool) or not isinstance(executor, int)):
-            raise InputError(
-                f"Expected an int or ThreadPoolExecutor to run in async mode but got {executor} "
-                f"of type {type(executor)}"
-            )
-        self.workers = max(1, streams if executor is None else executor)
         # Its threads start when they are first needed, so a process may still fork before that.
         self._pool = ThreadPoolExecutor(self.workers, "sparsert-pipeline") if self.workers > 1 else None
 
@@ -61,3 +55,20 @@ class OrderedPool:
         finally:
             for future in begun:
                 future.cancel()
+
+
+def workers_of(executor: ThreadPoolExecutor | int | None, streams: int = 1) -> int:
+    """Threads that an :class:`OrderedPool` has.
+
+    Raises
+    ------
+    InputError
+        ``executor`` is none of what it may be.
+    """
+    if isinstance(executor, ThreadPoolExecutor):
+        return executor._max_workers
+    if executor is not None and (isinstance(executor, bool) or not isinstance(executor, int)):
+        raise InputError(
+            f"Expected an int or ThreadPoolExecutor to run in async mode but got {executor} of type {type(executor)}"
+        )
+    return max(1, streams if executor is None else executor)

@@ -9,6 +9,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -451,13 +452,5 @@ def _pipeline_options(task: str) -> list[str]:
     """Names of the options that the pipeline of a task takes."""
     Pipeline.supported_tasks()  # registers the package's own
     kind = next(cls for cls in Pipeline.__subclasses__() if _normalised(task) in (cls.task, *cls.task_aliases))
-    names = [
-        name
-        for cls in kind.__mro__
-        if issubclass(cls, Pipeline) and "__init__" in vars(cls)
-        for name, parameter in inspect.signature(cls.__init__).parameters.items()
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    ]
-    return [
-        name for name in dict.fromkeys(names) if name not in ("self", "model_path", "context", "batch_size", "logger")
-    ]
+    own = ("model_path", "context", "batch_size", "logger")  # which an endpoint says elsewhere, or not at all
+    return [option.name for option in fields(kind.options_type) if option.name not in own]

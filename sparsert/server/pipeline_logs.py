@@ -107,7 +107,7 @@ class PipelineLogs:
             }
         )
         predefined = {pipeline.task: pipeline.metric_functions}
-        cores = pipeline.num_cores or context.num_cores
+        cores = pipeline.options.num_cores or context.num_cores
         return EndpointLog(PipelineLogging(config, str(endpoint.name), predefined, self._loggers), self._lines, cores)
 
 

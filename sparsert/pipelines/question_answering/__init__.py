@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparsert.pipelines.question_answering.options import QuestionAnsweringOptions
 from sparsert.pipelines.question_answering.pipeline import QuestionAnsweringPipeline
 from sparsert.pipelines.question_answering.schemas import (
     QuestionAnsweringInput,
@@ -11,6 +12,7 @@ from sparsert.pipelines.question_answering.schemas import (
 
 __all__ = [
     "QuestionAnsweringInput",
+    "QuestionAnsweringOptions",
     "QuestionAnsweringOutput",
     "QuestionAnsweringPipeline",
     "QuestionAnsweringProbabilityOutput",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -16,6 +15,7 @@ from sparsert.pipelines.base import Pipeline
 from sparsert.pipelines.engines import Padding, SequenceEngine, load_engines, model_positions
 from sparsert.pipelines.executors import OrderedPool
 from sparsert.pipelines.question_answering.dump import PredictionFiles
+from sparsert.pipelines.question_answering.options import QuestionAnsweringOptions
 from sparsert.pipelines.question_answering.probabilities import SpanProbabilities
 from sparsert.pipelines.question_answering.schemas import (
     QuestionAnsweringInput,
@@ -35,8 +35,6 @@ from sparsert.pipelines.tokenization import TokenizedText, load_tokenizer
 from sparsert.zoo import resolve
 
 __all__ = ["PreparedQuestion", "QuestionAnsweringPipeline", "WindowLogits"]
-
-SCORINGS = ("deepsparse", "huggingface")
 
 # Tokens per engine call unless batch_size says otherwise: enough to keep all tiles of all cores busy, few enough that a
 # context of any length takes bounded memory.
@@ -97,41 +95,9 @@ class QuestionAnsweringPipeline(Pipeline):
     Parameters
     ----------
     model_path, **options
-        As for :class:`Pipeline`. ``batch_size`` is the number of windows that the engine runs at once.
-    sequence_length : int or list of int, optional
-        Tokens that the model reads at once, 128 by default. With a list, a question runs at the least of them that
-        holds its whole context, else at the greatest.
-    max_question_length : int, default 64
-        Tokens of the question that are used; the rest is cut off.
-    doc_stride : int, optional
-        Tokens that consecutive windows share: 64 by default, or 3/4 of a window where that is less.
-    max_answer_length : int, default 15
-        Most tokens of an answer.
-    n_best_size : int, default 20
-        Number of best starts and ends that are considered in each window, and of spans that are kept.
-    pad_to_max_length : bool, default True
-        Pad rows to ``sequence_length`` for an engine that computes padding; False pads to the longest window only,
-        where the model takes any length. sparsert's own engine computes no padding, so neither changes its answers.
-    version_2_with_negative, handle_impossible_answer : bool, default False
-        Two names of one option: whether "no answer" may win (SQuAD 2.0). The answer is then empty, and its score the
-        least null score of all windows.
-    null_score_diff_threshold : float, default 0.0
-        "No answer" wins where its score exceeds that of the best span by more than this.
-    num_spans : int, optional
-        Read no more than the first ``num_spans`` windows.
-    top_k : int, default 1
-        Number of answers; more than one come as a list, best first, which may be shorter.
-    return_probability : bool, default False
-        Outputs also have a ``probability``: softmax of the scores of the n-best list.
-    output_dir : str or Path, optional
-        An existing directory to which predictions are appended, one JSON object a line: ``predictions.json``,
-        ``nbest_predictions.json`` and, where "no answer" may win, ``null_odds.json``.
-    scoring : {"deepsparse", "huggingface"}
-        "deepsparse" scores a span by the sum of its raw start and end logits, "huggingface" by its probability as the
-        pipeline of transformers 4 does. With "huggingface" the defaults are ``sequence_length=384`` (or what model and
-        tokenizer take) and ``doc_stride=128`` (at most half of it), and ``n_best_size`` is not used.
-    align_to_words : bool, optional
-        Widen answers to whole words; with "huggingface" only, where it is the default.
+        Fields of :class:`QuestionAnsweringOptions`. ``batch_size`` is the number of windows that the engine runs at
+        once. With ``scoring="huggingface"`` the defaults are ``sequence_length=384`` (or what model and tokenizer
+        take) and ``doc_stride=128`` (at most half of it), and ``n_best_size`` is not used.
 
     Raises
     ------
@@ -141,6 +107,8 @@ class QuestionAnsweringPipeline(Pipeline):
         An option makes no sense.
     """
 
+    options: QuestionAnsweringOptions
+    options_type = QuestionAnsweringOptions
     input_schema = QuestionAnsweringInput
     output_schema: type[QuestionAnsweringOutput] = QuestionAnsweringOutput
     batch_fields = ("question", "context", "id")
@@ -150,100 +118,37 @@ class QuestionAnsweringPipeline(Pipeline):
         "pipeline_outputs": ("answer_found", "answer_length", "answer_score"),
     }
 
-    def __init__(
-        self,
-        model_path: str | Path | None = None,
-        *,
-        sequence_length: int | Sequence[int] | None = None,
-        max_question_length: int = 64,
-        doc_stride: int | None = None,
-        max_answer_length: int = 15,
-        n_best_size: int = 20,
-        pad_to_max_length: bool = True,
-        version_2_with_negative: bool = False,
-        handle_impossible_answer: bool = False,
-        null_score_diff_threshold: float = 0.0,
-        num_spans: int | None = None,
-        top_k: int = 1,
-        return_probability: bool = False,
-        output_dir: str | Path | None = None,
-        scoring: str = "deepsparse",
-        align_to_words: bool | None = None,
-        **options: Any,
-    ) -> None:
+    def __init__(self, model_path: str | Path | None = None, **options: Any) -> None:
         super().__init__(model_path, **options)
-        if scoring not in SCORINGS:
-            raise InputError(f"scoring must be one of {list(SCORINGS)}, got {scoring!r}")
-        if align_to_words and scoring != "huggingface":
-            raise InputError("align_to_words belongs to scoring='huggingface'; leave it out")
-        self.scoring = scoring
-        self.align_to_words = scoring == "huggingface" and align_to_words is not False
-        self.max_question_length = _at_least("max_question_length", max_question_length, 1)
-        self.max_answer_length = _at_least("max_answer_length", max_answer_length, 1)
-        self.n_best_size = _at_least("n_best_size", n_best_size, 1)
-        self.num_spans = None if num_spans is None else _at_least("num_spans", num_spans, 1)
-        self.top_k = _at_least("top_k", top_k, 1)
-        self.pad_to_max_length = bool(pad_to_max_length)
-        self.version_2_with_negative = bool(version_2_with_negative or handle_impossible_answer)
-        if not isinstance(null_score_diff_threshold, (int, float)) or math.isnan(null_score_diff_threshold):
-            raise InputError(f"null_score_diff_threshold must be a number, got {null_score_diff_threshold!r}")
-        self.null_score_diff_threshold = float(null_score_diff_threshold)
-        self.return_probability = bool(return_probability)
-        if self.return_probability:
+        chosen = self.options
+        self.align_to_words = chosen.scoring == "huggingface" and chosen.align_to_words is not False
+        if chosen.return_probability:
             self.output_schema = QuestionAnsweringProbabilityOutput
-        self.output_dir = None if output_dir is None else str(output_dir)
-        self._files = None if output_dir is None else PredictionFiles(output_dir)
-        model = resolve(self.model_path, purpose="pipeline")
+        self._files = None if chosen.output_dir is None else PredictionFiles(chosen.output_dir)
+        model = resolve(self.options.model_path, purpose="pipeline")
         self.tokenizer = load_tokenizer(model.directory)
-        # As they were given: what None stands for depends on the model.
-        self._given: dict[str, Any] = {
-            "sequence_length": sequence_length,
-            "doc_stride": doc_stride,
-            "align_to_words": align_to_words,
-        }
-        self._set_windows(model.directory, sequence_length, doc_stride)
-        self._engines = load_engines(model, self, self.sequence_lengths)
+        self._set_windows(model.directory)
+        self._engines = load_engines(model, chosen, self.sequence_lengths)
         streams = getattr(self._engines[self.sequence_lengths[0]].engine, "num_streams", 1)
-        self._pool = OrderedPool(self.executor, streams)
+        self._pool = OrderedPool(chosen.executor, streams)
 
-    def _set_windows(
-        self, directory: Path, sequence_length: int | Sequence[int] | None, doc_stride: int | None
-    ) -> None:
-        """Check ``sequence_length`` and ``doc_stride``, or choose them."""
-        if sequence_length is None:
-            sequence_length = 128
-            if self.scoring == "huggingface":
-                limits = (384, self.tokenizer.max_length, model_positions(directory))
-                sequence_length = min(limit for limit in limits if limit is not None)
-        self.sequence_lengths = _sequence_lengths(sequence_length)
-        if isinstance(sequence_length, Sequence):
-            self._given["sequence_length"] = self.sequence_lengths
+    def _set_windows(self, directory: Path) -> None:
+        """Choose what is left to the model of ``sequence_length`` and ``doc_stride``, and check the latter."""
+        like_transformers = self.options.scoring == "huggingface"
+        length: int | Sequence[int] | None = self.options.sequence_length
+        if length is None:
+            limits = (384, self.tokenizer.max_length, model_positions(directory)) if like_transformers else (128,)
+            length = min(limit for limit in limits if limit is not None)
+        self.sequence_length = length
+        self.sequence_lengths = [length] if isinstance(length, int) else list(length)
         longest = self.sequence_lengths[-1]
-        self.sequence_length = sequence_length if isinstance(sequence_length, int) else self.sequence_lengths
-        if doc_stride is None:
-            self.doc_stride = min(longest // 2, 128) if self.scoring == "huggingface" else 64
+        if self.options.doc_stride is None:
+            self.doc_stride = min(longest // 2, 128) if like_transformers else 64
             return
-        self.doc_stride = _at_least("doc_stride", doc_stride, 0)
+        self.doc_stride = self.options.doc_stride
         budget = context_budget(longest, 0, self.tokenizer.template)
-        if doc_stride and doc_stride >= budget:
-            raise _no_room_to_advance(doc_stride, budget)
-
-    def task_options(self) -> dict[str, Any]:
-        """Options of question answering, by name."""
-        names = (
-            "max_question_length",
-            "max_answer_length",
-            "n_best_size",
-            "pad_to_max_length",
-            "version_2_with_negative",
-            "null_score_diff_threshold",
-            "num_spans",
-            "top_k",
-            "return_probability",
-            "output_dir",
-            "scoring",
-        )
-        return {name: getattr(self, name) for name in names} | self._given
+        if self.doc_stride and self.doc_stride >= budget:
+            raise _no_room_to_advance(self.doc_stride, budget)
 
     @property
     def engines(self) -> dict[int, SequenceEngine]:
@@ -258,7 +163,7 @@ class QuestionAnsweringPipeline(Pipeline):
         questions = self._tokenize([item.question for item in inputs])
         prepared: list[PreparedQuestion | InputError] = []
         for item in inputs:
-            question = self.tokenizer.shortened(questions[item.question], self.max_question_length)
+            question = self.tokenizer.shortened(questions[item.question], self.options.max_question_length)
             try:
                 prepared.append(self._place_windows(item, question, contexts[item.context]))
             except InputError as error:
@@ -279,16 +184,17 @@ class QuestionAnsweringPipeline(Pipeline):
             raise InputRangeError(
                 f"the question leaves no room for the context: its {len(question)} tokens and "
                 f"{template.special_tokens} special tokens against a sequence_length of {bucket}; shorten the "
-                f"question, lower max_question_length (now {self.max_question_length}), or raise sequence_length"
+                f"question, lower max_question_length (now {self.options.max_question_length}), or raise "
+                "sequence_length"
             )
         ranges = window_ranges(
             len(context), budget, self._overlap(budget, len(context)), self.tokenizer.truncation_side
         )
-        return PreparedQuestion(item, question, context, ranges[: self.num_spans], bucket)
+        return PreparedQuestion(item, question, context, ranges[: self.options.num_spans], bucket)
 
     def _overlap(self, budget: int, tokens: int) -> int:
         """Tokens that windows of so many context tokens share."""
-        if self._given["doc_stride"] is None:
+        if self.options.doc_stride is None:
             return default_overlap(self.doc_stride, budget)
         if self.doc_stride >= budget and tokens > budget:
             raise _no_room_to_advance(self.doc_stride, budget)
@@ -310,7 +216,7 @@ class QuestionAnsweringPipeline(Pipeline):
 
     def _padding(self, bucket: int) -> Padding:
         """How windows become rows, for an engine that needs them."""
-        full = self.pad_to_max_length or not self._engines[bucket].any_length
+        full = self.options.pad_to_max_length or not self._engines[bucket].any_length
         return Padding(
             bucket if full else 0,
             self.tokenizer.padding_side == "left",
@@ -321,6 +227,7 @@ class QuestionAnsweringPipeline(Pipeline):
         """Windows to run at once: of one engine, ``batch_size`` of them or as many as ``MAX_TOKENS`` hold."""
         readings: list[Reading] = []
         bucket, used = 0, 0
+        rows = self.options.batch_size
         for item, question in enumerate(prepared):
             if readings and self._engines[question.bucket] is not self._engines[bucket]:
                 yield bucket, readings
@@ -331,9 +238,7 @@ class QuestionAnsweringPipeline(Pipeline):
             begin = 0
             while begin < len(question.ranges):
                 first, last = question.ranges[begin].tolist()
-                size, limit = (
-                    (1, self.batch_size) if self.batch_size else (max(fixed + last - first, padded), MAX_TOKENS)
-                )
+                size, limit = (1, rows) if rows else (max(fixed + last - first, padded), MAX_TOKENS)
                 if readings and used + size > limit:
                     yield bucket, readings
                     readings, used = [], 0
@@ -359,31 +264,31 @@ class QuestionAnsweringPipeline(Pipeline):
             answers = self._answers(inputs, ranking)
             if self._files is not None:
                 self._write(self._files, inputs, ranking, answers)
-            results.append(answers[0] if self.top_k == 1 else answers)
+            results.append(answers[0] if self.options.top_k == 1 else answers)
         return results
 
     def rank(self, outputs: Iterator[WindowLogits]) -> Iterator[Ranking]:
         """The best spans of each question, in order, each as soon as its windows are complete."""
         scoring: LogitSums | SpanProbabilities
-        if self.scoring == "huggingface":
-            scoring = SpanProbabilities(self.top_k, self.max_answer_length, self.align_to_words)
+        if self.options.scoring == "huggingface":
+            scoring = SpanProbabilities(self.options.top_k, self.options.max_answer_length, self.align_to_words)
         else:
-            scoring = LogitSums(max(self.n_best_size, self.top_k), self.max_answer_length)
+            scoring = LogitSums(max(self.options.n_best_size, self.options.top_k), self.options.max_answer_length)
         for part in outputs:
             yield from scoring.rank(part.windows, part.start, part.end)
 
     def _answers(self, inputs: QuestionAnsweringInput, ranking: Ranking) -> list[QuestionAnsweringOutput]:
         """The ``top_k`` best answers, at least one: a context without text has only "no answer"."""
-        spans, context = ranking.spans[: self.top_k], inputs.context
+        spans, context = ranking.spans[: self.options.top_k], inputs.context
         rows = list(zip(spans.scores.tolist(), spans.starts.tolist(), spans.ends.tolist(), strict=True))
-        with_null = self.version_2_with_negative or not rows
+        with_null = self.options.version_2_with_negative or not rows
         if with_null:
             # Before the first span that it beats by more than the threshold.
-            place = np.searchsorted(-spans.scores, self.null_score_diff_threshold - ranking.null, side="right")
+            place = np.searchsorted(-spans.scores, self.options.null_score_diff_threshold - ranking.null, side="right")
             rows.insert(int(place), (ranking.null, 0, 0))
-        rows = rows[: self.top_k]
+        rows = rows[: self.options.top_k]
         extra: Iterator[dict[str, float]] = repeat({})
-        if self.return_probability:
+        if self.options.return_probability:
             extra = iter([{"probability": value} for value in self._probabilities(rows, ranking, with_null)])
         output: type[QuestionAnsweringOutput] = self.output_schema
         return [
@@ -393,7 +298,7 @@ class QuestionAnsweringPipeline(Pipeline):
 
     def _probabilities(self, rows: list[tuple[float, int, int]], ranking: Ranking, with_null: bool) -> list[float]:
         """Share of each row among the n-best spans, and "no answer" where it may win."""
-        if self.scoring == "huggingface":  # scores are probabilities already, but sums of several may exceed 1
+        if self.options.scoring == "huggingface":  # scores are probabilities already, but sums of several may exceed 1
             return [min(score, 1.0) for score, _, _ in rows]
         scores = np.append(ranking.spans.scores, [ranking.null] if with_null else []).astype(np.float64)
         if not len(scores):
@@ -410,15 +315,15 @@ class QuestionAnsweringPipeline(Pipeline):
         answers: list[QuestionAnsweringOutput],
     ) -> None:
         """Append a question's answer, its n-best list and the lead of "no answer" to the files of predictions."""
-        spans = ranking.spans[: self.n_best_size]
+        spans = ranking.spans[: self.options.n_best_size]
         rows = list(zip(spans.scores.tolist(), spans.starts.tolist(), spans.ends.tolist(), strict=True))
         nbest = [
             {"text": inputs.context[start:end], "probability": probability}
             for (_, start, end), probability in zip(
-                rows, self._probabilities(rows, ranking, self.version_2_with_negative), strict=True
+                rows, self._probabilities(rows, ranking, self.options.version_2_with_negative), strict=True
             )
         ]
-        if self.scoring == "deepsparse":
+        if self.options.scoring == "deepsparse":
             logits = zip(spans.start_logits.tolist(), spans.end_logits.tolist(), strict=True)
             nbest = [
                 {"start_logit": start, "end_logit": end} | entry
@@ -426,7 +331,7 @@ class QuestionAnsweringPipeline(Pipeline):
             ]
         files.append("predictions.json", [(inputs.id, answers[0].answer)])
         files.append("nbest_predictions.json", [(inputs.id, nbest)])
-        if self.version_2_with_negative and rows:
+        if self.options.version_2_with_negative and rows:
             files.append("null_odds.json", [(inputs.id, ranking.null - rows[0][0])])
 
 
@@ -435,19 +340,3 @@ def _no_room_to_advance(doc_stride: int, budget: int) -> InputRangeError:
         f"doc_stride {doc_stride} leaves windows of {budget} context tokens no room to advance; lower doc_stride or "
         "max_question_length, raise sequence_length, or leave doc_stride out"
     )
-
-
-def _sequence_lengths(value: int | Sequence[int]) -> list[int]:
-    """Check ``sequence_length`` and sort it."""
-    values = [value] if isinstance(value, int) else value
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise InputError(f"sequence_length must be an int or a list of ints, got {value!r}")
-    if not values:
-        raise InputError(f"Expected a non empty List of pipeline objects but got {list(values)}")
-    return sorted({_at_least("sequence_length", length, 1) for length in values})
-
-
-def _at_least(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputRangeError(f"{name} must be an int of at least {least}, got {value!r}")
-    return value
