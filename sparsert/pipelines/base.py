@@ -18,14 +18,12 @@ import numpy as np
 from pydantic import BaseModel
 
 from sparsert.errors import EngineError, InputError
-from sparsert.pipelines.imports import load_module
+from sparsert.pipelines import registry
 from sparsert.pipelines.loggers import PipelineLogging
 from sparsert.pipelines.options import PipelineConfig, PipelineOptions
 from sparsert.pipelines.timing import ENGINE_FORWARD, POST_PROCESS, PRE_PROCESS, StageTimer, TimerManager
 
 __all__ = ["Pipeline"]
-
-_registry: dict[str, type[Pipeline]] = {}
 
 _P = TypeVar("_P", bound="type[Pipeline]")
 
@@ -268,52 +266,39 @@ class Pipeline(ABC):
         TypeError
             An option is unknown.
         """
-        _register_own_tasks()
         if model is not None:
             if model_path is not None:
                 raise InputError(
                     f"Only one of model and model_path may be supplied, found {model} and {model_path} respectively"
                 )
             model_path = model
-        reference = task if isinstance(task, str) and task.startswith("import:") else None
-        if reference is not None:
-            found = getattr(load_module(reference.removeprefix("import:")), "TASK", None)
-            if not isinstance(found, str):
-                raise InputError(f"{reference}: expected a str named TASK that names a registered task, got {found!r}")
-            task = found
-        cls = _registry.get(_normalised(task))
-        if cls is None:
-            raise InputError(
-                f"Unknown Pipeline task {task}. Currently supported tasks are {Pipeline.supported_tasks()}"
-            )
-        pipeline = cls(model_path, **kwargs)
-        pipeline._reference = reference
+        pipeline = Pipeline.class_of(task)(model_path, **kwargs)
+        pipeline._reference = task if task.startswith(registry.IMPORT) else None
         return pipeline
+
+    @staticmethod
+    def class_of(task: str) -> type[Pipeline]:
+        """The class that :meth:`create` builds for a task."""
+        kind: type[Pipeline] = registry.find(task)
+        return kind
 
     @staticmethod
     def supported_tasks() -> list[str]:
         """Names and aliases of all registered tasks, sorted."""
-        _register_own_tasks()
-        return sorted(_registry)
+        return registry.names()
 
     @staticmethod
     def register(
         task: str, task_aliases: Iterable[str] | None = None, default_model_path: str | None = None
     ) -> Callable[[_P], _P]:
         """Class decorator that makes a subclass the pipeline of ``task`` and of its aliases."""
-        names = tuple(dict.fromkeys(_normalised(name) for name in (task, *(task_aliases or ()))))
+        names = tuple(dict.fromkeys(registry.normalised(name) for name in (task, *(task_aliases or ()))))
 
         def decorate(cls: _P) -> _P:
             if not (isinstance(cls, type) and issubclass(cls, Pipeline)):
                 raise InputError(f"only a subclass of Pipeline can be registered as task {task}, got {cls!r}")
-            for name in names:
-                if name in _registry:
-                    raise RuntimeError(
-                        f"task {name} already registered by Pipeline.register. attempting to register pipeline: "
-                        f"{cls.__name__}, but pipeline: {_registry[name].__name__}, already registered"
-                    )
+            registry.add(names, cls)
             cls.task, cls.task_aliases, cls.default_model_path = names[0], names[1:], default_model_path
-            _registry.update(dict.fromkeys(names, cls))
             return cls
 
         return decorate
@@ -324,17 +309,6 @@ def _as_list(value: Any) -> list[Any] | None:
     if isinstance(value, np.ndarray):
         value = value.tolist()
     return list(value) if isinstance(value, (list, tuple)) else None
-
-
-def _normalised(task: str) -> str:
-    if not isinstance(task, str):
-        raise InputError(f"task must be a str such as 'question-answering', got {task!r}")
-    return task.lower().replace("-", "_")
-
-
-def _register_own_tasks() -> None:
-    """Import the package's own tasks, which register themselves; not before they are asked for."""
-    import sparsert.pipelines.question_answering  # noqa: F401
 
 
 def _rebuild(source: type[Pipeline] | str, options: dict[str, Any]) -> Pipeline:

@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the request threads are parallelism enough
     try:
+        from sparsert.pipelines import registry
         from sparsert.server.application import ServerApplication, check_endpoints
         from sparsert.server.config import load_config
     except ModuleNotFoundError as error:
@@ -36,10 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if path is not None:
             config = load_config(path, overrides)
         elif arguments.task is not None:
-            task = arguments.task.replace("-", "_")
+            of_file = arguments.task.startswith(registry.IMPORT)
+            task = arguments.task if of_file else registry.normalised(arguments.task)
             endpoint = {
                 "task": task,
-                "name": task,
+                "name": registry.find(task).task if of_file else task,
                 "model": arguments.model_path or arguments.model or "default",
                 "batch_size": arguments.batch_size,
             }
@@ -75,7 +77,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     what = parser.add_argument_group("what to serve")
     what.add_argument("model", nargs="?", help="model of --task: a directory, .onnx file or reference")
-    what.add_argument("--task", help="such as question-answering")
+    what.add_argument("--task", help="such as question-answering; import: and a file or module for one of your own")
     what.add_argument("--model-path", help="the same as MODEL")
     what.add_argument(
         "--batch-size", type=int, default=1, help="rows of an engine compiled for fixed shapes (default 1)"

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from sparsert.errors import InputError
 from sparsert.pipelines import Pipeline
+from sparsert.pipelines.registry import IMPORT
 from sparsert.server.yaml_lines import dotted, line_of, read_yaml
 
 __all__ = [
@@ -135,7 +136,7 @@ class DataFunction(_Strict):
 class EndpointConfig(_Strict):
     """One pipeline, and where it is served."""
 
-    task: str = Field(description="Such as question-answering")
+    task: str = Field(description="Such as question-answering; import: and a file or module for one of your own")
     model: str = Field(default="default", description="A model reference; default is the task's own model")
     name: str | None = Field(default=None, pattern=_NAME, description="Name under /v2/models/; <task>-<index> if none")
     route: str | None = Field(
@@ -170,10 +171,7 @@ class EndpointConfig(_Strict):
     @field_validator("task")
     @classmethod
     def _known_task(cls, task: str) -> str:
-        if _normalised(task) not in Pipeline.supported_tasks():
-            raise ValueError(
-                f"Unknown Pipeline task {task}. Currently supported tasks are {Pipeline.supported_tasks()}"
-            )
+        Pipeline.class_of(task)  # refuses one that there is not
         return task
 
     @field_validator("route")
@@ -190,7 +188,8 @@ class EndpointConfig(_Strict):
 
     @model_validator(mode="after")
     def _known_options(self) -> EndpointConfig:
-        known = _pipeline_options(self.task)
+        own = ("model_path", "context", "batch_size", "logger")  # which are said elsewhere, or not at all
+        known = [option.name for option in fields(self.kind.options_type) if option.name not in own]
         for option in self.kwargs:
             if option == "logger":
                 raise ValueError("kwargs.logger: a server has loggers, and its endpoints logging_config, data_logging")
@@ -199,6 +198,16 @@ class EndpointConfig(_Strict):
         if self.bucketing is not None and "sequence_length" in self.kwargs:
             raise ValueError("give either bucketing.sequence_lengths or kwargs.sequence_length, not both")
         return self
+
+    @property
+    def kind(self) -> type[Pipeline]:
+        """The class of the task."""
+        return Pipeline.class_of(self.task)
+
+    @property
+    def public_task(self) -> str:
+        """The task as clients may see it: of one from a file, the name alone."""
+        return self.kind.task if self.task.startswith(IMPORT) else self.task
 
     def pipeline_options(self) -> dict[str, Any]:
         """Keyword arguments for :meth:`sparsert.Pipeline.create`."""
@@ -323,9 +332,10 @@ class ServerConfig(_Strict):
         names = {endpoint.name for endpoint in self.endpoints}
         counts: dict[str, Iterator[int]] = {}
         for endpoint in self.endpoints:
-            numbers = counts.setdefault(endpoint.task, itertools.count())
+            task = endpoint.public_task
+            numbers = counts.setdefault(task, itertools.count())
             if endpoint.name is None:
-                free = (f"{endpoint.task}-{number}" for number in numbers)
+                free = (f"{task}-{number}" for number in numbers)
                 endpoint.name = next(name for name in free if name not in names)
         # Not when endpoints change at run time: one that is left alone must not take another's route.
         if len(self.endpoints) == 1 and self.endpoints[0].route is None and not (info.context or {}).get("complete"):
@@ -442,15 +452,3 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return annotation
     return next((model for inner in get_args(annotation) if (model := _model_in(inner)) is not None), None)
-
-
-def _normalised(task: str) -> str:
-    return task.lower().replace("-", "_")
-
-
-def _pipeline_options(task: str) -> list[str]:
-    """Names of the options that the pipeline of a task takes."""
-    Pipeline.supported_tasks()  # registers the package's own
-    kind = next(cls for cls in Pipeline.__subclasses__() if _normalised(task) in (cls.task, *cls.task_aliases))
-    own = ("model_path", "context", "batch_size", "logger")  # which an endpoint says elsewhere, or not at all
-    return [option.name for option in fields(kind.options_type) if option.name not in own]

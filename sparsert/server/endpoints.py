@@ -19,7 +19,7 @@ from sparsert.server.errors import BodyError, DeadlineError, NotReadyError, Sche
 from sparsert.server.metrics import Metrics
 from sparsert.server.pipeline_logs import EndpointLog, PipelineLogs
 
-__all__ = ["Endpoint", "Registry", "count_tokens", "example_fields", "pipeline_class", "public_reference"]
+__all__ = ["Endpoint", "Registry", "count_tokens", "example_fields", "public_reference"]
 
 _log = logging.getLogger(__name__)
 
@@ -29,13 +29,6 @@ few enough that a batch of MiniLM takes some tens of milliseconds and the next r
 
 _SPECIAL_TOKENS = 3
 """Tokens that BERT adds to a pair; for a budget that is close enough for other models too."""
-
-
-def pipeline_class(task: str) -> type[Pipeline]:
-    """The class that :meth:`sparsert.Pipeline.create` makes for a task."""
-    Pipeline.supported_tasks()  # registers the package's own
-    wanted = task.lower().replace("-", "_")
-    return next(cls for cls in Pipeline.__subclasses__() if wanted in (cls.task, *cls.task_aliases))
 
 
 def public_reference(model: str) -> str:
@@ -49,8 +42,8 @@ class Endpoint:
     def __init__(self, config: EndpointConfig, limits: Limits, metrics: Metrics, logs: PipelineLogs) -> None:
         self.config = config
         self.name = str(config.name)
-        self.input_schema = pipeline_class(config.task).input_schema
-        self.output_schema = pipeline_class(config.task).output_schema
+        self.input_schema = config.kind.input_schema
+        self.output_schema = config.kind.output_schema
         self._limits = limits
         self._metrics = metrics
         self._logs = logs

@@ -157,7 +157,7 @@ def _describe_endpoint(endpoint: Endpoint, add: Any) -> None:
         add(
             endpoint.config.route,
             "post",
-            f"Answer a request ({endpoint.config.task})",
+            f"Answer a request ({endpoint.config.public_task})",
             _answer(answer),
             requestBody={"required": True} | _json(question, example=example),
             errors=_INFERENCE_ERRORS,

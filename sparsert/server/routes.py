@@ -14,6 +14,7 @@ from werkzeug.routing import PathConverter
 
 from sparsert import __version__
 from sparsert.errors import InputError
+from sparsert.pipelines.registry import IMPORT
 from sparsert.server import tensors
 from sparsert.server.batching import Admission
 from sparsert.server.bodies import parse_json, read_body, read_json
@@ -182,7 +183,7 @@ def model_metadata(name: str) -> Response:
         platform="sparsert",
         inputs=tensors.describe(endpoint.input_schema),
         outputs=tensors.describe(endpoint.output_schema),
-        task=endpoint.config.task,
+        task=endpoint.config.public_task,
         model_path=public_reference(endpoint.config.model),
     )
 
@@ -202,7 +203,8 @@ def show_config() -> Response:
     config = _state().registry.config
     content = config.model_dump(mode="json", exclude={"api_key_file"})
     loggers = config.loggers.names()
-    for endpoint in content["endpoints"]:
+    for endpoint, given in zip(content["endpoints"], config.endpoints, strict=True):
+        endpoint["task"] = given.public_task
         endpoint["model"] = public_reference(endpoint["model"])
         endpoint["kwargs"].pop("output_dir", None)
         for function in itertools.chain(*endpoint["data_logging"].values()):
@@ -280,6 +282,8 @@ def _change_endpoints(registry: Registry, content: Any) -> Response:
 
 
 def _parse_endpoint(content: Any) -> EndpointConfig:
+    if isinstance(content, dict) and str(content.get("task")).startswith(IMPORT):
+        raise SchemaError.at(("task",), "code of one's own can only stand in the configuration file")
     try:
         endpoint = EndpointConfig.model_validate(content)
     except ValidationError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from sparsert.errors import InputError
-from sparsert.pipelines import Pipeline, PipelineConfig, base
+from sparsert.pipelines import Pipeline, PipelineConfig
+from sparsert.pipelines import registry as tasks
 
 
 class Text(BaseModel):
@@ -51,8 +54,8 @@ def echo() -> type[EchoBase]:
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A registry of this test alone."""
-    Pipeline.supported_tasks()
-    monkeypatch.setattr(base, "_registry", dict(base._registry))
+    Pipeline.class_of("qa")
+    monkeypatch.setattr(tasks, "_classes", dict(tasks._classes))
     yield
 
 
@@ -73,6 +76,24 @@ def test_a_task_is_registered_once(echo: type[EchoBase]) -> None:
     assert "something" not in Pipeline.supported_tasks()
     with pytest.raises(InputError, match="subclass of Pipeline"):
         Pipeline.register("other")(dict)
+
+
+def test_the_packages_own_names_are_those_of_its_classes() -> None:
+    """So that a task is found, and its names are kept, without importing it."""
+    kinds = {name: Pipeline.class_of(name) for name in tasks._OWN}
+    for name, kind in kinds.items():
+        assert kind.__module__.startswith(f"{tasks._OWN[name]}.")
+        assert {kind.task, *kind.task_aliases} == {other for other in kinds if kinds[other] is kind}
+    code = "import sys, sparsert.pipelines; print([name for name in sys.modules if 'question_answering' in name])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_task_derived_from_another_is_one_of_its_own() -> None:
+    base = Pipeline.class_of("qa")
+    Pipeline.register("derived")(type("Derived", (base,), {}))
+    assert Pipeline.class_of("Derived") is not base is Pipeline.class_of("question-answering")
+    assert Pipeline.class_of("derived").task == "derived"
 
 
 def test_unknown_tasks_and_options() -> None:
