@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from sparsert.context import Context
 from sparsert.errors import EngineError, InputRangeError, ModelFormatError
+from sparsert.pipelines.options import PipelineOptions
 from sparsert.pipelines.tokenization import read_json
 
 if TYPE_CHECKING:
-    from sparsert.pipelines.options import PipelineOptions
+    from sparsert.engine import Engine
     from sparsert.zoo import ResolvedModel
 
-__all__ = ["Padding", "SequenceEngine", "load_engines", "model_positions"]
+__all__ = ["Padding", "SequenceEngine", "TokenEngine", "load_engines", "model_positions"]
 
 SEQUENCE_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -33,14 +35,38 @@ class Padding:
     values: Mapping[str, int]
 
 
+class TokenEngine(Protocol):
+    """What a pipeline needs of an engine: :class:`sparsert.Engine` has it, and :class:`OrtEngine`.
+
+    Arrays are in graph order. ``supports_ragged`` says whether :meth:`run_ragged` computes no padding, ``num_streams``
+    how many calls run side by side.
+    """
+
+    @property
+    def input_names(self) -> Sequence[str]: ...
+    @property
+    def input_types(self) -> Sequence[np.dtype]: ...
+    @property
+    def output_names(self) -> Sequence[str]: ...
+    @property
+    def supports_ragged(self) -> bool: ...
+    @property
+    def num_streams(self) -> int: ...
+    def __call__(self, inputs: list[np.ndarray], /) -> list[np.ndarray]: ...
+    def run_ragged(
+        self, inputs: list[np.ndarray | None], lengths: np.ndarray, val_inp: bool = True
+    ) -> list[np.ndarray]: ...
+
+
 class SequenceEngine:
-    """An engine with token sequences as inputs and start and end logits as outputs.
+    """An engine with token sequences as inputs, and outputs with a number for each token.
 
     Parameters
     ----------
-    engine : Engine or OrtEngine
-        Called with a list of arrays in graph order; has ``input_names``, ``output_names`` and ``input_types``, and
-        ``run_ragged`` if ``supports_ragged`` is True.
+    engine : TokenEngine
+        Runs the model.
+    outputs : mapping of str to int
+        Which outputs to return, by their place in graph order; the names are those of error messages.
     rows : int, optional
         Rows of every call, where the engine is compiled for a fixed number of them and a fixed length; by default it
         takes any shape.
@@ -48,26 +74,24 @@ class SequenceEngine:
     Raises
     ------
     ModelFormatError
-        Inputs or outputs are not those of a question-answering model.
+        The model's inputs are not token sequences.
     """
 
-    def __init__(self, engine: Any, rows: int | None = None) -> None:
+    def __init__(self, engine: TokenEngine, outputs: Mapping[str, int], rows: int | None = None) -> None:
         self.engine = engine
         self.any_length = rows is None
         self._rows = rows
         self._inputs = list(zip(engine.input_names, engine.input_types, strict=True))
+        self._outputs = outputs
         _check_inputs(engine.input_names)
-        self._start, self._end = _start_and_end(engine.output_names)
 
     @property
     def pads(self) -> bool:
         """Whether the engine computes padding, if there is any."""
         return not self.engine.supports_ragged
 
-    def packed_logits(
-        self, arrays: Mapping[str, np.ndarray], lengths: np.ndarray, padding: Padding
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Start and end logits of sequences that lie one after another; unpadded where the engine can.
+    def run_packed(self, arrays: Mapping[str, np.ndarray], lengths: np.ndarray, padding: Padding) -> list[np.ndarray]:
+        """Outputs for sequences that lie one after another; unpadded where the engine can.
 
         Parameters
         ----------
@@ -80,54 +104,51 @@ class SequenceEngine:
 
         Returns
         -------
-        start, end : float arrays, shape (N,)
+        list of float arrays, shape (N,)
         """
         # To the left of a sequence, padding moves its positions.
         if not padding.left and (not self.pads or (padding.columns == 0 and self.any_length)):
-            outputs = self.engine.run_ragged(
-                [np.asarray(arrays[name], dtype=dtype) for name, dtype in self._inputs], lengths, val_inp=False
-            )
-            start, end = outputs[self._start], outputs[self._end]
-            _check_logits(start, end, (len(arrays["input_ids"]),))
-            return start, end
+            flat: list[np.ndarray | None] = [np.asarray(arrays[name], dtype=dtype) for name, dtype in self._inputs]
+            return self._chosen(self.engine.run_ragged(flat, lengths, val_inp=False), arrays["input_ids"].shape)
         columns = np.arange(max(padding.columns, int(lengths.max())))
         inside = columns >= len(columns) - lengths[:, None] if padding.left else columns < lengths[:, None]
         rows = {}
         for name, _ in self._inputs:
             rows[name] = np.full(inside.shape, padding.values[name], dtype=arrays[name].dtype)
             rows[name][inside] = arrays[name]
-        start, end = self.logits(rows)
-        return start[inside], end[inside]
+        return [values[inside] for values in self.run_rows(rows)]
 
-    def logits(self, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Start and end logits, shape (W, S), for arrays of that shape; those the model does not take are left out."""
+    def run_rows(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Outputs of shape (W, S) for arrays of that shape; those that the model does not take are left out."""
         total = len(arrays["input_ids"])
         rows = self._rows or total
         parts = [self._run(arrays, slice(begin, begin + rows), rows) for begin in range(0, total, rows)]
-        start, end = (np.concatenate(logits)[:total] for logits in zip(*parts, strict=True))
-        return start, end
+        return [np.concatenate(values)[:total] for values in zip(*parts, strict=True)]
 
-    def _run(self, arrays: Mapping[str, np.ndarray], chosen: slice, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    def _run(self, arrays: Mapping[str, np.ndarray], chosen: slice, rows: int) -> list[np.ndarray]:
         """Run some of the rows; if they are too few, the last one is repeated."""
         feeds = []
         for name, dtype in self._inputs:
             array = np.asarray(arrays[name][chosen], dtype=dtype)
             feeds.append(np.pad(array, ((0, rows - len(array)), (0, 0)), mode="edge"))
-        outputs = self.engine(feeds)
-        start, end = outputs[self._start], outputs[self._end]
-        _check_logits(start, end, feeds[0].shape)
-        return start, end
+        return self._chosen(self.engine(feeds), feeds[0].shape)
+
+    def _chosen(self, outputs: Sequence[np.ndarray], shape: tuple[int, ...]) -> list[np.ndarray]:
+        """The outputs that are wanted, each with a number for each token."""
+        for name, index in self._outputs.items():
+            if outputs[index].shape != shape:
+                raise EngineError(
+                    f"the model's {name} have shape {outputs[index].shape}, expected one for each token, {shape}"
+                )
+        return [outputs[index] for index in self._outputs.values()]
 
 
-def _check_logits(start: np.ndarray, end: np.ndarray, shape: tuple[int, ...]) -> None:
-    for name, logits in (("start", start), ("end", end)):
-        if logits.shape != shape:
-            raise EngineError(
-                f"the model's {name} logits have shape {logits.shape}, expected one for each token, {shape}"
-            )
-
-
-def load_engines(model: ResolvedModel, options: PipelineOptions, lengths: Sequence[int]) -> dict[int, SequenceEngine]:
+def load_engines(
+    model: ResolvedModel,
+    options: PipelineOptions,
+    lengths: Sequence[int],
+    outputs: Callable[[Sequence[str]], Mapping[str, int]],
+) -> dict[int, SequenceEngine]:
     """The engine of each sequence length: one for all of them, unless the file fixes the shapes of its inputs.
 
     Parameters
@@ -138,32 +159,38 @@ def load_engines(model: ResolvedModel, options: PipelineOptions, lengths: Sequen
         Its ``engine_type``, ``batch_size``, ``num_cores``, ``num_streams``, ``scheduler`` and ``context`` are used.
     lengths : sequence of int
         Sequence lengths.
+    outputs : callable
+        Takes the names of the model's outputs, and says which of them to return, see :class:`SequenceEngine`.
     """
     _check_positions(model.directory, max(lengths))
     if options.engine_type == "onnxruntime":
         from sparsert.pipelines.ort_engine import OrtEngine
 
-        cores = options.num_cores if options.context is None else options.context.num_cores
-        return dict.fromkeys(lengths, SequenceEngine(OrtEngine(model.onnx, cores)))
+        runtime = OrtEngine(model.onnx, (options.context or options).num_cores)
+        return dict.fromkeys(lengths, SequenceEngine(runtime, outputs(runtime.output_names)))
 
     engine = _engine(model, options, options.context, None, None)
+    chosen = outputs(engine.output_names)
     if all(dim is None for shape in engine.input_shapes for dim in shape):
-        return dict.fromkeys(lengths, SequenceEngine(engine))
-
-    from sparsert.context import Context
+        return dict.fromkeys(lengths, SequenceEngine(engine, chosen))
 
     context = options.context
     if context is None and len(lengths) > 1:
         context = Context(options.num_cores, options.num_streams)
     rows = options.batch_size or 1
     return {
-        length: SequenceEngine(_engine(model, options, context, rows, [[rows, length]]), rows) for length in lengths
+        length: SequenceEngine(_engine(model, options, context, rows, [[rows, length]]), chosen, rows)
+        for length in lengths
     }
 
 
 def _engine(
-    model: ResolvedModel, options: PipelineOptions, context: Any, batch_size: int | None, shapes: list[list[int]] | None
-) -> Any:
+    model: ResolvedModel,
+    options: PipelineOptions,
+    context: Context | None,
+    batch_size: int | None,
+    shapes: list[list[int]] | None,
+) -> Engine:
     # Imported here: a pipeline on ONNX Runtime needs neither the kernels nor Numba.
     from sparsert.engine import Engine, MultiModelEngine
 
@@ -200,19 +227,3 @@ def _check_positions(directory: Path, length: int) -> None:
             f"sequence_length {length} exceeds the {positions} positions of the model (max_position_embeddings in "
             f"{directory / 'config.json'}); choose at most {positions}"
         )
-
-
-def _start_and_end(names: Sequence[str]) -> tuple[int, int]:
-    """Indices of start and end logits among the outputs: by name, or by position where there are just two."""
-    starts = [index for index, name in enumerate(names) if "start" in name.lower()]
-    ends = [index for index, name in enumerate(names) if "end" in name.lower()]
-    if "start_logits" in names and "end_logits" in names:
-        return names.index("start_logits"), names.index("end_logits")
-    if len(starts) == 1 and len(ends) == 1 and starts != ends:
-        return starts[0], ends[0]
-    if len(names) == 2:
-        return 0, 1
-    raise ModelFormatError(
-        "`engine_outputs` should be a list with two elements [start_logits, end_logits]. "
-        f"The model's outputs are {list(names)}; export it with a question-answering head"
-    )

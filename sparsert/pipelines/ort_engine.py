@@ -34,9 +34,12 @@ class OrtEngine:
         Types of the inputs, in graph order.
     supports_ragged : bool
         False: :meth:`run_ragged` computes padding.
+    num_streams : int
+        1: it uses all its threads for one call.
     """
 
     supports_ragged = False
+    num_streams = 1
 
     def __init__(self, model: str | Path, num_cores: int | None = None) -> None:
         try:

@@ -14,6 +14,9 @@ from sparsert.pipelines.ort_engine import OrtEngine
 DATA = Path(__file__).parents[1] / "graph" / "data"
 
 
+OUTPUTS = {"start logits": 2, "end logits": 1}
+
+
 class FixedEngine:
     """Takes int32 arrays of shape (4, 8); start logits are the ids, end logits their negatives."""
 
@@ -37,7 +40,7 @@ class FixedEngine:
 def test_fixed_batches_are_filled_up_and_cut_back(rows: int) -> None:
     ids = np.arange(rows * 8, dtype=np.int64).reshape(rows, 8)
     engine = FixedEngine()
-    start, end = SequenceEngine(engine, rows=4).logits(
+    start, end = SequenceEngine(engine, OUTPUTS, rows=4).run_rows(
         {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": ids}
     )
     np.testing.assert_array_equal(start, ids)
@@ -48,7 +51,7 @@ def test_fixed_batches_are_filled_up_and_cut_back(rows: int) -> None:
 def test_logits_of_another_shape_are_refused() -> None:
     ids = np.zeros((4, 8), dtype=np.int64)
     with pytest.raises(EngineError, match=r"start logits have shape \(4, 7\), expected one for each token, \(4, 8\)"):
-        SequenceEngine(FixedEngine(width=7)).logits({"input_ids": ids, "attention_mask": ids})
+        SequenceEngine(FixedEngine(width=7), OUTPUTS).run_rows({"input_ids": ids, "attention_mask": ids})
 
 
 class RaggedEngine(FixedEngine):
@@ -68,11 +71,11 @@ PADDING = Padding(0, False, {"input_ids": 0, "attention_mask": 0})
 
 def test_an_engine_that_can_gets_no_padding() -> None:
     arrays = {"input_ids": np.arange(8), "attention_mask": np.ones(8, np.int64)}
-    start, end = SequenceEngine(RaggedEngine()).packed_logits(arrays, np.array([3, 5]), PADDING)
+    start, end = SequenceEngine(RaggedEngine(), OUTPUTS).run_packed(arrays, np.array([3, 5]), PADDING)
     np.testing.assert_array_equal(start, np.arange(8))
     np.testing.assert_array_equal(end, -np.arange(8))
     with pytest.raises(EngineError, match=r"start logits have shape \(7,\), expected one for each token, \(8,\)"):
-        SequenceEngine(RaggedEngine(width=7)).packed_logits(arrays, np.array([3, 5]), PADDING)
+        SequenceEngine(RaggedEngine(width=7), OUTPUTS).run_packed(arrays, np.array([3, 5]), PADDING)
 
 
 def test_padding_on_the_left_stays() -> None:
@@ -80,7 +83,7 @@ def test_padding_on_the_left_stays() -> None:
     arrays = {"input_ids": np.arange(20), "attention_mask": np.ones(20, np.int64)}
     left = Padding(8, True, PADDING.values)
     engine = RaggedEngine()
-    start, _ = SequenceEngine(engine, rows=4).packed_logits(arrays, np.array([8, 3, 2, 7]), left)
+    start, _ = SequenceEngine(engine, OUTPUTS, rows=4).run_packed(arrays, np.array([8, 3, 2, 7]), left)
     np.testing.assert_array_equal(start, np.arange(20))
     assert engine.calls == 1
 

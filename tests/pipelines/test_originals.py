@@ -53,7 +53,7 @@ class RecordedEngine:
             rows = zip(*(np.split(found[name], cuts) for name in ("ids", "start", "end")), strict=True)
             self._logits = {tuple(ids.tolist()): (start, end) for ids, start, end in rows}
 
-    def packed_logits(
+    def run_packed(
         self, arrays: dict[str, np.ndarray], lengths: np.ndarray, padding: Padding
     ) -> tuple[np.ndarray, np.ndarray]:
         rows = np.split(arrays["input_ids"], np.cumsum(lengths)[:-1])

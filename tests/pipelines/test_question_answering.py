@@ -135,8 +135,8 @@ def test_engine_calls_are_bounded_slices(
     pipeline = create(toy_model({"q": 5}, {"q": 5}), engine_type, batch_size=10)
     rows = []
     engine = pipeline.engines[128]
-    original = engine.logits
-    monkeypatch.setattr(engine, "logits", lambda arrays: (rows.append(len(arrays["input_ids"])), original(arrays))[1])
+    original = engine.run_rows
+    monkeypatch.setattr(engine, "run_rows", lambda arrays: (rows.append(len(arrays["input_ids"])), original(arrays))[1])
     # 123 context tokens a window, 64 of them shared: windows begin at every 59th, the last but one before 1877
     assert pipeline(question="z", context="a " * 1999 + "q").answer == "q"
     assert rows == [10, 10, 10, 3]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsert.errors import InputError, InputRangeError
+from sparsert.errors import InputError, InputRangeError, ModelFormatError
 from sparsert.pipelines.base import Pipeline
 from sparsert.pipelines.engines import Padding, SequenceEngine, load_engines, model_positions
 from sparsert.pipelines.executors import OrderedPool
@@ -34,7 +34,7 @@ from sparsert.pipelines.question_answering.windows import (
 from sparsert.pipelines.tokenization import TokenizedText, load_tokenizer
 from sparsert.zoo import resolve
 
-__all__ = ["PreparedQuestion", "QuestionAnsweringPipeline", "WindowLogits"]
+__all__ = ["PreparedQuestion", "QuestionAnsweringPipeline", "WindowLogits", "start_and_end"]
 
 # Tokens per engine call unless batch_size says otherwise: enough to keep all tiles of all cores busy, few enough that a
 # context of any length takes bounded memory.
@@ -128,9 +128,8 @@ class QuestionAnsweringPipeline(Pipeline):
         model = resolve(self.options.model_path, purpose="pipeline")
         self.tokenizer = load_tokenizer(model.directory)
         self._set_windows(model.directory)
-        self._engines = load_engines(model, chosen, self.sequence_lengths)
-        streams = getattr(self._engines[self.sequence_lengths[0]].engine, "num_streams", 1)
-        self._pool = OrderedPool(chosen.executor, streams)
+        self._engines = load_engines(model, chosen, self.sequence_lengths, start_and_end)
+        self._pool = OrderedPool(chosen.executor, self._engines[self.sequence_lengths[0]].engine.num_streams)
 
     def _set_windows(self, directory: Path) -> None:
         """Choose what is left to the model of ``sequence_length`` and ``doc_stride``, and check the latter."""
@@ -212,7 +211,7 @@ class QuestionAnsweringPipeline(Pipeline):
         bucket, readings = part
         windows = pack_windows(readings, self.tokenizer)
         engine = self._engines[bucket]
-        return WindowLogits(windows, *engine.packed_logits(windows.arrays, windows.lengths, self._padding(bucket)))
+        return WindowLogits(windows, *engine.run_packed(windows.arrays, windows.lengths, self._padding(bucket)))
 
     def _padding(self, bucket: int) -> Padding:
         """How windows become rows, for an engine that needs them."""
@@ -333,6 +332,22 @@ class QuestionAnsweringPipeline(Pipeline):
         files.append("nbest_predictions.json", [(inputs.id, nbest)])
         if self.options.version_2_with_negative and rows:
             files.append("null_odds.json", [(inputs.id, ranking.null - rows[0][0])])
+
+
+def start_and_end(names: Sequence[str]) -> dict[str, int]:
+    """Places of start and end logits among a model's outputs: by name, or the first two where there are just two."""
+    starts = [index for index, name in enumerate(names) if "start" in name.lower()]
+    ends = [index for index, name in enumerate(names) if "end" in name.lower()]
+    if "start_logits" in names and "end_logits" in names:
+        return {"start logits": names.index("start_logits"), "end logits": names.index("end_logits")}
+    if len(starts) == 1 and len(ends) == 1 and starts != ends:
+        return {"start logits": starts[0], "end logits": ends[0]}
+    if len(names) == 2:
+        return {"start logits": 0, "end logits": 1}
+    raise ModelFormatError(
+        "`engine_outputs` should be a list with two elements [start_logits, end_logits]. "
+        f"The model's outputs are {list(names)}; export it with a question-answering head"
+    )
 
 
 def _no_room_to_advance(doc_stride: int, budget: int) -> InputRangeError:
