@@ -179,13 +179,13 @@ def _run_engine(
     """In the engine's process: run prepared questions when told to, oldest first, in batches as large as a server's."""
     from sparsert import Context, Pipeline
     from sparsert.pipelines import QuestionAnsweringInput
-    from sparsert.server.endpoints import _TOKENS_PER_CORE, count_tokens
+    from sparsert.server.endpoints import _TOKENS_PER_CORE
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     context = Context(cores, 1)
     pipeline: Any = Pipeline.create("question-answering", context=context, **options)
     prepared = pipeline.preprocess([QuestionAnsweringInput(**question) for question in questions])
-    tokens = [count_tokens(item) for item in prepared]
+    tokens = [pipeline.tokens(item) for item in prepared]
     budget = _TOKENS_PER_CORE * context.num_cores
     orders.send({})
     while True:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -17,11 +17,13 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from pydantic import BaseModel
 
-from sparsert.errors import EngineError, InputError
+from sparsert.errors import InputError
 from sparsert.pipelines import registry
-from sparsert.pipelines.loggers import PipelineLogging
+from sparsert.pipelines.logs import PipelineLogging, TaskFunctions
 from sparsert.pipelines.options import PipelineConfig, PipelineOptions
-from sparsert.pipelines.timing import ENGINE_FORWARD, POST_PROCESS, PRE_PROCESS, StageTimer, TimerManager
+from sparsert.pipelines.runner import Runner
+from sparsert.pipelines.timing import StageTimer, TimerManager
+from sparsert.pipelines.tokenization import estimated_tokens
 
 __all__ = ["Pipeline"]
 
@@ -41,6 +43,18 @@ class Pipeline(ABC):
 
     Attributes
     ----------
+    task, task_aliases, default_model_path
+        As they were registered.
+    options_type : type of PipelineOptions
+        The options that the task takes.
+    input_schema, output_schema : type of pydantic.BaseModel
+        What a request and a result are.
+    example : mapping, optional
+        Fields of a request, to show in documents and to warm up with.
+    batch_fields : tuple of str
+        Fields of a request that may be lists, which make it a batch.
+    metric_functions : mapping
+        The task's functions of data that loggers may be told, by target and name.
     options : PipelineOptions
         The options as they were given, checked; each is an attribute of the pipeline as well.
     timer_manager : TimerManager
@@ -53,8 +67,9 @@ class Pipeline(ABC):
     options_type: ClassVar[type[PipelineOptions]] = PipelineOptions
     input_schema: ClassVar[type[BaseModel]]
     output_schema: type[BaseModel]
+    example: ClassVar[Mapping[str, Any] | None] = None
     batch_fields: ClassVar[tuple[str, ...]] = ()
-    metric_functions: ClassVar[Mapping[str, Sequence[str]]] = {}
+    metric_functions: ClassVar[TaskFunctions] = {}
     options: PipelineOptions
 
     def __init__(self, model_path: str | Path | None = None, **options: Any) -> None:
@@ -68,7 +83,8 @@ class Pipeline(ABC):
         self._logging = None
         if self.options.logger is not None:
             name = self.options.alias or self.task
-            self._logging = PipelineLogging(self.options.logger, name, {self.task: self.metric_functions})
+            cores = (self.options.context or self.options).num_cores
+            self._logging = PipelineLogging(self.options.logger, name, self.task, self.metric_functions, cores)
         self._reference: str | None = None
 
     # ---- what a task defines -----------------------------------------------------------------------------------------
@@ -90,6 +106,13 @@ class Pipeline(ABC):
     @abstractmethod
     def postprocess(self, prepared: Sequence[Any], outputs: Any) -> Sequence[Any]:
         """Turn what :meth:`forward` gives into one result for each prepared request."""
+
+    def tokens(self, prepared: Any) -> int:
+        """Tokens that the model sees for one prepared request, which a server's batches and limits count.
+
+        By default an estimate, see :func:`~sparsert.pipelines.tokenization.estimated_tokens`.
+        """
+        return estimated_tokens(prepared)
 
     def task_options(self) -> dict[str, Any]:
         """Options of the task alone, JSON-able, by the names under which the constructor takes them."""
@@ -134,48 +157,20 @@ class Pipeline(ABC):
         """
         if not inputs:
             return []
-        timer = StageTimer()
-        with timer.stage(PRE_PROCESS):
-            prepared = self.preprocess(inputs)
+        runner, timer = Runner(self, self._logging), StageTimer()
+        prepared = runner.preprocess(inputs, timer)
         failed = [item for item in prepared if isinstance(item, InputError)]
         if failed and not return_exceptions:
             raise failed[0]
         ready = [item for item in prepared if not isinstance(item, InputError)]
-        results: list[Any] = []
-        if ready:
-            with timer.stage(ENGINE_FORWARD):
-                outputs = self.forward(ready)
-            if isinstance(outputs, Iterator):
-                outputs = self._watched(outputs, timer)
-            elif self._logging is not None:
-                self._logging.engine(outputs)
-            with timer.stage(POST_PROCESS):
-                results = list(self.postprocess(ready, outputs))
-            if len(results) != len(ready):
-                raise EngineError(f"pipeline {type(self)} gave {len(results)} results for {len(ready)} requests")
-        timer.finish()
+        results = runner.postprocess(ready, runner.forward(ready, timer), timer) if ready else []
+        answered = [item for item, found in zip(inputs, prepared, strict=True) if not isinstance(found, InputError)]
+        runner.finish(answered, results, timer)
         self.timer_manager.add(timer)
-        if self._logging is not None:
-            answered = [item for item, found in zip(inputs, prepared, strict=True) if not isinstance(found, InputError)]
-            self._logging.call(answered, results, timer.times, self._num_cores())
         if not failed:
             return results
         remaining = iter(results)
         return [item if isinstance(item, InputError) else next(remaining) for item in prepared]
-
-    def _watched(self, outputs: Iterator[Any], timer: StageTimer) -> Iterator[Any]:
-        """The parts of a run, which the engine computes as they are taken."""
-        while True:
-            with timer.stage(ENGINE_FORWARD):
-                part = next(outputs, None)
-            if part is None:
-                return
-            if self._logging is not None:
-                self._logging.engine(part)
-            yield part
-
-    def _num_cores(self) -> int | None:
-        return (self.options.context or self.options).num_cores
 
     def parse_inputs(self, *args: Any, **kwargs: Any) -> tuple[list[Any], bool]:
         """Check the arguments of a call against ``input_schema``: the requests, and whether they came as a batch."""

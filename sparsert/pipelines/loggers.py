@@ -1,24 +1,4 @@
-"""Loggers of pipelines: what a call took, and what went in and came out, to Python's logging or to Prometheus.
-
-A configuration is a mapping (or YAML) as DeepSparse has it::
-
-    loggers:                      # where to; a logger of one's own is a class in a file
-      python: {}
-      prometheus: {port: 6100}
-      mine: {path: loggers.py:MyLogger}
-    system_logging:               # how long, how much
-      prediction_latency: {enable: true}
-      inference_details: {enable: true, target_loggers: [prometheus]}
-    data_logging:                 # nothing of a request is logged unless it stands here
-      pipeline_inputs.question:
-        - {func: string_length, frequency: 10}
-      predefined:
-        - {func: question_answering}
-
-Targets of data are ``pipeline_inputs``, ``engine_inputs``, ``engine_outputs`` and ``pipeline_outputs``, each with
-``.field`` for one of its fields, or ``re:`` and a regular expression that such a name must match. A function is one of
-:data:`FUNCTIONS`, a function of NumPy (``np.mean``), or ``path.py:name``.
-"""
+"""Loggers of pipelines: somewhere to write metrics to, Python's logging, Prometheus, or one's own."""
 
 from __future__ import annotations
 
@@ -28,30 +8,22 @@ import re
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from sparsert.errors import InputError
 from sparsert.pipelines.imports import load_object
 
-__all__ = ["FUNCTIONS", "LoggingConfig", "MetricLogger", "PipelineLogging", "PrometheusLogger", "PythonLogger"]
-
-_log = logging.getLogger(__name__)
-
-SYSTEM, DATA = "system", "data"
+__all__ = ["FUNCTIONS", "MetricLogger", "PrometheusLogger", "PythonLogger", "make_logger"]
 
 FUNCTIONS: Mapping[str, Callable[[Any], Any]] = {
     "identity": lambda value: value,
     "string_length": len,
-    "answer_found": lambda output: bool(output.answer),
-    "answer_length": lambda output: len(output.answer),
-    "answer_score": lambda output: output.score,
 }
-"""Functions of data that have a name of their own."""
+"""Functions of data that have a name of their own, whatever the task."""
 
 
 class MetricLogger(ABC):
@@ -72,6 +44,9 @@ class MetricLogger(ABC):
         pipeline_name : str
             The pipeline's alias, or its task.
         """
+
+    def flush(self, pipeline_name: str) -> None:  # noqa: B027 - not every logger gathers
+        """Take note that all values of a call, or of a run of the engine, were given, by the thread that gave them."""
 
 
 class PythonLogger(MetricLogger):
@@ -160,233 +135,26 @@ class PrometheusLogger(MetricLogger):
             return metrics[name]
 
 
-class _Function(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+def make_logger(name: str, options: Mapping[str, Any]) -> MetricLogger:
+    """Build a logger from its name and options; ``path`` among them names a class of one's own.
 
-    func: str
-    frequency: int = Field(default=1, ge=1, description="Apply it to every so many-th request only")
-    target_loggers: list[str] = Field(default_factory=list, description="Names of loggers; empty for all")
-
-
-class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    enable: bool = True
-    target_loggers: list[str] = Field(default_factory=list)
-
-
-class _SystemLogging(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    enable: bool = True
-    prediction_latency: _Group = Field(default_factory=_Group)
-    inference_details: _Group = Field(default_factory=lambda: _Group(enable=False))
-
-
-class LoggingConfig(BaseModel):
-    """What is logged and where to; the module says how it reads as YAML."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    loggers: dict[str, dict[str, Any] | None] = {"python": None}
-    system_logging: _SystemLogging = Field(default_factory=_SystemLogging)
-    data_logging: dict[str, list[_Function]] | None = None
-
-    @staticmethod
-    def parse(source: LoggingConfig | Mapping[str, Any] | str | Path) -> LoggingConfig:
-        """Read a mapping, YAML, or the path of a YAML file."""
-        import yaml
-
-        if isinstance(source, LoggingConfig):
-            return source
-        if isinstance(source, (str, Path)):
-            is_file = "\n" not in str(source) and Path(source).is_file()
-            source = yaml.safe_load(Path(source).read_text(encoding="utf-8") if is_file else str(source))
-        if not isinstance(source, Mapping):
-            raise InputError(
-                "logger must be a MetricLogger, or a mapping, YAML or YAML file with the keys loggers, system_logging "
-                f"and data_logging, got {source!r}"
-            )
-        return LoggingConfig.model_validate(source)
-
-
-class _Rule:
-    """One function on one target, every so many-th request."""
-
-    def __init__(self, target: str, config: _Function, loggers: Sequence[MetricLogger]) -> None:
-        self._pattern = re.compile(target[3:] if target.startswith("re:") else re.escape(target))
-        self._name = config.func
-        self._function = _function(config.func)
-        self._frequency = config.frequency
-        self._loggers = loggers
-        self._count = itertools.count()
-
-    def apply(self, values: Mapping[str, Any], pipeline_name: str) -> None:
-        """Log the function of each value whose name matches."""
-        chosen = {name: value for name, value in values.items() if self._pattern.fullmatch(name)}
-        if chosen and next(self._count) % self._frequency == 0:
-            for name, value in chosen.items():
-                result = self._function(value)
-                for logger in self._loggers:
-                    logger.log(f"{name}__{self._name}", result, DATA, pipeline_name)
-
-
-class PipelineLogging:
-    """Log the calls of one pipeline. A logger that fails is reported once and never spoils an answer.
-
-    Parameters
-    ----------
-    source : MetricLogger, LoggingConfig, mapping, str or Path
-        A logger, which then gets what is logged by default, or a configuration.
-    pipeline_name : str
-        The pipeline's alias, or its task.
-    predefined : mapping
-        For ``predefined``: names of functions for each target.
-    loggers : mapping, optional
-        Loggers by name that several pipelines share, in place of those of the configuration.
+    Raises
+    ------
+    InputError
+        There is no such logger, or it cannot be made.
     """
-
-    def __init__(
-        self,
-        source: MetricLogger | LoggingConfig | Mapping[str, Any] | str | Path,
-        pipeline_name: str,
-        predefined: Mapping[str, Mapping[str, Sequence[str]]],
-        loggers: Mapping[str, MetricLogger] | None = None,
-    ) -> None:
-        self.pipeline_name = pipeline_name
-        self._failed = False
-        if isinstance(source, MetricLogger):
-            config, self._loggers = LoggingConfig(), {"logger": source}
-        else:
-            config = LoggingConfig.parse(source)
-            self._loggers = dict(
-                loggers
-                if loggers is not None
-                else {name: _logger(name, dict(options or {})) for name, options in config.loggers.items()}
-            )
-        system = config.system_logging
-        groups = {name: getattr(system, name) for name in ("prediction_latency", "inference_details")}
-        self._groups = {
-            name: self._targets(group.target_loggers)
-            for name, group in groups.items()
-            if system.enable and group.enable
-        }
-        self._rules = [
-            _Rule(target, function, self._targets(function.target_loggers))
-            for target, function in _functions(config.data_logging or {}, predefined)
-        ]
-
-    def call(
-        self, inputs: Sequence[BaseModel], outputs: Sequence[Any], times: Mapping[str, float], num_cores: int | None
-    ) -> None:
-        """Log a finished call: its times and sizes, and the data of each of its requests."""
-        details = {"input_batch_size_total": len(inputs)} | (
-            {} if num_cores is None else {"num_cores_total": num_cores}
-        )
-        latency = {f"{stage}_seconds": seconds for stage, seconds in times.items()}
-        with _Guard(self):
-            for group, values in (("prediction_latency", latency), ("inference_details", details)):
-                for logger in self._groups.get(group, ()):
-                    for name, value in values.items():
-                        logger.log(f"{group}/{name}", value, SYSTEM, self.pipeline_name)
-        if self._rules:
-            for item, output in zip(inputs, outputs, strict=True):
-                best = output[0] if isinstance(output, list) else output
-                self._data({**_named("pipeline_inputs", item), **_named("pipeline_outputs", best)})
-
-    def engine(self, part: Any) -> None:
-        """Log a run of the engine, if its result says what went in and came out (``engine_inputs, engine_outputs``)."""
-        if self._rules:
-            values = {}
-            for target in ("engine_inputs", "engine_outputs"):
-                for name, array in getattr(part, target, {}).items():
-                    values[f"{target}.{name}"] = array
-            self._data(values)
-
-    def _data(self, values: Mapping[str, Any]) -> None:
-        for rule in self._rules:
-            with _Guard(self):
-                rule.apply(values, self.pipeline_name)
-
-    def _targets(self, names: Sequence[str]) -> list[MetricLogger]:
-        unknown = sorted(set(names) - set(self._loggers))
-        if unknown:
-            raise InputError(f"target_loggers names {unknown}, which are not among the loggers {list(self._loggers)}")
-        return [logger for name, logger in self._loggers.items() if not names or name in names]
-
-    def report(self, error: Exception) -> None:
-        """Say once that a logger failed."""
-        if not self._failed:
-            self._failed = True
-            _log.warning(
-                "a logger of pipeline %s fails: %s; further failures are not reported", self.pipeline_name, error
-            )
-
-
-class _Guard:
-    """Keeps the failure of a logger from the pipeline."""
-
-    def __init__(self, owner: PipelineLogging) -> None:
-        self._owner = owner
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
-        if isinstance(error, Exception):
-            self._owner.report(error)
-            return True
-        return False
-
-
-def _named(target: str, value: BaseModel) -> dict[str, Any]:
-    fields = {f"{target}.{name}": getattr(value, name) for name in type(value).model_fields}
-    return {target: value} | fields
-
-
-def _functions(
-    config: Mapping[str, list[_Function]], predefined: Mapping[str, Mapping[str, Sequence[str]]]
-) -> Iterator[tuple[str, _Function]]:
-    """Targets and functions, those of ``predefined`` spelled out."""
-    for target, functions in config.items():
-        for function in functions:
-            if target != "predefined":
-                yield target, function
-                continue
-            task = function.func.replace("-", "_").lower()
-            if task not in predefined:
-                raise InputError(f"predefined functions exist for {list(predefined)}, got {function.func!r}")
-            for field, names in predefined[task].items():
-                for name in names:
-                    yield field, function.model_copy(update={"func": name})
-
-
-def _logger(name: str, options: dict[str, Any]) -> MetricLogger:
-    """Build a logger from its name and options."""
-    path = options.pop("path", None)
-    if path is not None:
-        logger = load_object(path)(**options)
-        if not isinstance(logger, MetricLogger):
-            raise InputError(f"Custom logger must be a subclass of MetricLogger. Got {type(logger)} instead.")
-        return logger
     kinds: dict[str, Callable[..., MetricLogger]] = {"python": PythonLogger, "prometheus": PrometheusLogger}
-    if name not in kinds:
-        raise InputError(f"Unknown logger name: {name}. supported logger names: {list(kinds)}")
-    return kinds[name](**options)
-
-
-def _function(name: str) -> Callable[[Any], Any]:
-    """A function by its name in a configuration."""
-    if name in FUNCTIONS:
-        return FUNCTIONS[name]
-    if name.startswith(("np.", "numpy.")):
-        found: Any = np
-        for part in name.split(".")[1:]:
-            found = getattr(found, part, None)
-        if callable(found):
-            return found
-    elif ".py:" in name:
-        return load_object(name)
-    raise InputError(
-        f"func must be one of {list(FUNCTIONS)}, a function of NumPy such as np.mean, or path.py:name; got {name!r}"
-    )
+    path = options.get("path")
+    if path is None:
+        if name not in kinds:
+            raise InputError(f"Unknown logger name: {name}. supported logger names: {list(kinds)}")
+        return kinds[name](**options)
+    try:
+        logger = load_object(path)(**{key: value for key, value in options.items() if key != "path"})
+    except InputError:
+        raise
+    except Exception as error:  # whatever code of one's own does
+        raise InputError(f"logger {name}: {path} cannot be made: {error}") from error
+    if not isinstance(logger, MetricLogger):
+        raise InputError(f"Custom logger must be a subclass of MetricLogger. Got {type(logger)} instead.")
+    return logger

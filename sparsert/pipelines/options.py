@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from sparsert.context import Context, Scheduler
 from sparsert.errors import InputError, InputRangeError
 from sparsert.pipelines.executors import workers_of
-from sparsert.pipelines.loggers import LoggingConfig, MetricLogger
+from sparsert.pipelines.loggers import MetricLogger
+from sparsert.pipelines.logging_config import LoggingConfig
 
 __all__ = ["PipelineConfig", "PipelineOptions", "at_least", "option"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 __all__ = ["ENGINE_FORWARD", "POST_PROCESS", "PRE_PROCESS", "STAGES", "TOTAL_INFERENCE", "StageTimer", "TimerManager"]
@@ -39,6 +39,11 @@ class StageTimer:
         finally:
             self._switch()
             self._running.pop()
+
+    def add(self, times: Mapping[str, float]) -> None:
+        """Count what another timer measured of the same call as well; not its total."""
+        for name, seconds in times.items():
+            self.times[name] += seconds
 
     def finish(self) -> None:
         """Note the total."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,7 @@ from sparsert.errors import InputError, ModelFormatError, ModelNotFoundError
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-__all__ = ["PairTemplate", "TextTokenizer", "TokenizedText", "load_tokenizer", "read_json"]
+__all__ = ["PairTemplate", "TextTokenizer", "TokenizedText", "estimated_tokens", "load_tokenizer", "read_json"]
 
 _log = logging.getLogger(__name__)
 
@@ -269,3 +269,19 @@ def _pair_template(backend: Tokenizer) -> PairTemplate:
         int(types[first[0]]),
         int(types[second[0]]),
     )
+
+
+def estimated_tokens(prepared: Any) -> int:
+    """About how many tokens something has: the elements of arrays, a token for every four letters; at least 1.
+
+    Values of a mapping are several arrays of the same tokens, so the largest counts; elements of a list add up.
+    """
+    if isinstance(prepared, str):
+        return len(prepared) // 4 + 1
+    if isinstance(prepared, np.ndarray):
+        return max(prepared.size, 1)
+    if isinstance(prepared, Mapping):
+        return max(map(estimated_tokens, prepared.values()), default=1)
+    if isinstance(prepared, (list, tuple)):
+        return max(sum(map(estimated_tokens, prepared)), 1)
+    return max(len(prepared), 1) if isinstance(prepared, Sized) else 1

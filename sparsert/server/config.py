@@ -17,19 +17,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from sparsert.errors import InputError
 from sparsert.pipelines import Pipeline
+from sparsert.pipelines.logging_config import NO_EFFECT, DataFunction, LoggingGroup, StrictModel, SystemLogging
 from sparsert.pipelines.registry import IMPORT
 from sparsert.server.yaml_lines import dotted, line_of, read_yaml
 
 __all__ = [
     "BucketingConfig",
-    "DataFunction",
     "EndpointConfig",
     "EndpointLogging",
     "Limits",
     "LoggersConfig",
-    "LoggingGroup",
     "ServerConfig",
-    "SystemLogging",
     "describe_problems",
     "load_config",
 ]
@@ -44,8 +42,6 @@ _RESERVED = re.compile(
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 _TARGET = re.compile(r"predefined|(pipeline|engine)_(inputs|outputs)(\.\w+)?")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
-
-_OLD = "Accepted for files of DeepSparse, without effect here"
 
 # Options of DeepSparse's pipelines that those here do not have, and need not.
 _OLD_OPTIONS = {
@@ -70,19 +66,7 @@ _NO_EFFECT = {
 } | {f"endpoints.kwargs.{option}": reason for option, reason in _OLD_OPTIONS.items()}
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_empty(cls, content: Any) -> Any:
-        """Take a key without a value for a key that is not there."""
-        if not isinstance(content, Mapping):
-            return content
-        return {key: value for key, value in content.items() if value is not None or key not in cls.model_fields}
-
-
-class BucketingConfig(_Strict):
+class BucketingConfig(StrictModel):
     """Sequence lengths that the pipeline's engine is used at; a request takes the least one that holds it."""
 
     sequence_lengths: list[int]
@@ -95,28 +79,7 @@ class BucketingConfig(_Strict):
         return lengths
 
 
-class LoggingGroup(_Strict):
-    """Whether a group of values is logged, and by which loggers."""
-
-    enable: bool = True
-    target_loggers: list[str] = Field(default_factory=list, description="Names of loggers; empty for all")
-
-
-class SystemLogging(_Strict):
-    """What is logged of how requests ran, by every endpoint that does not say otherwise."""
-
-    enable: bool = True
-    target_loggers: list[str] = Field(default_factory=list, description="For the groups that name none")
-    prediction_latency: LoggingGroup = Field(default_factory=LoggingGroup, description="Seconds of the stages")
-    inference_details: LoggingGroup = Field(
-        default_factory=lambda: LoggingGroup(enable=False), description="Numbers of cores and of questions"
-    )
-    request_details: LoggingGroup | None = Field(default=None, description=_OLD)
-    resource_utilization: LoggingGroup | None = Field(default=None, description=_OLD)
-    deployment_details: LoggingGroup | None = Field(default=None, description=_OLD)
-
-
-class EndpointLogging(_Strict):
+class EndpointLogging(StrictModel):
     """What an endpoint logs of how requests ran, where that differs from ``system_logging``."""
 
     enable: bool | None = None
@@ -125,15 +88,7 @@ class EndpointLogging(_Strict):
     inference_details: LoggingGroup | None = None
 
 
-class DataFunction(_Strict):
-    """A function of a request's data whose result is logged."""
-
-    func: str = Field(description="A name of sparsert.pipelines.loggers.FUNCTIONS, np.<name> or file.py:<name>")
-    frequency: int = Field(default=1, ge=1, description="Of so many requests, one is logged")
-    target_loggers: list[str] = Field(default_factory=list, description="Names of loggers; empty for all")
-
-
-class EndpointConfig(_Strict):
+class EndpointConfig(StrictModel):
     """One pipeline, and where it is served."""
 
     task: str = Field(description="Such as question-answering; import: and a file or module for one of your own")
@@ -149,8 +104,8 @@ class EndpointConfig(_Strict):
     data_logging: dict[str, list[DataFunction]] = Field(
         default_factory=dict, description="Functions of pipeline_inputs.question and the like; nothing by default"
     )
-    middlewares: Any = Field(default=None, description=_OLD)
-    scheduler: Any = Field(default=None, description=_OLD)
+    middlewares: Any = Field(default=None, description=NO_EFFECT)
+    scheduler: Any = Field(default=None, description=NO_EFFECT)
 
     @field_validator("data_logging")
     @classmethod
@@ -220,7 +175,7 @@ class EndpointConfig(_Strict):
         return options | {option: value for option, value in self.kwargs.items() if option not in _OLD_OPTIONS}
 
 
-class Limits(_Strict):
+class Limits(StrictModel):
     """What protects the server from its clients; the numbers hold for each worker."""
 
     max_batch_tokens: int | None = Field(
@@ -233,44 +188,40 @@ class Limits(_Strict):
     max_request_tokens: int = Field(
         default=65_536, ge=1, description="Tokens in all windows of one request; beyond: 413"
     )
-    max_rows: int = Field(default=256, ge=1, description="Questions in one v2 tensor request; beyond: 422")
+    max_rows: int = Field(default=256, ge=1, description="Requests in one v2 tensor request; beyond: 422")
     read_timeout_s: float = Field(default=20.0, gt=0, le=600, description="Time to send a whole request; then: 408")
     drain_s: int = Field(default=30, ge=1, le=3600, description="Time for running requests when the server stops")
 
 
-class PythonLogger(_Strict):
+class PythonOptions(StrictModel):
     """Log the values of every request as a line of JSON."""
 
 
-class PrometheusLogger(_Strict):
+class PrometheusOptions(StrictModel):
     """Add the values to the metrics, and serve all metrics on a port of their own, besides /metrics."""
 
     port: int = Field(default=6100, ge=0, le=65535)
-    text_log_save_dir: str | None = Field(default=None, description=_OLD)
-    text_log_save_frequency: int | None = Field(default=None, description=_OLD)
-    text_log_file_name: str | None = Field(default=None, description=_OLD)
+    text_log_save_dir: str | None = Field(default=None, description=NO_EFFECT)
+    text_log_save_frequency: int | None = Field(default=None, description=NO_EFFECT)
+    text_log_file_name: str | None = Field(default=None, description=NO_EFFECT)
 
 
-class CustomLogger(BaseModel):
+class CustomOptions(BaseModel):
     """A logger of one's own; keys besides ``path`` are the arguments of its class."""
 
     model_config = ConfigDict(extra="allow")
 
     path: str = Field(pattern=r"^.+:\w+$", description="file.py:Class or package.module:Class, a MetricLogger")
 
-    def options(self) -> dict[str, Any]:
-        """Arguments of the class."""
-        return dict(self.model_extra or {})
-
 
 class LoggersConfig(BaseModel):
     """Loggers by name, as DeepSparse has them."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, CustomLogger] = Field(init=False)
+    __pydantic_extra__: dict[str, CustomOptions] = Field(init=False)
 
-    python: PythonLogger | None = None
-    prometheus: PrometheusLogger | None = None
+    python: PythonOptions | None = None
+    prometheus: PrometheusOptions | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -285,7 +236,7 @@ class LoggersConfig(BaseModel):
                 )
         return {name: {} if options is None else options for name, options in content.items()}  # "python:" is enough
 
-    def custom(self) -> dict[str, CustomLogger]:
+    def custom(self) -> dict[str, CustomOptions]:
         """Loggers of one's own by name."""
         return dict(self.__pydantic_extra__ or {})
 
@@ -294,7 +245,7 @@ class LoggersConfig(BaseModel):
         return [name for name in type(self).model_fields if getattr(self, name) is not None] + list(self.custom())
 
 
-class ServerConfig(_Strict):
+class ServerConfig(StrictModel):
     """A whole server. The keys up to ``endpoints`` are DeepSparse's."""
 
     num_cores: int | None = Field(default=None, ge=1, description="Cores for all workers together; all by default")
@@ -303,7 +254,7 @@ class ServerConfig(_Strict):
     )
     integration: Literal["local", "sagemaker"] = "local"
     engine_thread_pinning: Literal["core", "numa", "none"] = "core"
-    pytorch_num_threads: int | None = Field(default=None, description=_OLD)
+    pytorch_num_threads: int | None = Field(default=None, description=NO_EFFECT)
     loggers: LoggersConfig = Field(default_factory=LoggersConfig)
     system_logging: SystemLogging = Field(default_factory=SystemLogging)
     endpoints: list[EndpointConfig]

@@ -13,22 +13,21 @@ from pydantic import BaseModel, ValidationError
 from sparsert.context import Context
 from sparsert.errors import InputError
 from sparsert.pipelines import Pipeline
+from sparsert.pipelines.runner import Runner
+from sparsert.pipelines.timing import StageTimer
 from sparsert.server.batching import Batcher
 from sparsert.server.config import EndpointConfig, Limits, ServerConfig, load_config
 from sparsert.server.errors import BodyError, DeadlineError, NotReadyError, SchemaError
 from sparsert.server.metrics import Metrics
-from sparsert.server.pipeline_logs import EndpointLog, PipelineLogs
+from sparsert.server.pipeline_logs import PipelineLogs
 
-__all__ = ["Endpoint", "Registry", "count_tokens", "example_fields", "public_reference"]
+__all__ = ["Endpoint", "Registry", "public_reference"]
 
 _log = logging.getLogger(__name__)
 
 _TOKENS_PER_CORE = 1024
 """Tokens of a micro-batch for each core: several tiles of 64 for every core, so that the last ones waste little, and
 few enough that a batch of MiniLM takes some tens of milliseconds and the next request does not wait long."""
-
-_SPECIAL_TOKENS = 3
-"""Tokens that BERT adds to a pair; for a budget that is close enough for other models too."""
 
 
 def public_reference(model: str) -> str:
@@ -47,9 +46,9 @@ class Endpoint:
         self._limits = limits
         self._metrics = metrics
         self._logs = logs
-        self._log: EndpointLog | None = None
         self.loaded = threading.Event()
-        self._pipeline: Any = None
+        self._pipeline: Pipeline | None = None
+        self._runner: Runner | None = None
         self._batcher: Batcher | None = None
         self.failure: str | None = None
 
@@ -63,30 +62,24 @@ class Endpoint:
         start = time.monotonic()
         try:
             pipeline = Pipeline.create(**self.config.pipeline_options(), **_cores(self.config, context))
-            for _ in range(2):  # the first answer compiles or loads kernels, the second finds them warm
-                pipeline(**example_fields(self.input_schema))
-            self._log = self._logs.of(self.config, pipeline, context)
+            # The first answer compiles or loads kernels, the second finds them warm.
+            for request in [] if pipeline.example is None else [pipeline.example] * 2:
+                pipeline(**request)
+            runner = Runner(pipeline, self._logs.of(self.config, pipeline, context))
         except Exception as error:  # whatever a model file can do wrong; the server goes on and says it is not ready
             self.failure = f"{type(error).__name__}: {error}"
             _log.error("endpoint %s cannot be loaded: %s", self.name, self.failure, exc_info=True)
         else:
-
-            def forward(prepared: list[Any]) -> Any:
-                return list(pipeline.forward(prepared))
-
-            run: Callable[[list[Any]], Any] = forward
-            finish: Callable[[list[Any], Any], Sequence[Any]] = pipeline.postprocess
-            if self._log is not None:
-                run, finish = self._log.watched(run, finish)
             self._batcher = Batcher(
-                run,
-                finish,
+                runner.begin,
+                lambda prepared, batch: [(result, batch.timer.times) for result in runner.end(batch)],
                 max_tokens=self._limits.max_batch_tokens or _TOKENS_PER_CORE * context.num_cores,
                 max_delay=self._limits.max_delay_ms / 1000,
                 name=f"batcher-{self.name}",
                 observe=self._metrics.batch_observer(self.name),
                 observe_queue=self._metrics.queue_observer(self.name),
             )
+            self._runner = runner
             self._pipeline = pipeline
             _log.info("endpoint %s is ready after %.1f s", self.name, time.monotonic() - start)
         finally:
@@ -125,21 +118,25 @@ class Endpoint:
         """
         if not self.loaded.wait(max(0.0, deadline - time.monotonic())):
             raise DeadlineError()
-        if self._batcher is None:
+        pipeline, runner, batcher = self._pipeline, self._runner, self._batcher
+        if pipeline is None or runner is None or batcher is None:
             raise NotReadyError(f"the model of endpoint {self.name} could not be loaded")
-        start = time.perf_counter()
-        prepared = self._pipeline.preprocess(requests)
-        preprocessed = time.perf_counter()
+        timer = StageTimer()
+        prepared = runner.preprocess(requests, timer)
         for row, item in enumerate(prepared):
             if isinstance(item, InputError):
                 raise SchemaError.at((row,) if len(prepared) > 1 else (), str(item)) from item
-        items = [(item, count_tokens(item)) for item in prepared]
+        items = [(item, pipeline.tokens(item)) for item in prepared]
         total, most = sum(tokens for _, tokens in items), self._limits.max_request_tokens
         if total > most:  # it would hold up all others, and perhaps not be done in time
             raise BodyError(f"the request takes {total} tokens, windows' overlaps included; {most} are allowed", 413)
         self._metrics.tokens(self.name, total)
-        results = self._batcher.submit(items, deadline)
-        return results if self._log is None else self._log.answered(requests, results, start, preprocessed)
+        answered = batcher.submit(items, deadline)
+        results = [result for result, _ in answered]
+        for times in {id(times): times for _, times in answered}.values():  # of each batch once
+            timer.add(times)
+        runner.finish(requests, results, timer)
+        return results
 
     def close(self) -> None:
         """Answer what waits and refuse what comes."""
@@ -159,21 +156,6 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def count_tokens(prepared: Any) -> int:
-    """Tokens that the model will see for a prepared request, padding left out."""
-    ranges = prepared.ranges
-    return int((ranges[:, 1] - ranges[:, 0]).sum()) + len(ranges) * (len(prepared.question) + _SPECIAL_TOKENS)
-
-
-def example_fields(schema: type[BaseModel]) -> dict[str, Any]:
-    """A request to warm up with and to show in the documentation."""
-    return {
-        "question": "What is DeepSparse?",
-        "context": "DeepSparse is sparsity-aware inference runtime offering GPU-class performance on CPUs and APIs to "
-        "integrate ML into your application",
-    }
 
 
 class Registry:

@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from sparsert import __version__
 from sparsert.server.config import EndpointConfig
-from sparsert.server.endpoints import Endpoint, example_fields
+from sparsert.server.endpoints import Endpoint
 
 if TYPE_CHECKING:
     from sparsert.server.endpoints import Registry
@@ -151,7 +151,7 @@ def document(registry: Registry) -> dict[str, Any]:
 def _describe_endpoint(endpoint: Endpoint, add: Any) -> None:
     question = _reference(endpoint.input_schema.__name__)
     answer = _reference(endpoint.output_schema.__name__)
-    example = example_fields(endpoint.input_schema)
+    example = endpoint.config.kind.example or {}
     tags = [endpoint.name]
     if endpoint.config.route:
         add(

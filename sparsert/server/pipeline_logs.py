@@ -5,23 +5,20 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
 
 from sparsert.context import Context
-from sparsert.errors import InputError
 from sparsert.pipelines import Pipeline
-from sparsert.pipelines.imports import load_object
-from sparsert.pipelines.loggers import LoggingConfig, MetricLogger, PipelineLogging
-from sparsert.pipelines.timing import ENGINE_FORWARD, POST_PROCESS, PRE_PROCESS, TOTAL_INFERENCE
-from sparsert.server.config import CustomLogger, EndpointConfig, LoggingGroup, ServerConfig
+from sparsert.pipelines.loggers import MetricLogger, make_logger
+from sparsert.pipelines.logging_config import LoggingConfig
+from sparsert.pipelines.logs import PipelineLogging
+from sparsert.server.config import EndpointConfig, ServerConfig
 from sparsert.server.metrics import Metrics
 
-__all__ = ["EndpointLog", "LineLogger", "PipelineLogs"]
+__all__ = ["LineLogger", "PipelineLogs"]
 
 
 class LineLogger(MetricLogger):
@@ -34,7 +31,7 @@ class LineLogger(MetricLogger):
         self._waiting = threading.local()
 
     def log(self, identifier: str, value: Any, category: str, pipeline_name: str) -> None:
-        """Take one value; one that there is already belongs to the next question of the request."""
+        """Take one value; one that there is already belongs to the next part of the request."""
         values: dict[str, Any] = self._waiting.__dict__.setdefault("values", {})
         if identifier in values:
             self.flush(pipeline_name)
@@ -69,16 +66,15 @@ class PipelineLogs:
 
     def __init__(self, config: ServerConfig, metrics: Metrics) -> None:
         self._system = config.system_logging
-        self._lines = None if config.loggers.python is None else LineLogger()
         self._loggers: dict[str, MetricLogger] = {}
-        if self._lines is not None:
-            self._loggers["python"] = self._lines
+        if config.loggers.python is not None:
+            self._loggers["python"] = LineLogger()
         if config.loggers.prometheus is not None:
             self._loggers["prometheus"] = metrics.pipeline_logger()
         for name, options in config.loggers.custom().items():
-            self._loggers[name] = _custom(name, options)
+            self._loggers[name] = make_logger(name, options.model_dump())
 
-    def of(self, endpoint: EndpointConfig, pipeline: Pipeline, context: Context) -> EndpointLog | None:
+    def of(self, endpoint: EndpointConfig, pipeline: Pipeline, context: Context) -> PipelineLogging | None:
         """What logs the requests of an endpoint; None if there is nothing to log.
 
         Raises
@@ -86,105 +82,16 @@ class PipelineLogs:
         InputError
             A function of ``data_logging`` does not exist.
         """
-        system, own = self._system, endpoint.logging_config
-        groups = {
-            "prediction_latency": own.prediction_latency or system.prediction_latency,
-            "inference_details": own.inference_details or system.inference_details,
-        }
-        enable = system.enable if own.enable is None else own.enable
-        enable = enable and any(group.enable for group in groups.values())
-        if not self._loggers or not (enable or endpoint.data_logging):
-            return None
-        targets = own.target_loggers or system.target_loggers
-        config = LoggingConfig.model_validate(
-            {
-                "loggers": dict.fromkeys(self._loggers),
-                "system_logging": {"enable": enable} | {name: _group(group, targets) for name, group in groups.items()},
-                "data_logging": {
-                    target: [function.model_dump() for function in functions]
-                    for target, functions in endpoint.data_logging.items()
-                },
-            }
+        own = endpoint.logging_config
+        given = {name: getattr(own, name) for name in type(own).model_fields}
+        system = self._system.model_copy(
+            update={name: value for name, value in given.items() if value is not None and value != []}
         )
-        predefined = {pipeline.task: pipeline.metric_functions}
+        if not any(group.enable for group in (system.prediction_latency, system.inference_details)):
+            system.enable = False
+        if not self._loggers or not (system.enable or endpoint.data_logging):
+            return None
+        config = LoggingConfig(system_logging=system, data_logging=endpoint.data_logging)
         cores = pipeline.options.num_cores or context.num_cores
-        return EndpointLog(PipelineLogging(config, str(endpoint.name), predefined, self._loggers), self._lines, cores)
-
-
-def _group(group: LoggingGroup, targets: list[str]) -> dict[str, Any]:
-    return {"enable": group.enable, "target_loggers": group.target_loggers or targets}
-
-
-def _custom(name: str, options: CustomLogger) -> MetricLogger:
-    kind = load_object(options.path)
-    try:
-        logger = kind(**options.options())
-    except Exception as error:  # whatever code of one's own does
-        raise InputError(f"loggers.{name}: {options.path} cannot be made: {error}") from error
-    if not isinstance(logger, MetricLogger):
-        raise InputError(f"loggers.{name}: {options.path} must be a subclass of MetricLogger, got {type(logger)}")
-    return logger
-
-
-class _Answered(NamedTuple):
-    """A result and the times of the batch that it was in."""
-
-    output: Any
-    times: dict[str, float]
-
-
-class EndpointLog:
-    """Logs the requests of one endpoint, each in the thread that answers it, so that its line has its id."""
-
-    def __init__(self, logging: PipelineLogging, lines: LineLogger | None, num_cores: int) -> None:
-        self._logging = logging
-        self._lines = lines
-        self._num_cores = num_cores
-
-    def watched(
-        self, run: Callable[[list[Any]], Any], finish: Callable[[list[Any], Any], Sequence[Any]]
-    ) -> tuple[Callable[[list[Any]], Any], Callable[[list[Any], Any], Sequence[Any]]]:
-        """Both functions of a :class:`~sparsert.server.batching.Batcher`, so that they time themselves."""
-
-        def watched_run(prepared: list[Any]) -> tuple[Any, float]:
-            start = time.perf_counter()
-            outputs = run(prepared)
-            return outputs, time.perf_counter() - start
-
-        def watched_finish(prepared: list[Any], outcome: tuple[Any, float]) -> list[_Answered]:
-            outputs, forward = outcome
-            for part in outputs:
-                self._logging.engine(part)
-                self._flush()
-            start = time.perf_counter()
-            results = finish(prepared, outputs)
-            times = {ENGINE_FORWARD: forward, POST_PROCESS: time.perf_counter() - start}
-            return [_Answered(result, times) for result in results]
-
-        return watched_run, watched_finish
-
-    def answered(
-        self, inputs: Sequence[BaseModel], results: Sequence[_Answered], start: float, preprocessed: float
-    ) -> list[Any]:
-        """Log a request whose answers are there, and return them.
-
-        Parameters
-        ----------
-        inputs, results
-            Its questions, and what the watched functions gave for them.
-        start, preprocessed
-            When it began and was ready for a batch, on the clock of ``time.perf_counter``.
-        """
-        outputs = [result.output for result in results]
-        batches = {id(result.times): result.times for result in results}.values()
-        times = {PRE_PROCESS: preprocessed - start}
-        for stage in (ENGINE_FORWARD, POST_PROCESS):
-            times[stage] = sum(batch[stage] for batch in batches)
-        times[TOTAL_INFERENCE] = time.perf_counter() - start
-        self._logging.call(inputs, outputs, times, self._num_cores)
-        self._flush()
-        return outputs
-
-    def _flush(self) -> None:
-        if self._lines is not None:
-            self._lines.flush(self._logging.pipeline_name)
+        functions = pipeline.metric_functions
+        return PipelineLogging(config, str(endpoint.name), pipeline.task, functions, cores, self._loggers)

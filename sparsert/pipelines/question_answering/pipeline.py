@@ -111,11 +111,20 @@ class QuestionAnsweringPipeline(Pipeline):
     options_type = QuestionAnsweringOptions
     input_schema = QuestionAnsweringInput
     output_schema: type[QuestionAnsweringOutput] = QuestionAnsweringOutput
+    example = {
+        "question": "What is DeepSparse?",
+        "context": "DeepSparse is sparsity-aware inference runtime offering GPU-class performance on CPUs and APIs to "
+        "integrate ML into your application",
+    }
     batch_fields = ("question", "context", "id")
     metric_functions = {
-        "pipeline_inputs.question": ("string_length",),
-        "pipeline_inputs.context": ("string_length",),
-        "pipeline_outputs": ("answer_found", "answer_length", "answer_score"),
+        "pipeline_inputs.question": {"string_length": len},
+        "pipeline_inputs.context": {"string_length": len},
+        "pipeline_outputs": {
+            "answer_found": lambda output: bool(output.answer),
+            "answer_length": lambda output: len(output.answer),
+            "answer_score": lambda output: output.score,
+        },
     }
 
     def __init__(self, model_path: str | Path | None = None, **options: Any) -> None:
@@ -202,6 +211,12 @@ class QuestionAnsweringPipeline(Pipeline):
     def bucket_for(self, tokens: int) -> int:
         """The least sequence length that holds a pair of so many tokens, else the greatest."""
         return next((length for length in self.sequence_lengths if length >= tokens), self.sequence_lengths[-1])
+
+    def tokens(self, prepared: PreparedQuestion) -> int:
+        """Tokens of all windows, which overlap and have the question each."""
+        ranges = prepared.ranges
+        fixed = self.tokenizer.template.special_tokens + len(prepared.question)
+        return int((ranges[:, 1] - ranges[:, 0]).sum()) + len(ranges) * fixed
 
     def forward(self, prepared: Sequence[PreparedQuestion]) -> Iterator[WindowLogits]:
         """Run all windows of all questions, a slice of them at a time, in order."""

@@ -1,0 +1,128 @@
+"""The three stages of a pipeline with their times and logs, for a call and for a server's endpoint alike."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from sparsert.errors import EngineError
+from sparsert.pipelines.logs import PipelineLogging
+from sparsert.pipelines.timing import ENGINE_FORWARD, POST_PROCESS, PRE_PROCESS, StageTimer
+
+__all__ = ["Batch", "Runner", "Stages"]
+
+
+class Stages(Protocol):
+    """What a pipeline is for its runner."""
+
+    def preprocess(self, inputs: Sequence[Any], /) -> Sequence[Any]: ...
+    def forward(self, prepared: Sequence[Any], /) -> Any: ...
+    def postprocess(self, prepared: Sequence[Any], outputs: Any, /) -> Sequence[Any]: ...
+
+
+@dataclass
+class Batch:
+    """Prepared requests that the engine has run, see :meth:`Runner.begin`."""
+
+    prepared: Sequence[Any]
+    timer: StageTimer
+    outputs: Any = None
+    results: list[Any] | None = None
+
+
+class Runner:
+    """Takes requests through the stages of a pipeline. The timer of a call goes with it from stage to stage.
+
+    Parameters
+    ----------
+    pipeline : Stages
+        Whose stages these are.
+    log : PipelineLogging, optional
+        What is told of every run of the engine, and of every finished call.
+    """
+
+    def __init__(self, pipeline: Stages, log: PipelineLogging | None = None) -> None:
+        self._pipeline = pipeline
+        self._log = log
+
+    def preprocess(self, inputs: Sequence[Any], timer: StageTimer) -> Sequence[Any]:
+        """Prepare requests; an InputError stands for one that cannot be answered."""
+        with timer.stage(PRE_PROCESS):
+            return self._pipeline.preprocess(inputs)
+
+    def forward(self, prepared: Sequence[Any], timer: StageTimer) -> Any:
+        """Run the engine: at once, or as the parts of its outputs are taken."""
+        with timer.stage(ENGINE_FORWARD):
+            outputs = self._pipeline.forward(prepared)
+        if isinstance(outputs, Iterator):
+            return self._parts(outputs, timer)
+        if self._log is not None:
+            self._log.engine(outputs)
+        return outputs
+
+    def _parts(self, outputs: Iterator[Any], timer: StageTimer) -> Iterator[Any]:
+        while True:
+            with timer.stage(ENGINE_FORWARD):
+                part = next(outputs, None)
+            if part is None:
+                return
+            if self._log is not None:
+                self._log.engine(part)
+            yield part
+            del part  # not kept while the next one runs
+
+    def postprocess(self, prepared: Sequence[Any], outputs: Any, timer: StageTimer) -> list[Any]:
+        """Results of prepared requests from what :meth:`forward` gave.
+
+        Raises
+        ------
+        EngineError
+            They are not as many as the requests.
+        """
+        with timer.stage(POST_PROCESS):
+            results = list(self._pipeline.postprocess(prepared, outputs))
+        if len(results) != len(prepared):
+            raise EngineError(
+                f"pipeline {type(self._pipeline)} gave {len(results)} results for {len(prepared)} requests"
+            )
+        return results
+
+    def begin(self, prepared: Sequence[Any]) -> Batch:
+        """Run the engine for a batch whose results :meth:`end` gives, on the same thread.
+
+        Outputs in one part are left to ``end``, so that meanwhile the engine may run another batch. Those of several,
+        which only a batch with a very long request has, are taken and post-processed here, as they come: more than two
+        of them are never in memory.
+        """
+        batch = Batch(prepared, StageTimer())
+        batch.outputs = self.forward(prepared, batch.timer)
+        if isinstance(batch.outputs, Iterator):
+            ahead, rest = deque(islice(batch.outputs, 2)), batch.outputs
+            batch.outputs = _resumed(ahead, rest)
+            if len(ahead) > 1:
+                batch.results = self.postprocess(prepared, batch.outputs, batch.timer)
+        return batch
+
+    def end(self, batch: Batch) -> list[Any]:
+        """Results of a batch that has begun; its ``timer`` has the times of both stages then."""
+        if batch.results is not None:
+            return batch.results
+        return self.postprocess(batch.prepared, batch.outputs, batch.timer)
+
+    def finish(self, inputs: Sequence[BaseModel], results: Sequence[Any], timer: StageTimer) -> None:
+        """Note the end of a call, and log it with the requests that were answered."""
+        timer.finish()
+        if self._log is not None:
+            self._log.call(inputs, results, timer.times)
+
+
+def _resumed(ahead: deque[Any], rest: Iterator[Any]) -> Iterator[Any]:
+    """Parts that were taken already, then the others; none is kept once it is taken."""
+    while ahead:
+        yield ahead.popleft()
+    yield from rest
