@@ -7,9 +7,10 @@
 
 from __future__ import annotations
 
-from sparsert.evaluate.dataset import Example, read_dataset
-from sparsert.evaluate.evaluation import SQUAD_OPTIONS, Comparison, EngineScores, Evaluation, evaluate
-from sparsert.evaluate.metrics import exact_match, f1_score, normalize_answer, squad_v1, squad_v2
+from sparsert.evaluate.evaluation import Comparison, EngineScores, Evaluation, Scorer, evaluate
+from sparsert.pipelines.question_answering.dataset import Example, read_dataset
+from sparsert.pipelines.question_answering.evaluation import SQUAD_OPTIONS
+from sparsert.pipelines.question_answering.metrics import exact_match, f1_score, normalize_answer, squad_v1, squad_v2
 
 __all__ = [
     "SQUAD_OPTIONS",
@@ -17,6 +18,7 @@ __all__ = [
     "EngineScores",
     "Evaluation",
     "Example",
+    "Scorer",
     "evaluate",
     "exact_match",
     "f1_score",

@@ -1,4 +1,4 @@
-"""``python -m sparsert.evaluate``: score a model on a question-answering dataset, perhaps on two engines."""
+"""``python -m sparsert.evaluate``: score a model on a dataset, perhaps on two engines."""
 
 from __future__ import annotations
 
@@ -11,39 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from sparsert.errors import InputError, SparsertError
-from sparsert.evaluate import SQUAD_OPTIONS, Evaluation, evaluate
+from sparsert.evaluate import Evaluation, Scorer, evaluate
+from sparsert.evaluate.evaluation import scorer_of
 
 __all__ = ["main"]
 
-_EPILOG = """\
-Datasets are SQuAD files (1.1 or 2.0), lists of flat records {"id", "question", "context", "answers"}, or JSON lines of
-either. Metrics are those of the published scripts: exact match and F1 after taking away case, punctuation and articles,
-the best over a question's answers. See docs/evaluation.md.
+_EXAMPLE = """
+See docs/evaluation.md.
 
 example:
   python -m sparsert.evaluate default --dataset dev-v1.1.json --compare onnxruntime --json result.json
 """
 
-# Option of the pipeline, its type, and its help; the defaults are SQUAD_OPTIONS, else the pipeline's own.
-_PIPELINE_OPTIONS: tuple[tuple[str, type, str], ...] = (
-    ("batch_size", int, "most windows in one call of the engine (default: as many as keep the cores busy)"),
-    ("num_cores", int, "cores of either engine (default: all)"),
-    ("sequence_length", int, f"tokens of a window (default: {SQUAD_OPTIONS['sequence_length']})"),
-    ("doc_stride", int, f"tokens that consecutive windows share (default: {SQUAD_OPTIONS['doc_stride']})"),
-    ("max_question_length", int, "most tokens of a question, the rest is cut off (default: 64)"),
-    ("max_answer_length", int, f"most tokens of an answer (default: {SQUAD_OPTIONS['max_answer_length']})"),
-    ("n_best_size", int, "starts and ends considered in each window (default: 20)"),
-    ("scoring", str, "deepsparse or huggingface, see docs/pipelines.md (default: deepsparse)"),
-)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line: results on stdout, all else on stderr; return the exit status."""
-    parser = _parser()
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--task", default="question-answering", help="what the model is for (default: %(default)s)")
+    try:
+        scorer = scorer_of(first.parse_known_args(argv)[0].task)
+    except SparsertError as error:
+        first.error(str(error))
+    parser = _parser(first, scorer)
     options = parser.parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    pipeline_options = {name: getattr(options, name) for name, _, _ in _PIPELINE_OPTIONS}
-    if options.null_odds is not None and not options.version_2_with_negative:
+    pipeline_options = {name: getattr(options, name) for name in scorer.flags}
+    if options.null_odds is not None and not pipeline_options.get("version_2_with_negative"):
         parser.error("--null-odds belongs to --version-2-with-negative")
     try:
         _check_writable(options.json, options.predictions, options.null_odds)
@@ -51,11 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             result = evaluate(
                 options.model,
                 options.dataset,
+                task=options.task,
                 engine=options.engine,
                 compare=options.compare,
                 max_samples=options.max_samples,
-                version_2_with_negative=options.version_2_with_negative,
-                null_score_diff_threshold=options.null_score_diff_threshold,
                 progress=progress.show,
                 **pipeline_options,
             )
@@ -72,11 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(first: argparse.ArgumentParser, scorer: type[Scorer]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sparsert.evaluate",
-        description="Score the answers of a model on a question-answering dataset.",
-        epilog=_EPILOG,
+        description="Score the answers of a model on a dataset.",
+        epilog=scorer.datasets + _EXAMPLE,
+        parents=[first],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -87,18 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-e", "--engine", default="sparsert", help="sparsert or onnxruntime (default: sparsert)")
     parser.add_argument("--compare", metavar="ENGINE", help="run this engine on the same windows as well")
     parser.add_argument("-n", "--max-samples", metavar="N", type=int, help="take the first N questions only")
-    parser.add_argument(
-        "--version-2-with-negative", action="store_true", help="SQuAD 2.0: questions may have no answer"
-    )
-    parser.add_argument(
-        "--null-score-diff-threshold",
-        metavar="X",
-        type=float,
-        default=0.0,
-        help='with that: by how much the score of "no answer" must exceed the best answer\'s (default: 0)',
-    )
-    for name, kind, text in _PIPELINE_OPTIONS:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N" if kind is int else None, help=text)
+    for name, (kind, text) in scorer.flags.items():
+        how: dict[str, Any] = {"action": "store_true"}
+        if kind is not bool:
+            how = {"type": kind, "metavar": {int: "N", float: "X"}.get(kind)}
+        parser.add_argument(f"--{name.replace('_', '-')}", help=text, **how)
     parser.add_argument("--json", metavar="FILE", help="write results, settings and versions as JSON; - is stdout")
     parser.add_argument("--predictions", metavar="FILE", help="write {id: answer}, as the published scripts take it")
     parser.add_argument("--null-odds", metavar="FILE", help="write {id: odds of no answer}, likewise")

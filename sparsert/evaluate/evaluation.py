@@ -6,29 +6,19 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from pydantic import BaseModel
 
 from sparsert.errors import InputError, SparsertError
-from sparsert.evaluate.dataset import Example, read_dataset
-from sparsert.evaluate.metrics import squad_v1, squad_v2
+from sparsert.pipelines import Pipeline
+from sparsert.pipelines.imports import load_object
 
-__all__ = ["SQUAD_OPTIONS", "Comparison", "EngineScores", "Evaluation", "evaluate"]
-
-SQUAD_OPTIONS: dict[str, Any] = {
-    "sequence_length": 384,
-    "doc_stride": 128,
-    "max_answer_length": 30,
-    "pad_to_max_length": False,
-}
-"""Pipeline options with which results on SQuAD are usually published: those of BERT's ``run_squad.py``.
-
-The last one changes no answer; it spares an engine that computes padding most of it.
-"""
+__all__ = ["Comparison", "EngineScores", "Evaluation", "Scorer", "evaluate", "scorer_of"]
 
 # Questions that are prepared and answered together: engines that are compared take turns this often, so that a drift of
 # the machine hits both alike, and no more than their logits are kept.
@@ -36,6 +26,34 @@ _CHUNK = 64
 
 # What the numbers depend on, beside sparsert itself.
 _PACKAGES = ("sparsert", "numpy", "numba", "tokenizers", "onnxruntime")
+
+
+class Scorer(Protocol):
+    """How a task is scored: its datasets, and what becomes of the engine's outputs. Each pipeline has its own.
+
+    ``options`` are the pipeline's unless others are given, ``flags`` those that the command line takes, with type and
+    help, and ``datasets`` tells there what ``read`` can read. Examples have an ``id`` and ``answers``; ``check``
+    refuses what cannot be scored, and ``request`` is what the pipeline is asked of an example.
+    """
+
+    options: ClassVar[Mapping[str, Any]]
+    flags: ClassVar[Mapping[str, tuple[type, str]]]
+    datasets: ClassVar[str]
+
+    def __init__(self, pipeline: Any) -> None: ...
+    @staticmethod
+    def read(path: str | Path, max_samples: int | None) -> Sequence[Any]: ...
+    @staticmethod
+    def check(truths: Mapping[str, Any], options: Mapping[str, Any]) -> None: ...
+    @staticmethod
+    def request(example: Any) -> BaseModel: ...
+    def add(self, examples: Sequence[Any], parts: Sequence[Any]) -> tuple[int, int]:
+        """Note what the engine gave for some examples; numbers of sequences and of tokens that it read for them."""
+        ...
+
+    def scores(self, truths: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, str], dict[str, float] | None]:
+        """Metrics, predictions, and perhaps the odds of "no answer", once everything is answered."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -170,13 +188,12 @@ class Evaluation:
 
 def evaluate(
     model: str | Path,
-    dataset: str | Path | Sequence[Example],
+    dataset: str | Path | Sequence[Any],
     *,
+    task: str = "question_answering",
     engine: str = "sparsert",
     compare: str | None = None,
     max_samples: int | None = None,
-    version_2_with_negative: bool = False,
-    null_score_diff_threshold: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Evaluation:
@@ -188,20 +205,19 @@ def evaluate(
         A model reference, see :mod:`sparsert.zoo`.
     dataset : str, Path or sequence of Example
         A file as of :func:`sparsert.evaluate.read_dataset`, or what that returned.
+    task : str
+        What the model is for.
     engine : {"sparsert", "onnxruntime"}
         What runs the model.
     compare : str, optional
         Another engine, which runs on the same windows in turns with the first.
     max_samples : int, optional
         Take the first so many questions only.
-    version_2_with_negative : bool, default False
-        Score by version 2.0 of SQuAD, where a question may have no answer, instead of version 1.1.
-    null_score_diff_threshold : float, default 0.0
-        With version 2.0: how much the score of "no answer" must exceed that of the best answer to win.
     progress : callable, optional
         Called after every few questions with the number of those done and of all.
     **options
-        Further options of the question-answering pipeline, over :data:`SQUAD_OPTIONS`.
+        Options of the pipeline, over those of the task's evaluation, such as :data:`sparsert.evaluate.SQUAD_OPTIONS`;
+        ``version_2_with_negative`` also scores by version 2.0 of SQuAD, where a question may have no answer.
 
     Raises
     ------
@@ -212,38 +228,30 @@ def evaluate(
     EngineError
         An engine is not installed or fails.
     """
-    from sparsert.pipelines import Pipeline
-
+    scorer = scorer_of(task)
     if isinstance(dataset, (str, Path)):
-        examples, name = read_dataset(dataset, max_samples), str(dataset)
+        examples, name = scorer.read(dataset, max_samples), str(dataset)
     else:
         examples, name = list(dataset)[:max_samples], ""
     truths = {example.id: example.answers for example in examples}
     if len(truths) < len(examples):
         raise InputError("two questions of the dataset have the same id; give each its own")
-    if not version_2_with_negative:
-        squad_v1(truths, {})  # refuses what it cannot score, before the work rather than after it
-
-    chosen: dict[str, Any] = SQUAD_OPTIONS | {
-        "version_2_with_negative": version_2_with_negative,
-        "null_score_diff_threshold": null_score_diff_threshold,
-    }
-    chosen |= {key: value for key, value in options.items() if value is not None}
+    chosen = dict(scorer.options) | {key: value for key, value in options.items() if value is not None}
+    scorer.check(truths, chosen)  # before the work rather than after it
     runs = [
-        _Run(Pipeline.create("question-answering", model, engine_type=kind, **chosen))
+        _Run(Pipeline.create(task, model, engine_type=kind, **chosen), scorer)
         for kind in (engine, *([] if compare is None else [compare]))
     ]
     difference = _Difference()
     windows = tokens = 0
     for begin in range(0, len(examples), _CHUNK):
         chunk = examples[begin : begin + _CHUNK]
-        prepared, seconds = _prepare(runs[0].pipeline, chunk)
+        prepared, seconds = runs[0].prepare(chunk)
         if begin == 0:
             for run in runs:
                 run.warm_up(prepared)
         parts = [run.answer(chunk, prepared, seconds) for run in runs]
-        windows += sum(len(part.windows.lengths) for part in parts[0])
-        tokens += sum(len(part.start) for part in parts[0])
+        windows, tokens = windows + runs[0].read[0], tokens + runs[0].read[1]
         if compare is not None:
             difference.add(*parts)
         if progress is not None:
@@ -264,57 +272,61 @@ def evaluate(
     )
 
 
-def _prepare(pipeline: Any, chunk: Sequence[Example]) -> tuple[list[Any], float]:
-    """The questions as tokens and windows, and how long that took."""
-    from sparsert.pipelines import QuestionAnsweringInput
+def scorer_of(task: str) -> type[Scorer]:
+    """How a task is scored.
 
-    inputs = [QuestionAnsweringInput(id=item.id, question=item.question, context=item.context) for item in chunk]
-    start = time.perf_counter()
-    prepared = pipeline.preprocess(inputs)
-    seconds = time.perf_counter() - start
-    for item, result in zip(chunk, prepared, strict=True):
-        if isinstance(result, SparsertError):
-            raise InputError(f"question {item.id!r} cannot be answered: {result}") from result
-    return prepared, seconds
+    Raises
+    ------
+    InputError
+        There is no such task, or it cannot be scored.
+    """
+    kind = Pipeline.class_of(task)
+    if kind.scorer is None:
+        raise InputError(f"task {task} cannot be evaluated: its pipeline {kind.__name__} names no scorer")
+    scorer: type[Scorer] = load_object(kind.scorer)
+    return scorer
 
 
 class _Run:
-    """One pipeline, and what it answered so far."""
+    """One pipeline, how long it took so far, and what it was worth."""
 
-    def __init__(self, pipeline: Any) -> None:
+    def __init__(self, pipeline: Pipeline, scorer: type[Scorer]) -> None:
         self.pipeline = pipeline
-        self._answers: dict[str, str] = {}
-        self._null_odds: dict[str, float] = {}
+        self._scorer = scorer(pipeline)
+        self.read = (0, 0)
         self._seconds = self._engine_seconds = 0.0
 
-    def warm_up(self, prepared: list[Any]) -> None:
+    def prepare(self, chunk: Sequence[Any]) -> tuple[Sequence[Any], float]:
+        """The questions as tokens and windows, and how long that took."""
+        inputs = [self._scorer.request(example) for example in chunk]
+        start = time.perf_counter()
+        prepared = self.pipeline.preprocess(inputs)
+        seconds = time.perf_counter() - start
+        for example, result in zip(chunk, prepared, strict=True):
+            if isinstance(result, SparsertError):
+                raise InputError(f"question {example.id!r} cannot be answered: {result}") from result
+        return prepared, seconds
+
+    def warm_up(self, prepared: Sequence[Any]) -> None:
         """Run one question, so that compiling and first allocations are not measured."""
         for _ in self.pipeline.forward(prepared[:1]):
             pass
 
-    def answer(self, chunk: Sequence[Example], prepared: list[Any], seconds: float) -> list[Any]:
-        """Answer prepared questions, which took ``seconds`` to prepare; gives the logits of their windows."""
+    def answer(self, chunk: Sequence[Any], prepared: Sequence[Any], seconds: float) -> list[Any]:
+        """Answer prepared questions, which took ``seconds`` to prepare; gives the outputs of the engine."""
         start = time.perf_counter()
         parts = list(self.pipeline.forward(prepared))
         ran = time.perf_counter()
-        for ranking in self.pipeline.rank(iter(parts)):
-            example, spans = chunk[ranking.item], ranking.spans
-            # Without a span, in a context without text, the answer is empty whatever the odds are.
-            found = len(spans) > 0
-            self._answers[example.id] = example.context[spans.starts[0] : spans.ends[0]] if found else ""
-            self._null_odds[example.id] = float(ranking.null) - float(spans.scores[0]) if found else 0.0
+        self.read = self._scorer.add(chunk, parts)
         self._engine_seconds += ran - start
         self._seconds += seconds + time.perf_counter() - start
         return parts
 
-    def scores(self, truths: dict[str, tuple[str, ...]]) -> EngineScores:
+    def scores(self, truths: Mapping[str, Any]) -> EngineScores:
         """The metrics, once everything is answered."""
-        kind, seconds, answers = self.pipeline.options.engine_type, (self._seconds, self._engine_seconds), self._answers
-        if not self.pipeline.options.version_2_with_negative:
-            return EngineScores(kind, squad_v1(truths, answers), *seconds, answers)
-        odds, threshold = self._null_odds, self.pipeline.options.null_score_diff_threshold
-        predictions = {name: "" if odds[name] > threshold else answer for name, answer in answers.items()}
-        return EngineScores(kind, squad_v2(truths, answers, odds, threshold), *seconds, predictions, odds)
+        metrics, predictions, null_odds = self._scorer.scores(truths)
+        engine = self.pipeline.options.engine_type
+        return EngineScores(engine, metrics, self._seconds, self._engine_seconds, predictions, null_odds)
 
 
 class _Difference:
@@ -339,8 +351,7 @@ class _Difference:
 
 def _logits(parts: Sequence[Any]) -> Iterator[np.ndarray]:
     for part in parts:
-        yield part.start
-        yield part.end
+        yield from part.engine_outputs.values()
 
 
 def _comparison(scores: EngineScores, other: EngineScores, difference: _Difference) -> Comparison:

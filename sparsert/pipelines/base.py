@@ -55,6 +55,8 @@ class Pipeline(ABC):
         Fields of a request that may be lists, which make it a batch.
     metric_functions : mapping
         The task's functions of data that loggers may be told, by target and name.
+    scorer : str, optional
+        ``package.module:Class`` of a :class:`sparsert.evaluate.Scorer`.
     options : PipelineOptions
         The options as they were given, checked; each is an attribute of the pipeline as well.
     timer_manager : TimerManager
@@ -70,6 +72,7 @@ class Pipeline(ABC):
     example: ClassVar[Mapping[str, Any] | None] = None
     batch_fields: ClassVar[tuple[str, ...]] = ()
     metric_functions: ClassVar[TaskFunctions] = {}
+    scorer: ClassVar[str | None] = None
     options: PipelineOptions
 
     def __init__(self, model_path: str | Path | None = None, **options: Any) -> None:

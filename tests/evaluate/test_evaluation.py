@@ -181,6 +181,7 @@ def test_progress_is_told_and_windows_are_counted() -> None:
         ({"dataset": EXAMPLES[:1] * 2}, InputError, "the same id"),
         ({"dataset": "absent.json"}, InputError, "absent.json cannot be read"),
         ({"engine": "none"}, InputError, "none"),
+        ({"task": "nothing"}, InputError, "Unknown Pipeline task nothing"),
         ({"model": "absent.onnx"}, ModelNotFoundError, "absent"),
         ({"sequence_length": 9, "doc_stride": 2}, InputError, "question 'a' cannot be answered: .*no room"),
     ],

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sparsert.errors import InputError
-from sparsert.evaluate.metrics import exact_match, f1_score, normalize_answer, squad_v1, squad_v2
+from sparsert.evaluate import exact_match, f1_score, normalize_answer, squad_v1, squad_v2
 
 PUBLISHED = json.loads((Path(__file__).parent / "data" / "published-metrics.json").read_text(encoding="utf-8"))
 V1, V2 = PUBLISHED["v1.1"], PUBLISHED["v2.0"]

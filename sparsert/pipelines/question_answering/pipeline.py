@@ -117,6 +117,7 @@ class QuestionAnsweringPipeline(Pipeline):
         "integrate ML into your application",
     }
     batch_fields = ("question", "context", "id")
+    scorer = "sparsert.pipelines.question_answering.evaluation:SquadScorer"
     metric_functions = {
         "pipeline_inputs.question": {"string_length": len},
         "pipeline_inputs.context": {"string_length": len},
