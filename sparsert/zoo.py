@@ -15,8 +15,8 @@ a file                  that ONNX file
 The public SparseZoo is closed, and its weights cannot be had any more. What a known stub is good for depends on the
 use, so the stand-in does too:
 
-- ``purpose="pipeline"``: someone wants answers, so the default question-answering model stands in: it answers, whatever
-  its architecture.
+- ``purpose="pipeline"``: someone wants answers, so the task's own default model stands in: it answers, whatever its
+  architecture.
 - ``purpose="engine"`` and ``"benchmark"``: someone feeds arrays or measures, so the synthetic model with the stub's own
   architecture, sparsity and number format stands in: its cost is right, its logits mean nothing.
 
@@ -30,7 +30,7 @@ import json
 import logging
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sparsert._paths import DEFAULT_MODEL, PACKAGED_MODELS, zoo_roots
@@ -96,7 +96,7 @@ class Model:
         return f"{type(self).__name__}(source={self.source!r}, path={self.path!r})"
 
 
-def resolve(reference: Reference = None, purpose: str = "engine") -> ResolvedModel:
+def resolve(reference: Reference = None, purpose: str = "engine", stand_in: Reference = "default") -> ResolvedModel:
     """Find the files of a model.
 
     Parameters
@@ -106,6 +106,8 @@ def resolve(reference: Reference = None, purpose: str = "engine") -> ResolvedMod
     purpose
         ``"engine"``, ``"pipeline"`` or ``"benchmark"``: which stand-in serves a stub of the closed zoo (see there).
         Every other reference means the same for all of them.
+    stand_in
+        The model that answers in place of one of the closed zoo, for pipelines; by default that for questions.
 
     Raises
     ------
@@ -134,7 +136,7 @@ def resolve(reference: Reference = None, purpose: str = "engine") -> ResolvedMod
     if text == "default":
         return _describe(text, DEFAULT_MODEL, "default")
     if text.startswith("zoo:"):
-        return _resolve_stub(text, purpose)
+        return _resolve_stub(text, purpose, stand_in)
     if text.startswith("synthetic:"):
         from sparsert import synthetic  # here: it imports onnx and scipy, which a plain path does not need
 
@@ -170,7 +172,7 @@ def _announce(stub: str, purpose: str, message: str) -> None:
     _LOGGER.warning("%s: %s", stub, message)
 
 
-def _resolve_stub(text: str, purpose: str) -> ResolvedModel:
+def _resolve_stub(text: str, purpose: str, stand_in: Reference) -> ResolvedModel:
     stub = text.removeprefix("zoo:").partition("?")[0].strip().strip("/")  # a query chooses recipe and checkpoint only
     well_formed = _STUB_V1.fullmatch(stub) or _STUB_V2.fullmatch(stub)
     if not well_formed or any(not part.strip(".") for part in stub.split("/")):
@@ -187,8 +189,8 @@ def _resolve_stub(text: str, purpose: str) -> ResolvedModel:
         for directory in candidates:
             if _find_onnx(directory) is not None:
                 return _describe(text, directory, "cache")
-    stand_in = _stubs().get(f"zoo:{stub}")
-    if stand_in is None:
+    twin = _stubs().get(f"zoo:{stub}")
+    if twin is None:
         raise ModelNotFoundError(
             f"no model for {text!r}: the public zoo is closed, and no local cache has it. Looked for <cache>/{stub} "
             f"and <cache>/<namespace>/<name>, each with deployment/{MODEL_FILE} or {MODEL_FILE}, in "
@@ -196,21 +198,22 @@ def _resolve_stub(text: str, purpose: str) -> ResolvedModel:
             f"{', '.join(['default', *_stubs(), 'synthetic:ARCHITECTURE-FORM'])}. Or give a directory or an .onnx file."
         )
     if purpose == "pipeline":
+        model = resolve(stand_in)
         _announce(
             text,
             purpose,
-            f"the zoo is closed and no cache has this model; the default model {DEFAULT_MODEL.name} answers instead",
+            f"the zoo is closed and no cache has this model; the default model {model.directory.name} answers instead",
         )
-        return _describe(text, DEFAULT_MODEL, "catalogue")
+        return replace(model, reference=text, source="catalogue")
     _announce(
         text,
         purpose,
-        f"the zoo is closed and no cache has this model; {stand_in} stands in: same architecture, sparsity and format, "
+        f"the zoo is closed and no cache has this model; {twin} stands in: same architecture, sparsity and format, "
         "random weights, so its speed is right and its outputs mean nothing",
     )
     from sparsert import synthetic
 
-    return _describe(text, synthetic.generate(stand_in), "catalogue")
+    return _describe(text, synthetic.generate(twin), "catalogue")
 
 
 def _resolve_hugging_face(text: str) -> ResolvedModel:
