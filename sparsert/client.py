@@ -92,26 +92,26 @@ class Client:
         """Close the connection; the next request opens another."""
         self._connection.close()
 
-    def ask(self, question: str, context: str, model: str | None = None) -> dict[str, Any]:
-        """Answer one question about one context.
+    def predict(self, request: Mapping[str, Any], model: str | None = None) -> Any:
+        """Answer one request.
 
         Parameters
         ----------
+        request : mapping
+            The fields of the endpoint's schema.
         model : str, optional
             Name of the endpoint; by default ``/predict`` is asked.
-
-        Returns
-        -------
-        dict
-            ``score``, ``answer``, ``start`` and ``end``, with ``answer == context[start:end]``.
 
         Raises
         ------
         ServerError
             There was no answer.
         """
-        route = "/predict" if model is None else f"/v2/models/{quote(model, safe='')}/infer"
-        answer: dict[str, Any] = self.post(route, {"question": question, "context": context})
+        return self.post("/predict" if model is None else f"/v2/models/{quote(model, safe='')}/infer", request)
+
+    def ask(self, question: str, context: str, model: str | None = None) -> dict[str, Any]:
+        """:meth:`predict` for questions: ``score``, ``answer``, ``start`` and ``end``."""
+        answer: dict[str, Any] = self.predict({"question": question, "context": context}, model)
         return answer
 
     def ready(self) -> bool:

@@ -97,8 +97,8 @@ class Endpoint:
             inputs = self.input_schema.model_validate(content)
         except ValidationError as error:
             raise SchemaError.of(error) from None
-        for name, value in inputs:
-            if isinstance(value, str) and not _is_text(value):
+        for name, value in inputs.model_dump().items():
+            if not _is_text(value):
                 raise SchemaError.at(
                     (name,), "must not hold lone surrogates, which are no characters", "string_unicode"
                 )
@@ -149,13 +149,15 @@ def _cores(config: EndpointConfig, context: Context) -> dict[str, Any]:
     return {} if {"num_cores", "num_streams", "scheduler"} & set(config.kwargs) else {"context": context}
 
 
-def _is_text(value: str) -> bool:
-    """Whether a string can be written as UTF-8; JSON's escapes can make one that cannot."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _is_text(value: Any) -> bool:
+    """Whether all strings in a value can be written as UTF-8; JSON's escapes can make some that cannot."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+    inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return all(map(_is_text, inside))
 
 
 class Registry:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from sparsert import __version__
+from sparsert.server import tensors
 from sparsert.server.config import EndpointConfig
 from sparsert.server.endpoints import Endpoint
 
@@ -115,7 +116,8 @@ def document(registry: Registry) -> dict[str, Any]:
         schemas += [EndpointConfig, RemovedEndpoint]
     for endpoint in registry.endpoints:
         schemas += [endpoint.input_schema, endpoint.output_schema]
-    _, definitions = models_json_schema(
+    # Schemas of one name are told apart by their modules, so this says what each is called.
+    references, definitions = models_json_schema(
         [(schema, "validation") for schema in dict.fromkeys(schemas)], ref_template="#/components/schemas/{model}"
     )
     for name, schema in definitions["$defs"].items():
@@ -138,20 +140,30 @@ def document(registry: Registry) -> dict[str, Any]:
             operation["responses"][str(status)] = {"description": _ERRORS[status]} | _json(_reference("Error"))
         paths.setdefault(path, {})[method] = operation
 
+    def called(schema: type[BaseModel]) -> dict[str, Any]:
+        return references[schema, "validation"]
+
     paths: dict[str, dict[str, Any]] = {}
     taken: Counter[str] = Counter()
     for endpoint in registry.endpoints:
-        _describe_endpoint(endpoint, add)
-    _describe_server(registry, add)
+        _describe_endpoint(endpoint, add, called)
+    _describe_server(registry, add, called)
     for path, operations in paths.items():
         spec.path(path=path, operations=operations)
     return spec.to_dict()
 
 
-def _describe_endpoint(endpoint: Endpoint, add: Any) -> None:
-    question = _reference(endpoint.input_schema.__name__)
-    answer = _reference(endpoint.output_schema.__name__)
-    example = endpoint.config.kind.example or {}
+def _describe_endpoint(endpoint: Endpoint, add: Any, called: Any) -> None:
+    question, answer = called(endpoint.input_schema), called(endpoint.output_schema)
+    example = endpoint.config.kind.example
+    columns = [column for column in tensors.describe(endpoint.input_schema) if column["name"] in (example or {})]
+    plain: dict[str, Any] = {} if example is None else {"example": example}
+    both: dict[str, Any] = {}
+    if example is not None:
+        both["examples"] = {"plain": {"value": example}}
+        if not any(isinstance(example[column["name"]], (list, dict)) for column in columns):
+            inputs = [column | {"shape": [1], "data": [example[column["name"]]]} for column in columns]
+            both["examples"]["tensors"] = {"value": {"inputs": inputs}}
     tags = [endpoint.name]
     if endpoint.config.route:
         add(
@@ -159,7 +171,7 @@ def _describe_endpoint(endpoint: Endpoint, add: Any) -> None:
             "post",
             f"Answer a request ({endpoint.config.public_task})",
             _answer(answer),
-            requestBody={"required": True} | _json(question, example=example),
+            requestBody={"required": True} | _json(question, **plain),
             errors=_INFERENCE_ERRORS,
             tags=tags,
         )
@@ -172,17 +184,7 @@ def _describe_endpoint(endpoint: Endpoint, add: Any) -> None:
         requestBody={"required": True}
         | _json(
             {"anyOf": [question, _reference("TensorQuestion")]},
-            examples={
-                "plain": {"value": example},
-                "tensors": {
-                    "value": {
-                        "inputs": [
-                            {"name": name, "datatype": "BYTES", "shape": [1], "data": [value]}
-                            for name, value in example.items()
-                        ]
-                    }
-                },
-            },
+            **both,
         ),
         errors=_INFERENCE_ERRORS,
         tags=tags,
@@ -199,7 +201,7 @@ def _describe_endpoint(endpoint: Endpoint, add: Any) -> None:
     )
 
 
-def _describe_server(registry: Registry, add: Any) -> None:
+def _describe_server(registry: Registry, add: Any, called: Any) -> None:
     tags = ["server"]
     for path, text in (("live", "the server answers"), ("ready", "every endpoint can answer")):
         add(
@@ -222,8 +224,8 @@ def _describe_server(registry: Registry, add: Any) -> None:
                 "/invocations",
                 "post",
                 "Answer a request",
-                _answer(_reference(first.output_schema.__name__)),
-                requestBody={"required": True} | _json(_reference(first.input_schema.__name__)),
+                _answer(called(first.output_schema)),
+                requestBody={"required": True} | _json(called(first.input_schema)),
                 errors=_INFERENCE_ERRORS,
                 tags=tags,
             )

@@ -15,6 +15,7 @@ from typing import Any
 
 from flask import Response
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from sparsert.server.errors import SchemaError
 
@@ -106,6 +107,8 @@ def write_response(request: TensorRequest, model: str, answers: Sequence[BaseMod
     for name in request.outputs:
         datatype = _datatype(type(answers[0]).model_fields[name].annotation)
         values = [getattr(answer, name) for answer in answers]
+        if datatype == "BYTES":  # what no tensor can hold travels as JSON
+            values = [value if isinstance(value, str) else to_json(value).decode() for value in values]
         tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [len(values)]}
         if name in request.binary:
             packed = _packed(values, datatype)

@@ -48,10 +48,10 @@ def test_pages_answer_in_a_browser(server: RunningServer, browser: Any) -> None:
     wait = WebDriverWait(browser, 60)
 
     browser.get(server.url + "/")
-    context = browser.find_element(By.ID, "context")
+    context = wait.until(lambda page: page.find_elements(By.NAME, "context"))[0]
     context.clear()
     context.send_keys("A \u00e9t\u00e9: " + CONTEXT)
-    question = browser.find_element(By.ID, "question")
+    question = browser.find_element(By.NAME, "question")
     question.clear()
     question.send_keys(QUESTION["question"])
     wait.until(lambda page: page.find_element(By.ID, "endpoint").get_attribute("value"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from sparsert.pipelines.question_answering.highlight import highlight
 
@@ -24,6 +24,9 @@ class QuestionAnsweringOutput(BaseModel):
 
     In a notebook it shows itself as the context with the answer marked.
     """
+
+    # Tells a page where to show the answer: start and end are places in this field of the request.
+    model_config = ConfigDict(json_schema_extra={"x-span-of": "context"})
 
     score: float = Field(
         description="Sum of the raw start and end logits, or a probability: see the pipeline's scoring"

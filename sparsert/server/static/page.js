@@ -1,23 +1,69 @@
 "use strict";
-// Ask a question and mark the answer in its context. No library, nothing from elsewhere.
+// Send a request to an endpoint, with the fields of its schema, and show the answer. No library, nothing from elsewhere.
 const element = (id) => document.getElementById(id);
+let api;
+
+const resolved = (schema) => api.components.schemas[schema.$ref.split("/").at(-1)];
 
 async function loadEndpoints() {
-  const response = await fetch("/openapi.json");
-  const paths = Object.keys((await response.json()).paths).filter((path) => path.endsWith("/infer"));
+  api = await (await fetch("/openapi.json")).json();
+  const paths = Object.keys(api.paths).filter((path) => path.endsWith("/infer"));
   element("endpoint").replaceChildren(...paths.map((path) => new Option(path.split("/").at(-2), path)));
   element("endpoint-label").hidden = paths.length < 2;
+  if (paths.length) showFields();
 }
 
-function showAnswer(context, answer) {
+// What the chosen endpoint takes and gives; what follows in each list is the form of tensors.
+function chosen() {
+  const { requestBody, responses } = api.paths[element("endpoint").value].post;
+  const request = requestBody.content["application/json"];
+  const answer = responses["200"].content["application/json"];
+  const example = request.examples?.plain.value ?? {};
+  return { input: resolved(request.schema.anyOf[0]), output: resolved(answer.schema.anyOf[0]), example };
+}
+
+function showFields() {
+  const { input, example } = chosen();
+  const required = input.required ?? [];
+  const names = Object.keys(input.properties ?? {});
+  const shown = names.filter((name) => required.includes(name) || name in example);
+  element("fields").replaceChildren(...(shown.length ? shown : names).map((name) => {
+    const field = document.createElement("textarea");
+    const value = example[name] ?? "";
+    Object.assign(field, { name, required: required.includes(name) });
+    field.value = typeof value === "string" ? value : JSON.stringify(value);
+    field.rows = Math.min(1 + Math.floor(field.value.length / 50), 12);
+    const label = document.createElement("label");
+    label.append(input.properties[name].title ?? name, field);
+    return label;
+  }));
+}
+
+// A text as it is; anything else as JSON, if it is that.
+function valueOf(field, schema) {
+  if (schema.type === "string") return field.value;
+  try {
+    return JSON.parse(field.value);
+  } catch {
+    return field.value;
+  }
+}
+
+// A piece of a field of the request is marked there; any other answer is shown as it came. Says what was found.
+function showAnswer(request, answer, place) {
+  element("highlighted").hidden = false;
+  if (place === undefined || Array.isArray(answer)) {
+    element("highlighted").replaceChildren(JSON.stringify(answer, null, 2));
+    return "";
+  }
   // Offsets count code points; a JavaScript string counts UTF-16 units.
-  const points = Array.from(context);
+  const points = Array.from(request[place]);
   const mark = document.createElement("mark");
   mark.id = "answer";
   mark.textContent = points.slice(answer.start, answer.end).join("");
   element("highlighted").replaceChildren(
     points.slice(0, answer.start).join(""), mark, points.slice(answer.end).join(""));
-  element("highlighted").hidden = false;
+  return answer.start === answer.end ? "no answer, " : `score ${answer.score.toFixed(2)}, `;
 }
 
 function showStatus(text, isError) {
@@ -27,7 +73,9 @@ function showStatus(text, isError) {
 
 async function ask(event) {
   event.preventDefault();
-  const context = element("context").value;
+  const { input, output } = chosen();
+  const filled = [...element("fields").querySelectorAll("textarea")].filter((field) => field.required || field.value);
+  const request = Object.fromEntries(filled.map((field) => [field.name, valueOf(field, input.properties[field.name])]));
   const headers = { "Content-Type": "application/json" };
   if (element("key").value) headers.Authorization = `Bearer ${element("key").value}`;
   element("ask").disabled = true;
@@ -35,17 +83,14 @@ async function ask(event) {
   showStatus("…", false);
   try {
     const start = performance.now();
-    const response = await fetch(element("endpoint").value, {
-      method: "POST", headers, body: JSON.stringify({ question: element("question").value, context }) });
+    const response = await fetch(element("endpoint").value, { method: "POST", headers, body: JSON.stringify(request) });
     const content = await response.json();
     const milliseconds = (performance.now() - start).toFixed(0);
     if (response.status === 401) element("key-label").hidden = false;
     if (!response.ok) {
       showStatus(`${response.status}: ${content.error}`, true);
     } else {
-      showAnswer(context, content);
-      const found = content.answer === "" ? "no answer" : `score ${content.score.toFixed(2)}`;
-      showStatus(`${found}, ${milliseconds} ms`, false);
+      showStatus(`${showAnswer(request, content, output["x-span-of"])}${milliseconds} ms`, false);
     }
   } catch (error) {
     showStatus(`the server does not answer: ${error.message}`, true);
@@ -55,4 +100,5 @@ async function ask(event) {
 }
 
 element("form").addEventListener("submit", ask);
+element("endpoint").addEventListener("change", showFields);
 loadEndpoints();
