@@ -235,7 +235,7 @@ def docs() -> Response:
 
 @blueprint.get("/")
 def page() -> Response:
-    """A small page to ask a question on."""
+    """A small page to try an endpoint on."""
     return current_app.send_static_file("index.html")
 
 

@@ -11,7 +11,8 @@ import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from flask import Response
 from pydantic import BaseModel
@@ -125,8 +126,8 @@ def write_response(request: TensorRequest, model: str, answers: Sequence[BaseMod
 
 
 def _datatype(annotation: Any) -> str:
-    """Datatype of a field: that of its first type, if it is a union with None."""
-    kinds = [annotation, *getattr(annotation, "__args__", ())]
+    """Datatype of a field: that of its first type, if it is a union; BYTES for what no tensor can hold."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     return next((_DATATYPES[kind] for kind in kinds if kind in _DATATYPES), "BYTES")
 
 

@@ -59,6 +59,7 @@ def test_endpoints_change_at_run_time(make_client: Callable[..., FlaskClient], c
     assert open_client.post("/endpoints", json=endpoint | {"route": "/metrics"}).status_code == 422
     code = endpoint | {"name": "code", "route": "/code", "data_logging": {"pipeline_inputs": [{"func": "a.py:run"}]}}
     assert open_client.post("/endpoints", json=code).status_code == 422
+    assert open_client.post("/endpoints", json=endpoint | {"name": "own", "task": "import:json"}).status_code == 422
     assert open_client.delete("/endpoints", json={"route": "/nothing"}).status_code == 404
     assert open_client.delete("/endpoints", json={}).status_code == 422
     assert open_client.delete("/endpoints", json=endpoint).get_json() is True

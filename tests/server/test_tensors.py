@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
+from pydantic import BaseModel
 from questions import ANSWER, CONTEXT, QUESTION
 from running_server import RunningServer
+
+from sparsert.server.tensors import TensorRequest, write_response
 
 INFER = "/v2/models/question-answering-0/infer"
 
@@ -135,3 +138,23 @@ def test_tritons_client(server: RunningServer, binary: bool) -> None:
     with pytest.raises(triton.InferenceServerException, match="inputs"):
         client.infer("question_answering", inputs[:1])
     client.close()
+
+
+class Entities(BaseModel):
+    """Outputs of which no tensor can hold the first two."""
+
+    names: list[str]
+    scores: list[float]
+    total: int | None = None
+
+
+def test_what_no_tensor_can_hold_travels_as_json() -> None:
+    request = TensorRequest(None, [], ["names", "scores", "total"], frozenset({"scores"}))
+    answers = [Entities(names=["Ada", "\u00e9t\u00e9"], scores=[0.5], total=1), Entities(names=[], scores=[], total=2)]
+    response = write_response(request, "own", answers)
+    head = int(response.headers["Inference-Header-Content-Length"])
+    names, scores, total = json.loads(response.data[:head])["outputs"]
+    assert [item["datatype"] for item in (names, scores, total)] == ["BYTES", "BYTES", "INT64"]
+    assert ([json.loads(value) for value in names["data"]], total["data"]) == ([["Ada", "\u00e9t\u00e9"], []], [1, 2])
+    (length,) = struct.unpack_from("<I", response.data, head)
+    assert json.loads(response.data[head + 4 : head + 4 + length]) == [0.5]
