@@ -6,6 +6,7 @@ import itertools
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +83,12 @@ class PipelineLogging:
         self.pipeline_name = pipeline_name
         self._num_cores = num_cores
         self._failed = False
+        config = LoggingConfig() if isinstance(source, MetricLogger) else LoggingConfig.parse(source)
         if isinstance(source, MetricLogger):
-            config, self._loggers = LoggingConfig(), {"logger": source}
-        else:
-            config = LoggingConfig.parse(source)
-            self._loggers = dict(
-                {name: make_logger(name, options or {}) for name, options in config.loggers.items()}
-                if loggers is None
-                else loggers
-            )
+            loggers = {"logger": source}
+        elif loggers is None:
+            loggers = {name: make_logger(name, options or {}) for name, options in config.loggers.items()}
+        self._loggers = dict(loggers)
         system = config.system_logging
         groups = {name: getattr(system, name) for name in ("prediction_latency", "inference_details")}
         self._groups = {
@@ -110,7 +108,7 @@ class PipelineLogging:
         if self._num_cores is not None:
             details["num_cores_total"] = self._num_cores
         latency = {f"{stage}_seconds": seconds for stage, seconds in times.items()}
-        with _Guard(self):
+        with self._guarded():
             for group, values in (("prediction_latency", latency), ("inference_details", details)):
                 for logger in self._groups.get(group, ()):
                     for name, value in values.items():
@@ -124,21 +122,18 @@ class PipelineLogging:
     def engine(self, part: Any) -> None:
         """Log a run of the engine, if its result says what went in and came out (``engine_inputs, engine_outputs``)."""
         if self._rules:
-            values = {}
-            for target in ("engine_inputs", "engine_outputs"):
-                for name, array in getattr(part, target, {}).items():
-                    values[f"{target}.{name}"] = array
-            self._data(values)
+            targets = {target: getattr(part, target, {}) for target in ("engine_inputs", "engine_outputs")}
+            self._data({f"{target}.{name}": array for target in targets for name, array in targets[target].items()})
             self._flush()
 
     def _data(self, values: Mapping[str, Any]) -> None:
         for rule in self._rules:
-            with _Guard(self):
+            with self._guarded():
                 rule.apply(values, self.pipeline_name)
 
     def _flush(self) -> None:
         for logger in self._loggers.values():
-            with _Guard(self):
+            with self._guarded():
                 logger.flush(self.pipeline_name)
 
     def _targets(self, names: Sequence[str]) -> list[MetricLogger]:
@@ -147,29 +142,17 @@ class PipelineLogging:
             raise InputError(f"target_loggers names {unknown}, which are not among the loggers {list(self._loggers)}")
         return [logger for name, logger in self._loggers.items() if not names or name in names]
 
-    def report(self, error: Exception) -> None:
-        """Say once that a logger failed."""
-        if not self._failed:
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Keep the failure of a logger from the pipeline; say once that it failed."""
+        try:
+            yield
+        except Exception as error:
+            if not self._failed:
+                _log.warning(
+                    "a logger of pipeline %s fails: %s; further failures are not reported", self.pipeline_name, error
+                )
             self._failed = True
-            _log.warning(
-                "a logger of pipeline %s fails: %s; further failures are not reported", self.pipeline_name, error
-            )
-
-
-class _Guard:
-    """Keeps the failure of a logger from the pipeline."""
-
-    def __init__(self, owner: PipelineLogging) -> None:
-        self._owner = owner
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
-        if isinstance(error, Exception):
-            self._owner.report(error)
-            return True
-        return False
 
 
 def _named(target: str, value: BaseModel) -> dict[str, Any]:

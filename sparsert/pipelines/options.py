@@ -133,15 +133,11 @@ def at_least(name: str, value: int, least: int) -> int:
     return value
 
 
-def _config_fields() -> dict[str, Any]:
-    """The options of every pipeline as fields of a pydantic model."""
-    types = get_type_hints(PipelineOptions)
+def _config_types() -> dict[str, Any]:
+    """Types of the options of every pipeline as a config has them."""
     kinds = {item.name: item.metadata["config"] for item in fields(PipelineOptions)}
-    return {
-        item.name: (types[item.name] if kinds[item.name] is ... else kinds[item.name], item.default)
-        for item in fields(PipelineOptions)
-        if kinds[item.name] is not None
-    }
+    types = get_type_hints(PipelineOptions)
+    return {name: types[name] if kind is ... else kind for name, kind in kinds.items() if kind is not None}
 
 
 if TYPE_CHECKING:
@@ -152,7 +148,7 @@ else:
         "_CommonFields",
         __config__=ConfigDict(protected_namespaces=(), extra="forbid"),
         task=(str, ...),
-        **_config_fields(),
+        **{name: (kind, getattr(PipelineOptions, name)) for name, kind in _config_types().items()},
     )
 
 

@@ -22,15 +22,16 @@ from sparsert.server.endpoints import Registry
 from sparsert.server.errors import RequestError
 from sparsert.server.logs import request_id
 from sparsert.server.metrics import Metrics
+from sparsert.server.openapi import OPEN_PROBES
 
 __all__ = ["create_app"]
 
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("sparsert.server.access")
 
+_PROBES = re.compile(rf"{OPEN_PROBES.pattern}|/metrics")
 # What an API key does not protect: probes, and pages that only show how to ask.
-_PROBES = re.compile(r"/(ping|health|healthcheck|status|metrics|v2/health/\w+|v2/models/.+/ready)")
-_OPEN = re.compile(rf"/|(?!/metrics){_PROBES.pattern}|/openapi\.json|/(docs|static)(/.*)?")
+_OPEN = re.compile(rf"/|{OPEN_PROBES.pattern}|/openapi\.json|/(docs|static)(/.*)?")
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 

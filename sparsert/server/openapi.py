@@ -12,13 +12,13 @@ from pydantic.json_schema import models_json_schema
 
 from sparsert import __version__
 from sparsert.server import tensors
-from sparsert.server.config import EndpointConfig
+from sparsert.server.config import EndpointConfig, ServerConfig
 from sparsert.server.endpoints import Endpoint
 
 if TYPE_CHECKING:
     from sparsert.server.endpoints import Registry
 
-__all__ = ["document"]
+__all__ = ["OPEN_PROBES", "document"]
 
 
 class Problem(BaseModel):
@@ -99,6 +99,10 @@ _ERRORS = {
     503: "The endpoint is not ready",
     504: "The answer did not come in time",
 }
+# Probes, which an API key does not protect.
+OPEN_PROBES = re.compile(r"/(ping|health|healthcheck|status|v2/health/\w+|v2/models/.+/ready)")
+
+_OBJECT = {"type": "object"}
 _INFERENCE_ERRORS = (400, 408, 413, 415, 422, 429, 503, 504)
 
 
@@ -125,15 +129,18 @@ def document(registry: Registry) -> dict[str, Any]:
     if secured:
         spec.components.security_scheme("key", {"type": "http", "scheme": "bearer"})
 
-    def add(path: str, method: str, summary: str, answer: Any, **operation: Any) -> None:
-        errors = operation.pop("errors", ())
-        is_open = operation.pop("is_open", False)
+    def add(path: str, method: str, summary: str, answer: Any, tag: str, *errors: int, body: Any = None) -> None:
         name = f"{method}_{re.sub('[^A-Za-z0-9]+', '_', path).strip('_')}"
         taken[name] += 1  # routes may differ in nothing but what is left out here
-        operation["operationId"] = name if taken[name] == 1 else f"{name}_{taken[name]}"
-        operation["summary"] = summary
-        operation["responses"] = {"200": answer}
-        if secured and not is_open:
+        operation: dict[str, Any] = {
+            "operationId": name if taken[name] == 1 else f"{name}_{taken[name]}",
+            "summary": summary,
+            "tags": [tag],
+            "responses": {"200": {"description": "OK"} | (answer if "content" in answer else _json(answer))},
+        }
+        if body is not None:
+            operation["requestBody"] = {"required": True} | body
+        if secured and not OPEN_PROBES.fullmatch(path):
             operation["security"] = [{"key": []}]
             errors = (401, *errors)
         for status in errors:
@@ -146,111 +153,58 @@ def document(registry: Registry) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     taken: Counter[str] = Counter()
     for endpoint in registry.endpoints:
-        _describe_endpoint(endpoint, add, called)
-    _describe_server(registry, add, called)
+        _describe_endpoint(endpoint, add, called(endpoint.input_schema), called(endpoint.output_schema))
+    if registry.config.integration == "sagemaker":
+        for first in registry.endpoints[:1]:
+            body = _json(called(first.input_schema))
+            summary, answer = "Answer a request", called(first.output_schema)
+            add("/invocations", "post", summary, answer, "server", *_INFERENCE_ERRORS, body=body)
+    _describe_server(registry.config, add)
     for path, operations in paths.items():
         spec.path(path=path, operations=operations)
     return spec.to_dict()
 
 
-def _describe_endpoint(endpoint: Endpoint, add: Any, called: Any) -> None:
-    question, answer = called(endpoint.input_schema), called(endpoint.output_schema)
+def _describe_endpoint(endpoint: Endpoint, add: Any, question: dict[str, Any], answer: dict[str, Any]) -> None:
+    task, name, base = endpoint.config.public_task, endpoint.name, f"/v2/models/{endpoint.name}"
     example = endpoint.config.kind.example
-    columns = [column for column in tensors.describe(endpoint.input_schema) if column["name"] in (example or {})]
-    plain: dict[str, Any] = {} if example is None else {"example": example}
+    plain: dict[str, Any] = {}
     both: dict[str, Any] = {}
     if example is not None:
+        plain["example"] = example
         both["examples"] = {"plain": {"value": example}}
+        columns = [column for column in tensors.describe(endpoint.input_schema) if column["name"] in example]
         if not any(isinstance(example[column["name"]], (list, dict)) for column in columns):
             inputs = [column | {"shape": [1], "data": [example[column["name"]]]} for column in columns]
             both["examples"]["tensors"] = {"value": {"inputs": inputs}}
-    tags = [endpoint.name]
     if endpoint.config.route:
-        add(
-            endpoint.config.route,
-            "post",
-            f"Answer a request ({endpoint.config.public_task})",
-            _answer(answer),
-            requestBody={"required": True} | _json(question, **plain),
-            errors=_INFERENCE_ERRORS,
-            tags=tags,
-        )
-    base = f"/v2/models/{endpoint.name}"
-    add(
-        f"{base}/infer",
-        "post",
-        "Answer a request, or a batch of them as tensors of the Open Inference Protocol",
-        _answer({"anyOf": [answer, _reference("TensorAnswer")]}),
-        requestBody={"required": True}
-        | _json(
-            {"anyOf": [question, _reference("TensorQuestion")]},
-            **both,
-        ),
-        errors=_INFERENCE_ERRORS,
-        tags=tags,
-    )
-    add(base, "get", "What goes in and what comes out", _answer({"type": "object"}), tags=tags)
-    add(
-        f"{base}/ready",
-        "get",
-        "Whether it can answer",
-        _answer(_reference("Health")),
-        errors=(503,),
-        tags=tags,
-        is_open=True,
-    )
+        body = _json(question, **plain)
+        add(endpoint.config.route, "post", f"Answer a request ({task})", answer, name, *_INFERENCE_ERRORS, body=body)
+    summary = "Answer a request, or a batch of them as tensors of the Open Inference Protocol"
+    body = _json({"anyOf": [question, _reference("TensorQuestion")]}, **both)
+    either = {"anyOf": [answer, _reference("TensorAnswer")]}
+    add(f"{base}/infer", "post", summary, either, name, *_INFERENCE_ERRORS, body=body)
+    add(base, "get", "What goes in and what comes out", _OBJECT, name)
+    add(f"{base}/ready", "get", "Whether it can answer", _reference("Health"), name, 503)
 
 
-def _describe_server(registry: Registry, add: Any, called: Any) -> None:
-    tags = ["server"]
-    for path, text in (("live", "the server answers"), ("ready", "every endpoint can answer")):
-        add(
-            f"/v2/health/{path}",
-            "get",
-            f"Whether {text}",
-            _answer(_reference("Health")),
-            errors=(503,) if path == "ready" else (),
-            tags=tags,
-            is_open=True,
-        )
-    add("/v2", "get", "Name and version", _answer({"type": "object"}), tags=tags)
-    ping: dict[str, Any] = {"type": "boolean"}
-    errors: tuple[int, ...] = ()
-    if registry.config.integration == "sagemaker":
-        ping, errors = _reference("Health"), (503,)
-        if registry.endpoints:
-            first = registry.endpoints[0]
-            add(
-                "/invocations",
-                "post",
-                "Answer a request",
-                _answer(called(first.output_schema)),
-                requestBody={"required": True} | _json(called(first.input_schema)),
-                errors=_INFERENCE_ERRORS,
-                tags=tags,
-            )
+def _describe_server(config: ServerConfig, add: Any) -> None:
+    health, tag = _reference("Health"), "server"
+    add("/v2/health/live", "get", "Whether the server answers", health, tag)
+    add("/v2/health/ready", "get", "Whether every endpoint can answer", health, tag, 503)
+    add("/v2", "get", "Name and version", _OBJECT, tag)
+    ping = (health, tag, 503) if config.integration == "sagemaker" else ({"type": "boolean"}, tag)
     for path in ("/ping", "/health", "/healthcheck", "/status"):
-        add(path, "get", "Whether the server answers", _answer(ping), errors=errors, tags=tags, is_open=True)
-    add("/config", "get", "The configuration", _answer({"type": "object"}), tags=tags)
-    metrics = {
-        "description": "In the text format of Prometheus",
-        "content": {"text/plain": {"schema": {"type": "string"}}},
-    }
-    add("/metrics", "get", "Metrics of all workers", metrics, tags=tags)
-    if registry.config.allow_endpoint_changes:
-        for method, verb, schema, status in (
-            ("post", "Add", "EndpointConfig", 409),
-            ("delete", "Remove", "RemovedEndpoint", 404),
-        ):
-            add(
-                "/endpoints",
-                method,
-                f"{verb} an endpoint",
-                _answer({"const": True}),
-                requestBody={"required": True} | _json(_reference(schema)),
-                errors=(400, 408, status, 413, 415, 422),
-                tags=tags,
-            )
+        add(path, "get", "Whether the server answers", *ping)
+    add("/config", "get", "The configuration", _OBJECT, tag)
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    metrics = {"description": "In the text format of Prometheus", "content": text}
+    add("/metrics", "get", "Metrics of all workers", metrics, tag)
+    if config.allow_endpoint_changes:
+        done, errors = {"const": True}, (400, 408, 413, 415, 422)
+        added, removed = _json(_reference("EndpointConfig")), _json(_reference("RemovedEndpoint"))
+        add("/endpoints", "post", "Add an endpoint", done, tag, *errors, 409, body=added)
+        add("/endpoints", "delete", "Remove an endpoint", done, tag, *errors, 404, body=removed)
 
 
 def _reference(name: str) -> dict[str, Any]:
@@ -259,7 +213,3 @@ def _reference(name: str) -> dict[str, Any]:
 
 def _json(schema: dict[str, Any], **media: Any) -> dict[str, Any]:
     return {"content": {"application/json": {"schema": schema} | media}}
-
-
-def _answer(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": "OK"} | _json(schema)
