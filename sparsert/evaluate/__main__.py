@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from sparsert.errors import InputError, SparsertError
 from sparsert.evaluate import Evaluation, Scorer, evaluate
 from sparsert.evaluate.evaluation import scorer_of
@@ -40,7 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--null-odds belongs to --version-2-with-negative")
     try:
         _check_writable(options.json, options.predictions, options.null_odds)
-        with _Progress(options.quiet) as progress:
+        # A bar on stderr, if that is a terminal.
+        quiet = True if options.quiet else None
+        with tqdm(unit=" questions", leave=False, disable=quiet, file=sys.stderr) as bar:
+
+            def progress(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
             result = evaluate(
                 options.model,
                 options.dataset,
@@ -48,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 engine=options.engine,
                 compare=options.compare,
                 max_samples=options.max_samples,
-                progress=progress.show,
+                progress=progress,
                 **pipeline_options,
             )
         _write(options.predictions, result.scores.predictions)
@@ -90,26 +99,6 @@ def _parser(first: argparse.ArgumentParser, scorer: type[Scorer]) -> argparse.Ar
     parser.add_argument("--null-odds", metavar="FILE", help="write {id: odds of no answer}, likewise")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     return parser
-
-
-class _Progress:
-    """A bar on stderr, if that is a terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(unit=" questions", leave=False, disable=True if quiet else None, file=sys.stderr)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-    def show(self, done: int, total: int) -> None:
-        """Move the bar on."""
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
 
 
 def _check_writable(*paths: str | None) -> None:

@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -128,10 +128,6 @@ class Comparison:
     largest_logit_difference: float
     mean_logit_difference: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the predictions, ready for JSON."""
-        return {field.name: getattr(self, field.name) for field in fields(self)} | {"scores": self.scores.to_dict()}
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -175,10 +171,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the predictions, ready for JSON."""
-        content = {field.name: getattr(self, field.name) for field in fields(self)}
-        content["scores"] = self.scores.to_dict()
-        if self.comparison is not None:
-            content["comparison"] = self.comparison.to_dict()
+        content: dict[str, Any] = _as_dict(self)
         return content
 
     def to_json(self) -> str:
@@ -243,7 +236,6 @@ def evaluate(
         for kind in (engine, *([] if compare is None else [compare]))
     ]
     difference = _Difference()
-    windows = tokens = 0
     for begin in range(0, len(examples), _CHUNK):
         chunk = examples[begin : begin + _CHUNK]
         prepared, seconds = runs[0].prepare(chunk)
@@ -251,7 +243,6 @@ def evaluate(
             for run in runs:
                 run.warm_up(prepared)
         parts = [run.answer(chunk, prepared, seconds) for run in runs]
-        windows, tokens = windows + runs[0].read[0], tokens + runs[0].read[1]
         if compare is not None:
             difference.add(*parts)
         if progress is not None:
@@ -263,8 +254,8 @@ def evaluate(
         model=str(model),
         dataset=name,
         questions=len(examples),
-        windows=windows,
-        tokens=tokens,
+        windows=runs[0].windows,
+        tokens=runs[0].tokens,
         scores=scores,
         comparison=_comparison(scores, others[0], difference) if others else None,
         settings=settings | {"max_samples": max_samples, "compare": compare},
@@ -293,7 +284,7 @@ class _Run:
     def __init__(self, pipeline: Pipeline, scorer: type[Scorer]) -> None:
         self.pipeline = pipeline
         self._scorer = scorer(pipeline)
-        self.read = (0, 0)
+        self.windows = self.tokens = 0
         self._seconds = self._engine_seconds = 0.0
 
     def prepare(self, chunk: Sequence[Any]) -> tuple[Sequence[Any], float]:
@@ -317,7 +308,8 @@ class _Run:
         start = time.perf_counter()
         parts = list(self.pipeline.forward(prepared))
         ran = time.perf_counter()
-        self.read = self._scorer.add(chunk, parts)
+        windows, tokens = self._scorer.add(chunk, parts)
+        self.windows, self.tokens = self.windows + windows, self.tokens + tokens
         self._engine_seconds += ran - start
         self._seconds += seconds + time.perf_counter() - start
         return parts
@@ -354,15 +346,18 @@ def _logits(parts: Sequence[Any]) -> Iterator[np.ndarray]:
         yield from part.engine_outputs.values()
 
 
+def _as_dict(value: Any) -> Any:
+    if isinstance(value, EngineScores):
+        return value.to_dict()
+    return (
+        {field.name: _as_dict(getattr(value, field.name)) for field in fields(value)} if is_dataclass(value) else value
+    )
+
+
 def _comparison(scores: EngineScores, other: EngineScores, difference: _Difference) -> Comparison:
     equal = sum(other.predictions[name] == answer for name, answer in scores.predictions.items())
-    return Comparison(
-        scores=other,
-        equal_answers=equal / len(scores.predictions),
-        f1_difference=scores.f1 - other.f1,
-        largest_logit_difference=difference.largest,
-        mean_logit_difference=difference.mean,
-    )
+    share = equal / len(scores.predictions)
+    return Comparison(other, share, scores.f1 - other.f1, difference.largest, difference.mean)
 
 
 def _versions() -> dict[str, str]:

@@ -66,13 +66,13 @@ class PipelineLogs:
 
     def __init__(self, config: ServerConfig, metrics: Metrics) -> None:
         self._system = config.system_logging
-        self._loggers: dict[str, MetricLogger] = {}
-        if config.loggers.python is not None:
-            self._loggers["python"] = LineLogger()
-        if config.loggers.prometheus is not None:
-            self._loggers["prometheus"] = metrics.pipeline_logger()
-        for name, options in config.loggers.custom().items():
-            self._loggers[name] = make_logger(name, options.model_dump())
+        own: dict[str, MetricLogger | None] = {
+            "python": None if config.loggers.python is None else LineLogger(),
+            "prometheus": None if config.loggers.prometheus is None else metrics.pipeline_logger(),
+        }
+        self._loggers = {name: logger for name, logger in own.items() if logger is not None} | {
+            name: make_logger(name, options.model_dump()) for name, options in config.loggers.custom().items()
+        }
 
     def of(self, endpoint: EndpointConfig, pipeline: Pipeline, context: Context) -> PipelineLogging | None:
         """What logs the requests of an endpoint; None if there is nothing to log.
@@ -83,12 +83,8 @@ class PipelineLogs:
             A function of ``data_logging`` does not exist.
         """
         own = endpoint.logging_config
-        given = {name: getattr(own, name) for name in type(own).model_fields}
-        system = self._system.model_copy(
-            update={name: value for name, value in given.items() if value is not None and value != []}
-        )
-        if not any(group.enable for group in (system.prediction_latency, system.inference_details)):
-            system.enable = False
+        system = self._system.model_copy(update={name: value for name, value in own if value not in (None, [])})
+        system.enable &= system.prediction_latency.enable or system.inference_details.enable
         if not self._loggers or not (system.enable or endpoint.data_logging):
             return None
         config = LoggingConfig(system_logging=system, data_logging=endpoint.data_logging)
