@@ -1,9 +1,9 @@
 """What the CPU can do, and how much of it this process may use.
 
 Two questions, two answers. *Instructions*: :func:`isa` names the tier of kernels to compile. *Cores*:
-:func:`core_list` and :func:`available_cores` respect the affinity mask and the cgroup quota, because
-``os.cpu_count()`` counts cores that a container may not touch. Functions that read files take ``root`` so that they can
-be pointed at a copy of ``/proc`` and ``/sys``.
+:func:`default_cores` is what the environment asks for, else all; :func:`core_list` and :func:`available_cores` respect
+the affinity mask and the cgroup quota, because ``os.cpu_count()`` counts cores that a container may not touch.
+Functions that read files take ``root`` so that they can be pointed at a copy of ``/proc`` and ``/sys``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from sparsert.errors import EngineError
 from sparsert.tiers import TIERS
 
 __all__ = [
+    "MOST_CORES",
     "CpuArchitecture",
     "available_cores",
     "cache_sizes",
@@ -34,6 +36,7 @@ __all__ = [
     "cpu_quantization_compatible",
     "cpu_vnni",
     "cpu_vnni_compatible",
+    "default_cores",
     "host_features",
     "isa",
     "l3_groups",
@@ -48,6 +51,11 @@ _AVX2 = frozenset({"avx2", "fma"})
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"})
 
 _ROOT = Path("/")
+
+MOST_CORES = 9999
+"""No machine has more; larger numbers of cores are refused."""
+
+_COUNT = re.compile("[0-9]{1,4}")  # int() would take signs, underscores and the digits of any script as well
 
 
 @functools.lru_cache(maxsize=1)
@@ -258,6 +266,30 @@ def available_cores(affinity: Iterable[int] | None = None, root: Path = _ROOT) -
     """
     cores = len(core_list(affinity, root))
     return max(1, min([cores, *(math.ceil(quota) for quota in _quotas(root))]))
+
+
+def default_cores(environ: Mapping[str, str] | None = None) -> int:
+    """Number of cores to use where no argument says: ``SPARSERT_NUM_THREADS``, else ``OMP_NUM_THREADS``, else all.
+
+    As with OpenMP, the first number of a list such as ``4,2`` counts, and what is no number is ignored. All means
+    :func:`available_cores`.
+
+    Raises
+    ------
+    EngineError
+        ``SPARSERT_NUM_THREADS`` is not an integer from 1 to 9999.
+    """
+    environ = os.environ if environ is None else environ
+    own = environ.get("SPARSERT_NUM_THREADS", "").strip()
+    if own:
+        if not (_COUNT.fullmatch(own) and int(own)):
+            raise EngineError(
+                f"SPARSERT_NUM_THREADS={own!r} is no number of cores. Expected an integer from 1 to {MOST_CORES}; "
+                "unset it to use all cores."
+            )
+        return int(own)
+    openmp = environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(openmp) if _COUNT.fullmatch(openmp) and int(openmp) else available_cores()
 
 
 def cpu_avx_type() -> str:

@@ -191,6 +191,28 @@ def test_cgroup_quota(tmp_path: Path, files: dict[str, str], expected: int) -> N
     assert cpu.available_cores(range(8), write(tmp_path, files)) == expected
 
 
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        ({"SPARSERT_NUM_THREADS": "", "OMP_NUM_THREADS": " "}, None),
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "4,2"}, 4),
+        ({"SPARSERT_NUM_THREADS": " 2 ", "OMP_NUM_THREADS": "7"}, 2),
+        # OpenMP ignores what is no number of threads, and so do we.
+        *(({"OMP_NUM_THREADS": value}, None) for value in ["0", "-1", "many", ",2", "1.5", "9" * 5000]),
+    ],
+)
+def test_default_cores(environ: dict[str, str], expected: int | None) -> None:
+    assert cpu.default_cores(environ) == (expected or cpu.available_cores())
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "4,2", "1.5", "1_0", "\u0664", "10000", "9" * 5000])
+def test_a_number_of_cores_that_is_none(value: str) -> None:
+    with pytest.raises(EngineError, match="SPARSERT_NUM_THREADS='.*Expected an integer from 1 to 9999"):
+        cpu.default_cores({"SPARSERT_NUM_THREADS": value, "OMP_NUM_THREADS": "2"})
+
+
 def test_cache_sizes(tmp_path: Path) -> None:
     first = sorted(os.sched_getaffinity(0))[0] if hasattr(os, "sched_getaffinity") else 0
     base = f"sys/devices/system/cpu/cpu{first}/cache"
