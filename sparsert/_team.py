@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numba
@@ -19,11 +19,10 @@ from numba import prange, types
 from numba.extending import intrinsic
 from numba.np.ufunc import parallel as numba_parallel
 
-from sparsert import cpu
 from sparsert.errors import EngineError
 from sparsert.kernels.jit import jit
 
-__all__ = ["inherited_gnu_openmp", "max_threads", "parallel_guard", "pinning_wanted", "prepare"]
+__all__ = ["inherited_gnu_openmp", "max_threads", "parallel_guard", "prepare"]
 
 _log = logging.getLogger(__name__)
 
@@ -59,22 +58,6 @@ def inherited_gnu_openmp() -> bool:
 def parallel_guard() -> contextlib.AbstractContextManager[Any]:
     """What to hold while parallel kernels run: a process-wide lock on workqueue, nothing elsewhere."""
     return _workqueue_lock if _layer() == "workqueue" else contextlib.nullcontext()
-
-
-def pinning_wanted(environ: Mapping[str, str] | None = None) -> bool:
-    """Whether streams pin their threads: on Linux, unless a variable says no or a CPU quota shares the cores.
-
-    Under a quota below the affinity mask the same cores belong to other containers as well, which would all pin
-    themselves to the first ones.
-    """
-    environ = os.environ if environ is None else environ
-    if not hasattr(os, "sched_setaffinity"):
-        return False
-    for name in ("SPARSERT_PIN", "NM_BIND_THREADS_TO_CORES"):
-        value = environ.get(name, "").strip().lower()
-        if value:
-            return value not in ("0", "false", "no", "off")
-    return cpu.available_cores() == len(cpu.core_list())
 
 
 @intrinsic

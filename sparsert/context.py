@@ -10,19 +10,28 @@ from __future__ import annotations
 import atexit
 import collections
 import enum
+import itertools
 import logging
 import operator
 import os
 import queue
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sparsert import cpu
-from sparsert.errors import EngineError, InputError, InputTypeError
+from sparsert.errors import EngineError, InputError, InputRangeError, InputTypeError
 
-__all__ = ["Context", "Scheduler", "StreamPool", "parse_num_cores", "parse_num_streams", "parse_scheduler"]
+__all__ = [
+    "Context",
+    "Scheduler",
+    "StreamPool",
+    "parse_num_cores",
+    "parse_num_streams",
+    "parse_scheduler",
+    "pinning_asked",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -82,12 +91,14 @@ def _count(name: str, value: int | None) -> int | None:
         raise InputTypeError(f"{name} must be an integer or None, given {value!r} ({type(value)})") from None
     if count < 0:
         raise InputError(f"{name} must be greater than 0")
+    if count > cpu.MOST_CORES:
+        raise InputRangeError(f"{name} must be at most {cpu.MOST_CORES}; leave it None to use all cores")
     return count or None
 
 
 def parse_num_cores(num_cores: int | None) -> int:
-    """Return the number of cores to report: as asked, or all physical cores that the process may use."""
-    return _count("num_cores", num_cores) or cpu.available_cores()
+    """Return the number of cores to report: as asked, by the argument or the environment, or all that there are."""
+    return _count("num_cores", num_cores) or cpu.default_cores()
 
 
 def parse_num_streams(num_streams: int | None, num_cores: int, scheduler: Scheduler) -> int:
@@ -212,13 +223,33 @@ def _after_fork() -> None:
         pool._restart()
 
 
-def _choose_cores(count: int) -> list[int] | None:
-    """Choose ``count`` neighbouring cores that the fewest live pools use, or None where there are not as many."""
+def pinning_asked(environ: Mapping[str, str] | None = None) -> bool | None:
+    """What ``SPARSERT_PIN``, or else ``NM_BIND_THREADS_TO_CORES``, says about pinning; None if nothing."""
+    environ = os.environ if environ is None else environ
+    for name in ("SPARSERT_PIN", "NM_BIND_THREADS_TO_CORES"):
+        value = environ.get(name, "").strip().lower()
+        if value:
+            return value not in ("0", "false", "no", "off")
+    return None
+
+
+def _choose_cores(count: int) -> list[int]:
+    """Choose the cores to pin ``count`` threads to: one for each, or none at all.
+
+    Without being asked, only threads that take every core of the affinity mask are pinned, and not under a CPU quota
+    below it. Otherwise other processes are meant to run on the rest of the cores, and none knows which the others
+    chose: two processes of one core each would both sit on the first one.
+    """
+    asked = pinning_asked()
     cores = cpu.core_list()
+    takes_all = count >= len(cores) == cpu.available_cores()
+    if not hasattr(os, "sched_setaffinity") or not (takes_all if asked is None else asked):
+        return []
     if count > len(cores):
         cores = cpu.thread_list()
     if count > len(cores):
-        return None
+        return []
+    # neighbours that the fewest live pools of this process use
     usage = collections.Counter(core for pool in list(_pools) for core in pool.cores)
     starts = range(len(cores) - count + 1)
     start = min(starts, key=lambda first: sum(usage[core] for core in cores[first : first + count]))
@@ -236,7 +267,7 @@ class StreamPool:
     Parameters
     ----------
     num_cores
-        Cores to divide; more than the machine has is allowed, and then nothing is pinned.
+        Cores to divide; more than the machine has is allowed.
     num_streams
         Streams to divide them among.
 
@@ -251,19 +282,20 @@ class StreamPool:
 
         self.num_cores = num_cores
         self.num_streams = num_streams
+        most = _team.max_threads()
+        self._threads = [max(1, min(len(part), most)) for part in _divide(num_cores, num_streams)]
         with _pools_lock:
             _install_hooks()
-            self.cores = (_choose_cores(num_cores) or []) if _team.pinning_wanted() else []
+            self.cores = _choose_cores(sum(self._threads))
             _pools.add(self)
-        self._most_threads = _team.max_threads()
         self._restart()
 
     def _restart(self) -> None:
         streams = []
-        for index, part in enumerate(_divide(self.num_cores, self.num_streams)):
-            threads = max(1, min(len(part), self._most_threads))
-            cores = self.cores[part.start : part.start + threads] if self.cores else None
-            streams.append(_Stream(f"sparsert-stream-{index}", threads, cores))
+        cores = iter(self.cores)
+        for index, threads in enumerate(self._threads):
+            own = list(itertools.islice(cores, threads)) or None
+            streams.append(_Stream(f"sparsert-stream-{index}", threads, own))
         self._shared = _Shared(streams)
         # Threads end with the pool; at exit _stop_all waits for them instead.
         weakref.finalize(self, self._shared.stop).atexit = False
@@ -271,7 +303,7 @@ class StreamPool:
     @property
     def threads(self) -> list[int]:
         """Kernel threads of every stream."""
-        return [stream.threads for stream in self._shared.streams]
+        return list(self._threads)
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call ``function(threads, *args)`` in a stream and return its result; wait in line if all are busy.
@@ -329,17 +361,19 @@ class Context:
     Parameters
     ----------
     num_cores : int, optional
-        Physical cores to use; all that the process may use by default. Not capped: more threads than
-        ``NUMBA_NUM_THREADS`` are not started, but the number is reported as asked.
+        Physical cores to use; by default the number that ``SPARSERT_NUM_THREADS`` says, else ``OMP_NUM_THREADS``, else
+        all that the affinity mask and the CPU quota allow. Not capped: more threads than ``NUMBA_NUM_THREADS`` are not
+        started, but the number is reported as asked.
     num_streams : int, optional
         Requests to run side by side; by default one for every last-level cache.
 
     Notes
     -----
-    On Linux the threads are pinned, each to a core that the fewest other pools of this process use; the caller's thread
-    never is. Processes do not know of each other: where several share a machine, give each an affinity mask of its own
-    (``taskset``), or switch pinning off with ``SPARSERT_PIN=0`` (or ``NM_BIND_THREADS_TO_CORES=0``). It is off as well
-    where a CPU quota allows less than the affinity mask, unless one of these variables is 1.
+    On Linux the threads are pinned, one to a core, if they take all cores of the affinity mask and no CPU quota allows
+    less than that; the caller's thread never is. With fewer threads than cores the system places them, since other
+    processes may be on any core. ``SPARSERT_PIN=1`` (or ``NM_BIND_THREADS_TO_CORES=1``) pins in any case, to cores that
+    the fewest other pools of this process use, and 0 never. To pin several processes side by side, give each an
+    affinity mask of its own (``taskset``).
     """
 
     def __init__(self, num_cores: int | None = None, num_streams: int | None = None) -> None:

@@ -48,7 +48,7 @@ class Engine:
     batch_size
         Leading dimension of every input and output, whatever the file says; None takes any, or what the file fixes.
     num_cores
-        Physical cores to use; by default all that the process may use.
+        Physical cores to use; by default as many as the environment says, else all: see :class:`Context`.
     num_streams
         Requests to run side by side under the multi_stream and elastic schedulers.
     scheduler

@@ -19,7 +19,7 @@ import pytest
 
 from sparsert import Context, Scheduler, context, cpu
 from sparsert.context import StreamPool, parse_num_cores, parse_num_streams, parse_scheduler
-from sparsert.errors import InputError, InputTypeError
+from sparsert.errors import EngineError, InputError, InputRangeError, InputTypeError
 
 CORES = cpu.available_cores()
 KERNEL = """
@@ -88,12 +88,31 @@ def test_single_stream_is_the_default() -> None:
 
 
 def test_num_cores() -> None:
-    assert parse_num_cores(None) == parse_num_cores(0) == CORES
+    assert parse_num_cores(None) == parse_num_cores(0) == cpu.default_cores()
     assert parse_num_cores(100) == 100
     with pytest.raises(ValueError, match="^num_cores must be greater than 0$"):
         parse_num_cores(-1)
     with pytest.raises(InputTypeError, match="num_cores must be an integer"):
         parse_num_cores("two")  # type: ignore[arg-type]
+
+
+def test_num_cores_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5,2")
+    assert (parse_num_cores(None), parse_num_cores(3), Context().num_cores) == (5, 3, 5)
+    monkeypatch.setenv("SPARSERT_NUM_THREADS", "4")
+    assert (parse_num_cores(0), parse_num_cores(3), Context().num_cores) == (4, 3, 4)
+    monkeypatch.setenv("SPARSERT_NUM_THREADS", "none")
+    with pytest.raises(EngineError, match="SPARSERT_NUM_THREADS='none'"):
+        parse_num_cores(None)
+    assert parse_num_cores(3) == 3
+
+
+@pytest.mark.parametrize("count", [10_000, 2**63, 2**70, 10**5000], ids=lambda count: f"{count.bit_length()} bits")
+def test_numbers_that_no_machine_has(count: int) -> None:
+    with pytest.raises(InputRangeError, match="num_cores must be at most 9999"):
+        Context(count)
+    with pytest.raises(InputRangeError, match="num_streams must be at most 9999"):
+        Context(1, count)
 
 
 def test_num_streams(caplog: pytest.LogCaptureFixture) -> None:
@@ -270,6 +289,57 @@ def test_pools_prefer_cores_that_no_other_pool_uses(monkeypatch: pytest.MonkeyPa
     first = StreamPool(1, 1)
     second = StreamPool(1, 1)
     assert first.cores != second.cores
+
+
+PLACES = """
+import os, sys
+from sparsert.context import StreamPool
+pool = StreamPool(int(sys.argv[1]), 1)
+print(pool.run(lambda threads: sorted(os.sched_getaffinity(0))), flush=True)
+sys.stdin.read()
+"""
+
+
+def masks_of_two_processes(num_cores: int, **environ: str) -> list[str]:
+    """CPUs of the stream of one pool in each of two processes that live at the same time."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    plain = {name: value for name, value in os.environ.items() if name not in ("SPARSERT_PIN", "OMP_NUM_THREADS")}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", PLACES, str(num_cores)], env={**plain, **environ}, **pipes)
+        for _ in range(2)
+    ]
+    try:
+        return [process.stdout.readline().strip() for process in processes]
+    finally:
+        for process in processes:
+            process.communicate(timeout=60)
+
+
+@linux
+@pytest.mark.skipif(CORES < 2, reason="needs two cores")
+def test_two_processes_of_one_core_do_not_share_it() -> None:
+    everywhere = str(sorted(os.sched_getaffinity(0)))
+    assert masks_of_two_processes(1) == [everywhere] * 2
+    # Two cores asked for, but a single thread started.
+    assert masks_of_two_processes(2, NUMBA_NUM_THREADS="1") == [everywhere] * 2
+
+
+@linux
+def test_only_pools_of_all_cores_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SPARSERT_PIN", "NM_BIND_THREADS_TO_CORES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(context, "_pools", weakref.WeakSet())
+    monkeypatch.setattr(cpu, "core_list", lambda: [2, 3, 6])
+    monkeypatch.setattr(cpu, "thread_list", lambda: [2, 3, 6, 4, 5, 7])
+    monkeypatch.setattr(cpu, "available_cores", lambda: 3)
+    assert [context._choose_cores(count) for count in (1, 2, 3)] == [[], [], [2, 3, 6]]
+    assert [context._choose_cores(count) for count in (6, 7)] == [[2, 3, 6, 4, 5, 7], []]
+    monkeypatch.setattr(cpu, "available_cores", lambda: 2)  # a quota: the cores belong to others as well
+    assert [context._choose_cores(count) for count in (1, 2, 3)] == [[], [], []]
+    monkeypatch.setenv("NM_BIND_THREADS_TO_CORES", "1")
+    assert [context._choose_cores(count) for count in (1, 2, 3)] == [[2], [2, 3], [2, 3, 6]]
+    monkeypatch.setenv("SPARSERT_PIN", "0")
+    assert [context._choose_cores(count) for count in (1, 2, 3)] == [[], [], []]
 
 
 def test_workqueue_layer_survives_concurrent_requests() -> None:

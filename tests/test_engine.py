@@ -19,7 +19,7 @@ import small_models
 
 import sparsert
 import sparsert.utils
-from sparsert import Context, Engine, MultiModelEngine, Scheduler, compile_model, errors, report
+from sparsert import Context, Engine, MultiModelEngine, Scheduler, compile_model, cpu, errors, report
 from sparsert.benchmarking import BatchBenchmarkResult, BenchmarkResults
 from sparsert.engine import benchmark_model
 from sparsert.tiers import TIERS
@@ -370,7 +370,7 @@ def test_properties(arithmetic: Path) -> None:
     assert (engine.batch_size, engine.num_cores, engine.num_streams) == (2, 1, 1)
     assert engine.scheduler is Scheduler.elastic
     assert Engine(arithmetic, num_cores=100).num_cores == 100
-    assert Engine(arithmetic).num_cores == sparsert.cpu_details()[0]
+    assert Engine(arithmetic).num_cores == cpu.default_cores()
     assert engine.isa in TIERS
     assert 0.0 <= engine.fraction_of_supported_ops <= 1.0
 
