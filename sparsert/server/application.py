@@ -25,7 +25,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from sparsert.errors import InputError, SparsertError
 from sparsert.server.config import EndpointConfig, ServerConfig, load_config
 from sparsert.server.logs import logging_config
-from sparsert.server.workers import core_groups, default_workers, free_slot, pin_worker
+from sparsert.server.workers import core_groups, default_workers, free_slot, place_worker
 
 __all__ = ["ServerApplication", "Worker", "check_endpoints"]
 
@@ -302,8 +302,8 @@ class ServerApplication(BaseApplication):  # type: ignore[misc]
         worker.slot = free_slot([other.slot for other in arbiter.WORKERS.values()], self.cfg.workers)
 
     def _prepare_worker(self, arbiter: Any, worker: Worker) -> None:
-        group = core_groups(self.cfg.workers, self.config.num_cores)[worker.slot]
-        pin_worker(group, self.config.engine_thread_pinning)
+        groups = core_groups(self.cfg.workers, self.config.num_cores)
+        place_worker(groups, worker.slot, self.config.engine_thread_pinning)
 
     def _announce(self, arbiter: Any) -> None:
         addresses = " and ".join(f"http://{self._host}:{listener.getsockname()[1]}" for listener in arbiter.LISTENERS)

@@ -248,7 +248,9 @@ class LoggersConfig(BaseModel):
 class ServerConfig(StrictModel):
     """A whole server. The keys up to ``endpoints`` are DeepSparse's."""
 
-    num_cores: int | None = Field(default=None, ge=1, description="Cores for all workers together; all by default")
+    num_cores: int | None = Field(
+        default=None, ge=1, description="Cores for all workers together; as Engine by default"
+    )
     num_workers: int | None = Field(
         default=None, ge=1, le=256, description="Processes, which divide the cores; see default_workers"
     )
