@@ -15,6 +15,8 @@ __all__ = ["InputValidator", "is_mask"]
 
 _FIX = "Please fix either the inputs or the model."
 
+_MOST_TOKENS = 2**31 - 1
+
 # ONNX names of dtypes, where they differ from NumPy's.
 _ONNX_NAMES = {"float64": "double", "float32": "float", "object": "string", "str": "string"}
 
@@ -79,7 +81,7 @@ class InputValidator:
         """
         if strict and type(arrays) is not list and not isinstance(arrays, list):
             raise InputTypeError(f"inp must be a list, given {type(arrays)}")
-        if not self._fits(arrays):
+        if _number_of(arrays, "inp") != len(self._expected) or not self._fits(arrays):
             arrays = list(arrays)
             if strict:
                 self._check_layout(arrays)
@@ -95,13 +97,14 @@ class InputValidator:
 
         A mask that is None becomes ones. ``strict`` demands a list of C-contiguous arrays.
         """
-        sizes = _check_lengths(lengths)
-        total, longest = int(sizes.sum()), int(sizes.max())
+        sizes, total = _check_lengths(lengths)
+        longest = int(sizes.max())
         if strict and not isinstance(arrays, list):
             raise InputTypeError(f"inputs must be a list, given {type(arrays)}")
-        if len(arrays) != len(self._expected):
-            raise InputShapeError(f"Expected {len(self._expected)} inputs, received {len(arrays)}")
-        results = []
+        count = _number_of(arrays, "inputs")
+        if count != len(self._expected):
+            raise InputShapeError(f"Expected {len(self._expected)} inputs, received {count}")
+        results: list[np.ndarray | None] = []
         for index, (array, expected) in enumerate(zip(arrays, self._expected, strict=True)):
             if len(expected.shape) != 2:
                 raise InputShapeError(
@@ -115,7 +118,8 @@ class InputValidator:
                     "this engine is compiled for; shorten it or compile the engine for longer ones"
                 )
             if array is None and is_mask(expected.name):
-                array = np.ones(total, expected.dtype)
+                results.append(None)  # made once the other arrays have shown that there are so many tokens
+                continue
             _require_array(array, index)
             if array.dtype != expected.dtype or not array.dtype.isnative:
                 raise InputTypeError(
@@ -128,15 +132,18 @@ class InputValidator:
                 )
             if strict and not array.flags.c_contiguous:
                 raise InputError("array must be passed in as C contiguous, call numpy.ascontiguousarray(array)")
-            results.append(np.ascontiguousarray(array))
+            array = np.ascontiguousarray(array)
             if expected.rows is not None:
-                _check_range(results[-1], expected)
-        return results, sizes
+                _check_range(array, expected)
+            results.append(array)
+        whole = [
+            np.ones(total, expected.dtype) if array is None else array
+            for array, expected in zip(results, self._expected, strict=True)
+        ]
+        return whole, sizes
 
     def _fits(self, arrays: Any) -> bool:
-        """Whether everything is as expected: the quick check, which does not say what is wrong."""
-        if len(arrays) != len(self._expected):
-            return False
+        """Whether every array is as expected: the quick check, which does not say what is wrong."""
         sizes: dict[str, int] = {}
         for array, expected in zip(arrays, self._expected, strict=True):
             if type(array) is not np.ndarray or array.dtype != expected.dtype or not array.flags.c_contiguous:
@@ -203,19 +210,33 @@ class InputValidator:
                 )
 
 
-def _check_lengths(lengths: Any) -> np.ndarray:
-    """The lengths of sequences as int64, or an InputError."""
-    sizes = np.asarray(lengths)
+def _number_of(arrays: Any, name: str) -> int:
+    """How many arrays there are, or an InputTypeError for what has no length: None, a generator, a number."""
+    try:
+        return len(arrays)
+    except TypeError:
+        raise InputTypeError(f"{name} must be a list of arrays, given {type(arrays)}") from None
+
+
+def _check_lengths(lengths: Any) -> tuple[np.ndarray, int]:
+    """The lengths of sequences as int64 and their sum, or an InputError."""
+    try:
+        sizes = np.asarray(lengths)
+    except (ValueError, OverflowError) as error:
+        raise InputShapeError(f"lengths must be one integer for each sequence: {error}") from error
     if sizes.ndim != 1 or not sizes.size:
         raise InputShapeError(
             f"lengths has shape {sizes.shape}, expected (sequences,) with at least one sequence: the tokens of each"
         )
     if sizes.dtype.kind not in "iu":
-        raise InputTypeError(f"lengths must be integers, given {sizes.dtype}")
+        raise InputTypeError(f"lengths must be integers of at most 64 bits, given {sizes.dtype}")
     if sizes.min() < 1:
         index = int(np.argmin(sizes))
         raise InputShapeError(f"lengths[{index}] is {sizes[index]}, expected at least 1; leave empty sequences out")
-    return sizes.astype(np.int64)
+    total = sum(sizes.tolist())  # Python's integers, since NumPy's sum wraps
+    if total > _MOST_TOKENS:
+        raise InputShapeError(f"lengths add up to {total} tokens, expected at most {_MOST_TOKENS}; run fewer at once")
+    return sizes.astype(np.int64), total
 
 
 def is_mask(name: str) -> bool:

@@ -138,6 +138,37 @@ def test_what_does_not_fit_is_refused() -> None:
     same(engine.run_ragged(tuple(np.repeat(a, 2)[::2] for a in ordered(engine, arrays)), LENGTHS, val_inp=False), want)
 
 
+@pytest.mark.parametrize(
+    ("kind", "lengths"),
+    [
+        # Sums that wrap to 118, the number of tokens, in 64 bits.
+        (InputShapeError, np.array([2**64 - 1, 119], np.uint64)),
+        (InputShapeError, [*[2**62] * 4, 118]),
+        (InputShapeError, [2**63 - 1, 2**63 - 1, 120]),
+        (InputShapeError, [2**62]),
+        (InputTypeError, [2**64, 118]),
+        (InputShapeError, [[1], [2, 3]]),
+        (InputTypeError, [True] * 118),
+        (InputShapeError, 118),
+        (InputShapeError, None),
+    ],
+    ids=repr,
+)
+def test_lengths_that_are_none(kind: type[Exception], lengths: Any) -> None:
+    engine = Engine(QA, batch_size=None)
+    arrays = tokens(LENGTHS)
+    with pytest.raises(kind, match="lengths"):
+        engine.run_ragged(ordered(engine, arrays), lengths)
+    with pytest.raises(kind, match="lengths"):  # nor is a mask of so many tokens made
+        engine.run_ragged([None if "mask" in name else arrays[name] for name in engine.input_names], lengths)
+
+
+@pytest.mark.parametrize("inputs", [None, 3, iter([])], ids=["None", "3", "iterator"])
+def test_inputs_that_are_no_list(inputs: Any) -> None:
+    with pytest.raises(InputTypeError, match="inputs must be a list of arrays"):
+        Engine(QA, batch_size=None).run_ragged(inputs, LENGTHS, val_inp=False)
+
+
 def test_an_engine_of_fixed_length_takes_no_longer_one() -> None:
     engine = Engine(QA, batch_size=1, input_shapes=[1, 32])
     arrays = tokens([32, 3])
