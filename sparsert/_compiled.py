@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsert import cpu
-from sparsert.errors import InputShapeError
+from sparsert.errors import EngineError, InputShapeError
 from sparsert.graph.ir import Dim, Graph, TensorInfo
 from sparsert.utils.example_inputs import vocabularies
 from sparsert.utils.shapes import InputShapes, normalize_input_shapes
@@ -78,6 +78,10 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 def _compile(path: str, isa: str, batch_size: int | None, input_shapes: InputShapes) -> CompiledModel:
     # Imported here: the kernels, and Numba with them, take their time.
+    import numba
+
+    if numba.config.DISABLE_JIT:
+        raise EngineError("NUMBA_DISABLE_JIT is set, but the kernels are machine code only; unset it")
     from sparsert.fuse import fuse_graph
     from sparsert.graph import load_graph
     from sparsert.kernels.cache import announce_compilation

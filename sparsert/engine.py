@@ -24,12 +24,12 @@ from sparsert.context import (
     parse_num_streams,
     parse_scheduler,
 )
-from sparsert.errors import EngineError, InputError, InputTypeError
+from sparsert.errors import EngineError, InputError, InputShapeError, InputTypeError
 from sparsert.plan.report import Report
 from sparsert.utils.batches import join_engine_outputs, split_engine_inputs
 from sparsert.utils.example_inputs import random_arrays
 from sparsert.utils.model_path import model_to_path
-from sparsert.utils.shapes import InputShapes
+from sparsert.utils.shapes import MOST_ITEMS, InputShapes
 
 __all__ = ["Engine", "MultiModelEngine", "benchmark_model", "compile_model"]
 
@@ -448,6 +448,8 @@ def _parse_batch_size(batch_size: int | None) -> int | None:
         if batch_size < 1:
             _log.warning("batch_size < 1 so disabling batch size override")
             return None
+        if batch_size > MOST_ITEMS:
+            raise InputShapeError(f"batch_size must be at most {MOST_ITEMS}, or None for any")
     return batch_size
 
 

@@ -145,6 +145,46 @@ def test_bad_arguments(relu: Path) -> None:
 # Shapes
 
 
+@pytest.mark.parametrize(
+    "inputs", [None, 3, (array for array in ()), np.array(3)], ids=["None", "3", "generator", "0-d"]
+)
+def test_inputs_that_are_no_list(relu: Path, inputs: Any) -> None:
+    with pytest.raises(errors.InputTypeError, match="inp must be a list of arrays"):
+        Engine(relu).run(inputs, val_inp=False)
+
+
+@pytest.mark.parametrize("size", [2**31, 10**23, 10**5000], ids=["2**31", "10**23", "10**5000"])
+def test_sizes_that_no_array_has(relu: Path, size: int) -> None:
+    with pytest.raises(errors.InputShapeError, match="batch_size must be at most 2147483647"):
+        Engine(relu, batch_size=size)
+    with pytest.raises(errors.InputShapeError, match="dimensions of at most 2147483647"):
+        Engine(relu, input_shapes=[1, size])
+    with pytest.raises(errors.InputRangeError, match="num_cores must be at most 9999"):
+        Engine(relu, num_cores=size)
+
+
+def test_shapes_of_too_many_digits_and_items(relu: Path) -> None:
+    with pytest.raises(errors.InputShapeError, match="dimensions of at most"):
+        Engine(relu, input_shapes="[1,12345678901234567890123]")
+    with pytest.raises(errors.InputError, match="Can't parse input shapes"):
+        Engine(relu, input_shapes=f"[1,{'9' * 5000}]")
+    with pytest.raises(errors.InputShapeError, match="does not fit in memory"):
+        sparsert.utils.example_inputs.random_arrays([("x", np.dtype(np.float32), [2**31 - 1] * 3)], {})
+
+
+def test_disabled_jit_is_refused(relu: Path) -> None:
+    code = f"""if True:
+        import sparsert
+        try:
+            sparsert.Engine({str(relu)!r})
+        except sparsert.EngineError as error:
+            print(error)
+    """
+    environ = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environ)
+    assert "NUMBA_DISABLE_JIT is set" in done.stdout, done.stderr
+
+
 def test_dynamic_shapes(embedding: Path) -> None:
     engine = Engine(embedding, batch_size=2)
     assert engine.input_names == ["input_ids", "attention_mask"]

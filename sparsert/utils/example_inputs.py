@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from sparsert._validation import is_mask
 from sparsert.errors import InputShapeError
 from sparsert.graph.ir import Graph, Node
 from sparsert.utils.model_path import model_to_path
@@ -52,11 +55,13 @@ def random_arrays(
     rng = np.random.default_rng(seed)
     arrays = []
     for name, dtype, shape in inputs:
+        if math.prod(shape) * dtype.itemsize > sys.maxsize:
+            raise InputShapeError(f"input '{name}' of shape {list(shape)} does not fit in memory; give a smaller shape")
         integral = dtype.kind in "iub"
         if integral and name in rows:
             array = rng.integers(0, max(1, rows[name]), size=tuple(shape)).astype(dtype)
             values = f"random ids below {rows[name]}"
-        elif integral or "mask" in name.lower():
+        elif integral or is_mask(name):
             array = np.ones(tuple(shape), dtype)
             values = "ones"
         else:

@@ -8,7 +8,10 @@ from typing import Any
 
 from sparsert.errors import InputError, InputShapeError, InputTypeError
 
-__all__ = ["InputShapes", "normalize_input_shapes", "parse_input_shapes"]
+__all__ = ["MOST_ITEMS", "InputShapes", "normalize_input_shapes", "parse_input_shapes"]
+
+MOST_ITEMS = 2**31 - 1
+"""The largest dimension that is taken."""
 
 InputShapes = str | Sequence[int] | Sequence[Sequence[int]] | None
 """A text such as ``"[1,128],[1,128]"``, one shape for every input, or one shape for each."""
@@ -28,7 +31,10 @@ def parse_input_shapes(text: str | None) -> list[list[int]] | None:
     rest = re.sub(r"\[\s*\d+(?:\s*,\s*\d+)*\s*,?\s*\]", "", text).strip(" ,[]\t")
     if not groups or rest:
         raise InputError(f"Can't parse input shapes parameter: {text}")
-    return [[int(dim) for dim in group.split(",")] for group in groups]
+    try:
+        return [[int(dim) for dim in group.split(",")] for group in groups]
+    except ValueError as error:  # more digits than Python converts
+        raise InputError(f"Can't parse input shapes parameter: {error}") from error
 
 
 def normalize_input_shapes(shapes: InputShapes, inputs: int) -> list[list[int]] | None:
@@ -60,4 +66,6 @@ def _dim(value: Any) -> int:
         raise InputTypeError(f"input_shapes must hold integers, given {value!r}")
     if int(value) < 1:
         raise InputShapeError(f"input_shapes must hold dimensions greater than 0, given {value}")
+    if int(value) > MOST_ITEMS:
+        raise InputShapeError(f"input_shapes must hold dimensions of at most {MOST_ITEMS}")
     return int(value)
