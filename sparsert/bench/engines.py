@@ -112,12 +112,14 @@ def _load_sparsert(job: EngineJob) -> LoadedEngine:
 
 def _ragged_run(engine: Any, job: EngineJob) -> Callable[[list[Any]], list[Any]]:
     """Run only the tokens that the attention mask counts; they are gathered once, as a pipeline would have them."""
+    from sparsert._validation import is_mask
+
     gathered: dict[int, tuple[Any, Any]] = {}
 
     def run(arrays: list[Any]) -> list[Any]:
         key = id(arrays)
         if key not in gathered:
-            mask = next(array for name, array in _named(job, arrays) if "mask" in name)
+            mask = next(array for name, array in _named(job, arrays) if is_mask(name))
             gathered[key] = [array[mask != 0] for array in arrays], mask.sum(axis=1)
         tokens, lengths = gathered[key]
         outputs: list[Any] = engine.run_ragged(tokens, lengths, val_inp=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sparsert import cpu
+from sparsert._validation import is_mask
 from sparsert.errors import InputError, InputRangeError, InputShapeError
 from sparsert.graph import load_graph
 from sparsert.graph.ir import TensorInfo
@@ -77,7 +78,7 @@ class ModelInputs:
         arrays: list[np.ndarray] = generate_random_inputs(model, input_shapes=self.shapes)
         if lengths:
             for name, array in zip(self.names, arrays, strict=True):
-                if "mask" in name:
+                if is_mask(name):
                     array[:] = np.arange(array.shape[1]) < np.asarray(lengths)[:, None]
         return arrays
 
