@@ -13,7 +13,6 @@ import numpy as np
 
 from sparsert import cpu
 from sparsert._compiled import CompiledModel, bind_shapes, compile_file
-from sparsert._ragged import per_token, run_padded
 from sparsert._validation import InputValidator, is_mask
 from sparsert.benchmarking import BenchmarkResults
 from sparsert.context import (
@@ -26,6 +25,7 @@ from sparsert.context import (
 )
 from sparsert.errors import EngineError, InputError, InputShapeError, InputTypeError
 from sparsert.plan.report import Report
+from sparsert.ragged import per_token, run_padded
 from sparsert.utils.batches import join_engine_outputs, split_engine_inputs
 from sparsert.utils.example_inputs import random_arrays
 from sparsert.utils.model_path import model_to_path

@@ -14,8 +14,8 @@ from fusion_checks import DATA, make_bert
 from onnx import helper
 
 from sparsert import Context, Engine, MultiModelEngine
-from sparsert._ragged import per_token, run_padded
 from sparsert.errors import EngineError, InputError, InputRangeError, InputShapeError, InputTypeError
+from sparsert.ragged import flatten_rows, pad_rows, per_token, run_padded
 
 __all__ = ["make_bert"]
 
@@ -260,6 +260,20 @@ def test_padding_by_hand() -> None:
         assert len(shapes) == -(-50 // (fixed_rows or 16))
     with pytest.raises(EngineError, match=r"shape \(3,\)"):
         run_padded(lambda batch: [np.zeros(3)], [x, mask], lengths, [False, True], [None])
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("inner", [(), (2,)])
+def test_rows_and_back(left: bool, inner: tuple[int, ...]) -> None:
+    lengths = np.array([3, 1, 5])
+    flat = np.arange(9 * int(np.prod(inner))).reshape(9, *inner) + 1
+    for width in (None, 7):
+        rows = pad_rows(flat, lengths, width, left, value=-1)
+        assert rows.shape == (3, width or 5, *inner) and rows.dtype == flat.dtype
+        for row, sequence in zip(rows, np.split(flat, [3, 4]), strict=True):
+            padding = np.full((len(row) - len(sequence), *inner), -1)
+            np.testing.assert_array_equal(row, np.concatenate([padding, sequence] if left else [sequence, padding]))
+        np.testing.assert_array_equal(flatten_rows(rows, lengths, left), flat)
 
 
 def test_what_a_shape_tells() -> None:

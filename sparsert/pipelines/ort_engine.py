@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from sparsert._ragged import per_token, run_padded
 from sparsert._validation import InputValidator, is_mask
 from sparsert.errors import EngineError, InputError, ModelFormatError
 from sparsert.graph.ir import TensorInfo
+from sparsert.ragged import per_token, run_padded
 
 __all__ = ["OrtEngine"]
 

@@ -1,4 +1,4 @@
-"""Sequences of different lengths through an engine that only takes rectangles: in padded batches of similar lengths."""
+"""Sequences of different lengths: end to end or as padded rows, and through an engine that only takes rectangles."""
 
 from __future__ import annotations
 
@@ -8,10 +8,50 @@ import numpy as np
 
 from sparsert.errors import EngineError, InputShapeError
 
-__all__ = ["per_token", "run_padded"]
+__all__ = ["flatten_rows", "pad_rows", "per_token", "run_padded"]
 
 _ROWS = 16
 """Sequences of a padded batch where the engine does not fix their number; sorted by length they differ little."""
+
+
+def pad_rows(
+    flat: np.ndarray, lengths: np.ndarray, width: int | None = None, left: bool = False, value: int = 0
+) -> np.ndarray:
+    """Lay sequences that lie end to end out as rows.
+
+    Parameters
+    ----------
+    flat : ndarray, shape (T, ...)
+        The tokens of all sequences.
+    lengths : int array, shape (n,)
+        Tokens of each sequence; their sum is T.
+    width : int, optional
+        Columns; by default the longest length.
+    left : bool
+        Whether the padding comes before a sequence.
+    value : int
+        What the padding consists of.
+
+    Returns
+    -------
+    ndarray, shape (n, width, ...)
+    """
+    inside = _inside(lengths, int(lengths.max()) if width is None else width, left)
+    rows = np.full((*inside.shape, *flat.shape[1:]), value, flat.dtype)
+    rows[inside] = flat
+    return rows
+
+
+def flatten_rows(rows: np.ndarray, lengths: np.ndarray, left: bool = False) -> np.ndarray:
+    """Lay padded rows, shape (n, width, ...), end to end without their padding: the inverse of :func:`pad_rows`."""
+    flat: np.ndarray = rows[_inside(lengths, rows.shape[1], left)]
+    return flat
+
+
+def _inside(lengths: np.ndarray, width: int, left: bool) -> np.ndarray:
+    """Which columns of each row belong to its sequence; boolean, shape (n, width)."""
+    columns = np.arange(width)
+    return columns >= width - lengths[:, None] if left else columns < lengths[:, None]
 
 
 def run_padded(
@@ -65,7 +105,8 @@ def run_padded(
         width = tokens or int(lengths[group].max())
         # a fixed number of rows repeats the last sequence
         places = np.pad(group, (0, (rows or 0) - len(group) if rows else 0), mode="edge")
-        results = run([_padded(array, begins[places], lengths[places], width) for array in inputs])
+        chosen = _tokens(begins[places], lengths[places])
+        results = run([pad_rows(array[chosen], lengths[places], width) for array in inputs])
         if not joined:
             known = [
                 result.ndim > 1 and result.shape[1] == width if of_tokens is None else of_tokens
@@ -85,20 +126,17 @@ def run_padded(
                     f"an output has shape {result.shape}, expected it to begin with {leading}: its values belong "
                     "neither to tokens nor to sequences; use run"
                 )
-            for row, index in enumerate(group):
-                if of_tokens:
-                    whole[begins[index] : begins[index] + lengths[index]] = result[row, : lengths[index]]
-                else:
-                    whole[index] = result[row]
+            if of_tokens:
+                whole[_tokens(begins[group], lengths[group])] = flatten_rows(result[: len(group)], lengths[group])
+            else:
+                whole[group] = result[: len(group)]
     return joined
 
 
-def _padded(array: np.ndarray, begins: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
-    """Sequences of a flat array as rows, with zeros behind them."""
-    rows = np.zeros((len(begins), width), array.dtype)
-    for row, begin, length in zip(rows, begins, lengths, strict=True):
-        row[:length] = array[begin : begin + length]
-    return rows
+def _tokens(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Indices of the tokens of sequences that begin anywhere, one sequence after another."""
+    moved = begins - (np.cumsum(lengths) - lengths)
+    return np.arange(lengths.sum()) + np.repeat(moved, lengths)
 
 
 def _groups(lengths: np.ndarray, rows: int, padding: bool) -> Iterator[np.ndarray]:
