@@ -24,6 +24,7 @@ from sparsert.context import (
     parse_scheduler,
 )
 from sparsert.errors import EngineError, InputError, InputShapeError, InputTypeError
+from sparsert.plan.profile import StepTiming, time_steps
 from sparsert.plan.report import Report
 from sparsert.ragged import per_token, run_padded
 from sparsert.utils.batches import join_engine_outputs, split_engine_inputs
@@ -261,10 +262,22 @@ class Engine:
         ]
         return random_arrays(wanted, self._model.vocabularies, seed)
 
+    def profile(self, feeds: dict[str, np.ndarray], seconds: float) -> tuple[list[StepTiming], np.ndarray]:
+        """Time the steps of the model one by one, see :func:`sparsert.plan.profile.time_steps`.
+
+        Parameters
+        ----------
+        feeds : dict
+            One array per input, by name.
+        seconds : float
+            How long to measure.
+        """
+        return self._pool.run(time_steps, self._model.program, feeds, seconds)
+
     def report(self) -> Report:
         """List every step: what was fused, the kernel, the weight format, and any fallback."""
         model = self._model
-        return Report(list(model.program.steps), model.source_node_count, model.isa, self._model_path)
+        return Report(list(model.program.reports), model.source_node_count, model.isa, self._model_path)
 
     @property
     def model_path(self) -> str:

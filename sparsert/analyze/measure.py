@@ -55,7 +55,6 @@ def analyze(
     """
     # Imported here: the engine brings Numba and its kernels, which the command line's --help does without.
     from sparsert.engine import Engine
-    from sparsert.plan.profile import time_steps
 
     if not time > 0:
         raise InputRangeError(f"time must be more than 0 seconds, given {time}")
@@ -64,7 +63,7 @@ def analyze(
     engine.run(arrays)  # checks the arrays, and compiles the kernels
     limits = measure_limits(engine.num_cores, _LIMIT_SECONDS) if roofline else None
     feeds = dict(zip(engine.input_names, arrays, strict=True))
-    timings, whole = engine._pool.run(time_steps, engine._model.program, feeds, time)
+    timings, whole = engine.profile(feeds, time)
     medians = [float(np.median(timing.seconds)) * 1e3 for timing in timings]
     total = sum(medians)
     # several steps may stand for the same nodes; the last of them counts these

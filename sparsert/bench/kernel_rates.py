@@ -139,8 +139,8 @@ def _attention_work(case: Case) -> Work:
     stream = Stream(0)
     values = {name: stream.normal((1, tokens, _HEADS * size), 1.0) for name in "qkv"}
     numba.set_num_threads(1)
-    instance.timed_run(values, layout, (1, tokens), 1)  # leaves the quantized values in the arena
-    held = instance._bind(values, layout, (1, tokens), 1)
+    instance.call(values, layout, (1, tokens), 1)  # leaves the quantized values in the arena
+    held = instance.bind(values, layout, (1, tokens), 1)
     macs = 2 * _HEADS * tokens * tokens * size
     nbytes = round(macs * ATTENTION_BYTES_PER_MAC[case.arithmetic])
     return Work(_runner(instance, segment, ("byte_sums", "attention"), layout, held), macs, nbytes, size * 4 * TILE)
@@ -150,13 +150,12 @@ def _runner(
     instance: Instance, segment: Segment, opcodes: Sequence[str], layout: Layout, held: object = None
 ) -> Callable[[int], None]:
     """Run the steps of some opcodes again and again; ``held`` are arrays that the program has addresses of."""
-    wanted = [index for index, step in enumerate(segment.steps) if step.opcode in opcodes]
-    table = instance._table[[row[0] in wanted for row in instance._table]]
+    wanted = [index for index, region in enumerate(instance.regions) if segment.steps[region.first].opcode in opcodes]
 
     def run(rounds: int, held: object = held) -> None:
         numba.set_num_threads(1)
         for _ in range(rounds):
-            instance._execute(table, layout.meta)
+            instance.execute(layout.meta, wanted)
 
     return run
 

@@ -50,10 +50,7 @@ class LayerNorm(FusedOp):
 
     def lower(self, builder: Builder, node: Node) -> None:
         x, rows = builder.buffer(node.inputs[0]), len(self.gamma)
-        constants = {
-            "gamma": padded(self.gamma, rows),
-            "beta": padded(self.beta, rows),
-            "epsilon": np.array([self.epsilon, 1.0 / rows], np.float32),
-        }
-        step = Step("rows", [x], source="layer_norm", rows=rows, constants=constants)
+        constants = {"gamma": padded(self.gamma, rows), "beta": padded(self.beta, rows)}
+        epsilon = np.array([self.epsilon, 1.0 / rows], np.float32)
+        step = Step("rows", [x], source="layer_norm", rows=rows, parameters=epsilon, constants=constants)
         builder.produce(step, node.outputs[0])

@@ -9,7 +9,8 @@ import numpy as np
 
 from sparsert.ops.steps import PackedLinear, Step
 from sparsert.plan.instance import Instance
-from sparsert.plan.program import Program, _Segment
+from sparsert.plan.parts import SegmentPart
+from sparsert.plan.program import Program
 from sparsert.plan.report import StepReport
 
 __all__ = ["StepTiming", "time_steps"]
@@ -83,35 +84,33 @@ def _run_timed(
     program: Program, feeds: dict[str, np.ndarray], threads: int, instances: dict[int, Instance]
 ) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
     """Seconds of every step of one pass, and over how many sequences and tokens each part of the program ran."""
-    values: dict[str, np.ndarray] = {**program._constants, **feeds}
+    values = program.start(feeds)
     seconds, sequences = [], []
-    for position, (part, dead) in enumerate(zip(program._steps, program._dead, strict=True)):
-        if isinstance(part, _Segment):
-            lead = part._lead(values, 2)
-            items, tokens = lead if part.sequences else (1, int(np.prod(lead, dtype=np.int64)))
-            layout = part._uniform(items, tokens, threads)
+    for position, part in enumerate(program.parts):
+        if isinstance(part, SegmentPart):
+            call = part.call_for(values, threads)
             if position not in instances:
-                instances[position] = Instance(part.segment, layout.tiles, layout.key_tiles, threads, True)
-            results, taken = instances[position].timed_run(values, layout, lead, items)
+                instances[position] = Instance(part.segment, *call.limits, separate_steps=True)
+            results, taken = instances[position].timed_call(values, call.layout, call.lead, call.items)
             values.update(results)
-            sequences.append((items, tokens))
+            sequences.append((call.items, call.tokens))
         else:
             begin = time.perf_counter()
-            part.run(values, threads)
+            part.execute(values, threads)
             taken = np.array([time.perf_counter() - begin])
             sequences.append((0, 0))
         seconds.append(taken)
-        for name in dead:
+        for name in part.dead:
             values.pop(name, None)
     return seconds, sequences
 
 
 def _describe(program: Program, passes: list[list[np.ndarray]], sequences: list[tuple[int, int]]) -> list[StepTiming]:
     timings = []
-    reports = iter(program.steps)
-    for position, part in enumerate(program._steps):
+    reports = iter(program.reports)
+    for position, part in enumerate(program.parts):
         seconds = np.stack([taken[position] for taken in passes])
-        if not isinstance(part, _Segment):
+        if not isinstance(part, SegmentPart):
             timings.append(StepTiming([next(reports)], None, None, sequences[position], seconds[:, 0]))
             continue
         segment = part.segment

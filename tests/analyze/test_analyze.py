@@ -20,7 +20,6 @@ from sparsert.analyze.__main__ import main, make_parser
 from sparsert.analyze.plot import analysis_figure
 from sparsert.analyze.result import ANALYSIS_KEYS, KINDS, LAYER_KEYS, LayerAnalysis
 from sparsert.errors import InputRangeError, ModelNotFoundError
-from sparsert.plan.profile import time_steps
 
 MODEL = "synthetic:bert-tiny-pruned90_quant"
 BATCH, TOKENS = 2, 40
@@ -114,7 +113,6 @@ def test_timed_steps_compute_what_a_run_computes() -> None:
     arrays = engine.generate_random_inputs()
     expected = engine.run(arrays)
     feeds = dict(zip(engine.input_names, arrays, strict=True))
-    program = engine._model.program
     outputs: list[dict[str, Any]] = []
 
     from sparsert.plan import profile
@@ -123,19 +121,19 @@ def test_timed_steps_compute_what_a_run_computes() -> None:
 
     def watched(program: Any, feeds: Any, threads: int, instances: Any) -> Any:
         result = run_timed(program, feeds, threads, instances)
-        values: dict[str, Any] = {**program._constants, **feeds}
-        for position, part in enumerate(program._steps):
+        values = program.start(feeds)
+        for position, part in enumerate(program.parts):
             if position in instances:
-                lead = part._lead(values, 2)
-                values.update(instances[position].timed_run(values, part._uniform(*lead, threads), lead, lead[0])[0])
+                call = part.call_for(values, threads)
+                values.update(instances[position].timed_call(values, call.layout, call.lead, call.items)[0])
             else:
-                part.run(values, threads)
-        outputs.append({name: values[name] for name in program._outputs})
+                part.execute(values, threads)
+        outputs.append({name: values[name] for name in engine.output_names})
         return result
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(profile, "_run_timed", watched)
-        timings, whole = engine._pool.run(time_steps, program, feeds, 0.0)
+        timings, whole = engine.profile(feeds, 0.0)
     assert len(whole) == 3
     assert all(timing.seconds.shape == (3,) and (timing.seconds > 0).all() for timing in timings)
     for found in outputs:

@@ -35,6 +35,6 @@ def test_linears_of_any_width_run_in_kernels_and_stay_exact() -> None:
     for in_features in (1020, 1021, 5000, 20000):
         graph, weight, x = _quantized_linear(in_features)
         program = compile_graph(graph)
-        assert not any(step.fallback for step in program.steps)
+        assert not any(step.fallback for step in program.reports)
         expected = x.astype(np.int64) @ weight.astype(np.int64)
         np.testing.assert_array_equal(program.run({"x": x}, 1)["y"], expected.astype(np.float32))

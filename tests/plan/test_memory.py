@@ -12,8 +12,6 @@ import numba
 import numpy as np
 import pytest
 from fusion_checks import DATA, FORMS, feeds_for
-from hypothesis import given
-from hypothesis import strategies as st
 from program_checks import run
 
 from sparsert.fuse import fuse_graph
@@ -22,11 +20,11 @@ from sparsert.kernels.jit import TILE
 from sparsert.ops import Linear
 from sparsert.ops.steps import Buffer
 from sparsert.plan import compile_graph
-from sparsert.plan.instance import Instance, _allocate
+from sparsert.plan.instance import Instance
 from sparsert.plan.layout import Layout, Packing
 from sparsert.plan.lower import lower
 from sparsert.plan.partition import channels_of, partition
-from sparsert.plan.program import _KEPT_LAYOUTS, _KEPT_SHAPES
+from sparsert.plan.parts import KEPT_LAYOUTS, KEPT_SHAPES, SegmentPart
 from sparsert.plan.segment import Segment
 
 Maker = Callable[[str], Path]
@@ -46,26 +44,6 @@ def same_bits(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
 # -- buffers
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.integers(1, 70), st.sampled_from(["floats", "rows", "quads"]), st.integers(0, 9), st.integers(0, 9)
-        ),
-        max_size=20,
-    )
-)
-def test_allocation_never_overlaps(wanted: list[tuple[int, str, int, int]]) -> None:
-    """No two buffers that are alive at one step share a byte, and all lie inside the arena."""
-    lives = [(Buffer(str(k), form, rows), min(a, b), max(a, b)) for k, (rows, form, a, b) in enumerate(wanted)]
-    offsets, size = _allocate(lives)
-    for k, (one, first, last) in enumerate(lives):
-        start = offsets[id(one)]
-        assert start % 64 == 0 and 0 <= start <= start + one.nbytes <= size
-        for other, begin, end in lives[k + 1 :]:
-            if begin <= last and first <= end:
-                assert start + one.nbytes <= offsets[id(other)] or offsets[id(other)] + other.nbytes <= start
-
-
 def segments_of(graph: object) -> list[Segment]:
     channels = channels_of(graph)
     groups = partition(graph, channels)
@@ -80,9 +58,9 @@ def segments_of(graph: object) -> list[Segment]:
 
 
 def extents(instance: Instance, buffer: Buffer) -> tuple[int, int]:
-    """First and last byte of a buffer: of all tiles in the arena, or of one group of tiles in a thread's scratch."""
-    base, stride = instance._places[id(buffer)]
-    copies = instance._group if stride < 0 else instance._tiles
+    """First and last byte of a buffer: of all tiles in the arena, or of one band of tiles in a thread's scratch."""
+    base, stride = instance.memory.places[buffer]
+    copies = instance.division.band if stride < 0 else instance.division.tiles
     assert abs(stride) == buffer.nbytes
     return base, base + copies * buffer.nbytes
 
@@ -100,27 +78,28 @@ def test_live_buffers_never_overlap(form: str, batch: int, tokens: int, threads:
     for segment in segments_of(graph):
         layout = Layout.of([tokens] * batch, Packing(threads))
         instance = Instance(segment, layout.tiles, layout.key_tiles, threads)
+        memory, division = instance.memory, instance.division
         region_of = {
             index: number
-            for number, region in enumerate(instance._regions)
-            for index in range(region.first, region.last)
+            for number, region in enumerate(instance.regions)
+            for index in range(region.first, region.stop)
         }
         assert sorted(region_of) == list(range(len(segment.steps)))
-        alive: dict[int, tuple[Buffer, list[int]]] = {}
+        alive: dict[Buffer, list[int]] = {}
         for index, step in enumerate(segment.steps):
             for buffer in (*step.reads, *step.writes):
-                alive.setdefault(id(buffer), (buffer, []))[1].append(index)
-        arena = instance._arena.ctypes.data
+                alive.setdefault(buffer, []).append(index)
+        arena = memory.arena.ctypes.data
         places = []
-        for buffer, steps in alive.values():
+        for buffer, steps in alive.items():
             start, end = extents(instance, buffer)
-            private = instance._places[id(buffer)][1] < 0
+            private = memory.places[buffer][1] < 0
             if private:
-                assert len({region_of[index] for index in steps}) == 1 and instance._parts == 1
-                assert 0 < start and end <= instance._stride
+                assert len({region_of[index] for index in steps}) == 1 and division.strips == 1
+                assert 0 < start and end <= memory.stride
                 when = (min(steps), max(steps))
             else:
-                assert arena <= start and end <= arena + instance._arena.nbytes
+                assert arena <= start and end <= arena + memory.arena.nbytes
                 when = (min(region_of[index] for index in steps), max(region_of[index] for index in steps))
             places.append((private, start, end, *when))
         for k, (private, start, end, first, last) in enumerate(places):
@@ -130,11 +109,11 @@ def test_live_buffers_never_overlap(form: str, batch: int, tokens: int, threads:
 
 
 def test_both_divisions_are_covered(make_bert: Maker) -> None:
-    """The shapes above meet row parts as well as tiles."""
+    """The shapes above meet strips of rows as well as tiles."""
     graph, _ = program_of("sparseml 1.4", make_bert)
     (segment,) = segments_of(graph)
-    assert Instance(segment, 1, 1, 2)._parts == 2
-    assert Instance(segment, 10, 2, 2)._parts == 1
+    assert Instance(segment, 1, 1, 2).division.strips == 2
+    assert Instance(segment, 10, 2, 2).division.strips == 1
 
 
 def test_values_are_written_before_they_are_read(make_bert: Maker) -> None:
@@ -152,17 +131,16 @@ def test_values_are_written_before_they_are_read(make_bert: Maker) -> None:
 
 def test_segments_keep_a_bounded_number_of_shapes(make_bert: Maker) -> None:
     graph, program = program_of("sparseml 1.4", make_bert)
-    segments = [step for step in program._steps if hasattr(step, "segment")]
+    parts = [part for part in program.parts if isinstance(part, SegmentPart)]
     feeds = feeds_for(graph, 1, 30)
     expected = run(program, feeds)
-    for tokens in range(1, 3 * _KEPT_SHAPES):
+    for tokens in range(1, 3 * KEPT_SHAPES):
         run(program, feeds_for(graph, 1 + tokens % 3, tokens))
-    for segment in segments:
-        assert len(segment._free) <= _KEPT_SHAPES
-        assert sum(map(len, segment._free.values())) <= _KEPT_SHAPES
-        for tokens in range(1, 3 * _KEPT_LAYOUTS):
-            segment._uniform(1, tokens, 1)
-        assert len(segment._layouts) == _KEPT_LAYOUTS
+    for tokens in range(1, 3 * KEPT_LAYOUTS):
+        run(program, feeds_for(graph, 1, 1 + tokens % 40))
+    for part in parts:
+        instances, layouts = part.kept
+        assert instances <= KEPT_SHAPES and layouts == KEPT_LAYOUTS
     same_bits(run(program, feeds), expected)
 
 
@@ -174,7 +152,7 @@ def test_file_weights_are_freed(make_bert: Maker) -> None:
     del graph
     gc.collect()
     assert [reference for reference in weights if reference() is not None] == []
-    assert program.steps
+    assert program.reports
 
 
 @pytest.mark.parametrize("form", SOME)

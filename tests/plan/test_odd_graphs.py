@@ -40,8 +40,8 @@ def check(path: Path, *feeds: dict[str, np.ndarray], native: int | None = None, 
     """Compare with ONNX Runtime or, for ops that it lacks, with onnx.reference; count the native steps."""
     program = compile_graph(fuse_graph(load_graph(path)))
     if native is not None:
-        assert sum(step.kernel not in ("numpy", "onnx.reference") for step in program.steps) == native, [
-            (step.op, step.kernel) for step in program.steps
+        assert sum(step.kernel not in ("numpy", "onnx.reference") for step in program.reports) == native, [
+            (step.op, step.kernel) for step in program.reports
         ]
     for feed in feeds:
         try:

@@ -138,7 +138,7 @@ def test_integer_linears_are_exact(form: str, make_bert: Maker) -> None:
         bare = dataclasses.replace(node, fused=dataclasses.replace(node.fused, bias=None))
         part = cut(graph, [source, bare], source.inputs[0], node.fused.weight.shape[0], node.outputs[0])
         program = compile_graph(part)
-        assert not any(step.fallback for step in program.steps)
+        assert not any(step.fallback for step in program.reports)
         for shape in [(1, 1), (2, 33), (1, 70)]:
             x = exact_feeds(source.fused, (*shape, node.fused.weight.shape[0]))
             (got,) = run(program, {source.inputs[0]: x}).values()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from fusion_checks import DATA, FLOAT_CORRELATION, FLOAT_ERROR, INT8_CORRELATION, VOCAB, onnxruntime_outputs
 from hypothesis import example, given, settings
@@ -18,6 +19,7 @@ from sparsert.graph import load_graph
 from sparsert.graph.ir import Graph
 from sparsert.kernels.jit import TILE
 from sparsert.plan import Program, compile_graph
+from sparsert.plan.parts import ArrayPart, SegmentPart
 
 Maker = Callable[[str], Path]
 Feeds = dict[str, np.ndarray]
@@ -179,8 +181,8 @@ def test_instances_serve_many_lengths(make_bert: Maker) -> None:
     for before, after in zip(first, run_joined(program, batches[0]), strict=True):
         for name in before:
             np.testing.assert_array_equal(before[name], after[name])
-    (segment,) = [step for step in program._steps if hasattr(step, "segment")]
-    assert sum(map(len, segment._free.values())) <= len(batches) // 2
+    (part,) = [part for part in program.parts if isinstance(part, SegmentPart)]
+    assert part.kept[0] <= len(batches) // 2
 
 
 def test_a_sequence_that_overflows_spoils_no_other() -> None:
@@ -233,3 +235,25 @@ def test_selected_token_beyond_a_sequence() -> None:
                 np.testing.assert_array_equal(result[name], array)
         with pytest.raises(InputShapeError, match=f"{short} tokens"):
             run_joined(program, sequences(graph, [40, short, 9]))
+
+
+def test_nodes_on_arrays_between_segments_take_values_of_channels(tmp_path: Path) -> None:
+    """A product of two values (tokens, channels), which no kernel takes, gets sequences as rows and gives them back."""
+    model = onnx.load(DATA / "bert-cls-sdpa-dynamo20.onnx")
+    products = 0
+    for node in model.graph.node:
+        if node.op_type == "Add":
+            node.op_type = "Mul"
+            onnx.save(model, tmp_path / "product.onnx")
+            node.op_type = "Add"
+            graph, program = compiled(tmp_path / "product.onnx")
+            if program.output_spaces is None or not any(
+                isinstance(part, ArrayPart) and part.node.op == "Mul" for part in program.parts
+            ):
+                continue
+            products += 1
+            parts = sequences(graph, [5, 3, 9])
+            for part, result in zip(parts, run_joined(program, parts), strict=True):
+                for name, array in run(program, part).items():
+                    np.testing.assert_allclose(result[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert products
