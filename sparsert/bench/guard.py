@@ -6,6 +6,7 @@ the CPU, hence the generous bar, and the retries.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparsert.bench.timing import Team, best_seconds
+from sparsert.bench.timing import Team, alone, best_seconds
 from sparsert.errors import InputError
 
 __all__ = ["FRACTION", "Verdict", "guard", "judge", "load_recorded", "measure_ratios"]
@@ -107,10 +108,7 @@ def measure_ratios(names: list[str], core: int, budget: float = _BUDGET) -> dict
         for name in names:
             work = make_work(cases[name])
             plain, macs = _plain(cases[name])
-            both: list[Callable[[int, int], object]] = [
-                lambda member, rounds, work=work: work.run(rounds),  # type: ignore[misc]
-                lambda member, rounds, plain=plain: _repeat(plain, rounds),  # type: ignore[misc]
-            ]
+            both = [alone(work.run), alone(functools.partial(_repeat, plain))]
             # in turns, so that a quiet moment serves both sides
             seconds = [[best_seconds(team, side, budget / _TURNS) for side in both] for _ in range(_TURNS)]
             ours, theirs = (min(side) for side in zip(*seconds, strict=True))

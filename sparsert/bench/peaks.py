@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sparsert import cpu
-from sparsert.bench.roofline import Rate
+from sparsert.bench.rates import Rate
 from sparsert.bench.timing import Team, best_seconds
 from sparsert.kernels.jit import TIER, jit
 from sparsert.kernels.simd import Simd, Value, micro_kernel

@@ -14,13 +14,13 @@ from typing import Any
 from sparsert import cpu
 from sparsert.bench.machine import caption, describe_machine, now
 from sparsert.bench.markdown import markdown_table
-from sparsert.bench.timing import Team, best_seconds
+from sparsert.bench.rates import Rate
+from sparsert.bench.timing import Team, alone, best_seconds
 
 __all__ = [
     "ROOFLINE_KEYS",
     "KernelPoint",
     "Limits",
-    "Rate",
     "Roofline",
     "measure_limits",
     "measure_roofline",
@@ -42,14 +42,6 @@ ROOFLINE_KEYS = {
 
 _BUDGET = 0.35
 """Seconds for each figure by default: 12 peaks and bandwidths in two sizes of team, and 11 kernels, in about 15 s."""
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A rate on one core, and of all cores together: GMAC/s for arithmetic, GB/s for reading."""
-
-    one: float
-    all: float
 
 
 @dataclass(frozen=True)
@@ -195,7 +187,7 @@ def measure_roofline(
         for index, case in enumerate(CASES):
             say(case.name, (14 + index) / (14 + len(CASES)))
             work = make_work(case)
-            seconds = best_seconds(team, lambda member, rounds, work=work: work.run(rounds), budget)
+            seconds = best_seconds(team, alone(work.run), budget)
             bytes_per_mac = work.nbytes / work.macs
             limit, bound = limits.limit(case.arithmetic, bytes_per_mac, work.footprint)
             points.append(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
-__all__ = ["Team", "best_seconds"]
+__all__ = ["Team", "alone", "best_seconds"]
 
 _CALL_SECONDS = 2e-3
 """Length of one timed call: long beside the clock and the start of a thread, short beside a time slice of the system,
@@ -62,6 +62,11 @@ class Team:
 
 def _rounds(work: Callable[[int, int], object], rounds: int, member: int) -> object:
     return work(member, rounds)
+
+
+def alone(run: Callable[[int], object]) -> Callable[[int, int], object]:
+    """Work for :func:`best_seconds` of ``run(rounds)``, the same on every core."""
+    return lambda member, rounds: run(rounds)
 
 
 def best_seconds(team: Team, work: Callable[[int, int], object], budget: float) -> float:

@@ -24,6 +24,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -34,6 +35,7 @@ def _sibling(name: str) -> Any:
     """Import a module that lies beside this file, without its package."""
     module_name = f"_sparsert_bench_{name}"
     spec = importlib.util.spec_from_file_location(module_name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
@@ -110,7 +112,8 @@ class _Worker:
         import numpy
 
         outputs = self._loaded.run(self._arrays)
-        numpy.savez(path, **{f"output_{i}": numpy.asarray(output) for i, output in enumerate(outputs)})
+        named: dict[str, Any] = {f"output_{i}": numpy.asarray(output) for i, output in enumerate(outputs)}
+        numpy.savez(path, **named)
         return {"event": "outputs"}
 
 
@@ -119,7 +122,11 @@ def main() -> int:
     _die_with_parent()
     replies = _private_stdout()
     worker = _Worker()
-    commands = {"load": worker.load, "time": worker.time, "outputs": worker.outputs}
+    commands: dict[str, Callable[..., dict[str, Any]]] = {
+        "load": worker.load,
+        "time": worker.time,
+        "outputs": worker.outputs,
+    }
     for line in sys.stdin:
         arguments = json.loads(line)
         try:

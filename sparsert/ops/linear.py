@@ -102,10 +102,11 @@ class Linear(FusedOp):
         if not self.takes_bytes:
             np.matmul(rows_in, self.weight, out=rows_out)
         else:
+            scale: Any = self.acc_scale
             if self.input_quantization is not None:
-                x_zero_point, scale = self.input_quantization.zero_point, self.acc_scale
+                x_zero_point = self.input_quantization.zero_point
             else:
-                scale = np.float32(x_scale) * self.weight_scale  # type: ignore[arg-type]
+                scale = np.multiply(x_scale, self.weight_scale, dtype=np.float32)  # type: ignore[arg-type]
             kind = product_type(in_features)
             weight = centred(self.weight, self.weight_zero_point, kind)
             for block in row_blocks(len(rows_in), max(in_features, out_features)):

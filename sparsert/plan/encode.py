@@ -34,7 +34,7 @@ from sparsert.kernels.table import (
     TABLE,
     TABLE_COLUMNS,
 )
-from sparsert.ops.steps import ROW_BYTES, Buffer, DynamicParameters, Stage, Step
+from sparsert.ops.steps import ROW_BYTES, Buffer, DynamicParameters, Parameters, Stage, Step
 
 __all__ = ["Code", "encode"]
 
@@ -57,8 +57,8 @@ class Code:
         self.ids: list[tuple[np.ndarray, str]] = []
         self._places = places
         self._held: list[np.ndarray] = []
-        parameters = [found for step in steps for found in (step, *step.stages)]
-        names = {p.parameters.name for p in parameters if isinstance(p.parameters, DynamicParameters)}
+        found = [parameters for step in steps for parameters in _parameters_of(step)]
+        names = {parameters.name for parameters in found if isinstance(parameters, DynamicParameters)}
         self._dynamic = {name: np.zeros(1, PARAMETERS) for name in names}
         self._extrema = {name: np.zeros((tiles, 2), np.float32) for name in names}
 
@@ -69,7 +69,7 @@ class Code:
         self._held.append(array)
         return array.ctypes.data
 
-    def parameters(self, parameters: np.ndarray | DynamicParameters | None) -> int:
+    def parameters(self, parameters: Parameters | None) -> int:
         """Address of a record of parameters, static or written by a run."""
         if isinstance(parameters, DynamicParameters):
             return self._dynamic[parameters.name].ctypes.data
@@ -102,6 +102,10 @@ class Code:
                 self.place(row, STAGE.destination, stage.destination)
                 row[STAGE.destination_row_bytes] = ROW_BYTES[stage.destination.form]
         return len(stages), self.address(table)
+
+
+def _parameters_of(step: Step) -> list[Parameters | None]:
+    return [step.parameters, *(stage.parameters for stage in step.stages)]
 
 
 def encode(steps: Sequence[Step], places: Mapping[Buffer, tuple[int, int]], tiles: int) -> Code:

@@ -49,15 +49,15 @@ class ArrayPart:
     def execute(self, values: dict[str, np.ndarray], threads: int, lengths: np.ndarray | None = None) -> None:
         """Add the node's results to ``values``, in which its inputs are."""
         inputs = [values[name] if name else None for name in self.inputs]
-        rows = lengths is not None and bool(self.rows_of)
-        if rows:
+        as_rows = lengths if self.rows_of else None
+        if as_rows is not None:
             inputs = [
-                pad_rows(array, lengths) if array is not None and name in self.rows_of else array
+                pad_rows(array, as_rows) if array is not None and name in self.rows_of else array
                 for name, array in zip(self.inputs, inputs, strict=True)
             ]
         results = self.runner(inputs)
-        if rows:
-            results = [flatten_rows(result, lengths) for result in results]
+        if as_rows is not None:
+            results = [flatten_rows(result, as_rows) for result in results]
         for name, result in zip(self.node.outputs, results, strict=False):
             if name:
                 values[name] = result

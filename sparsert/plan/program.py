@@ -139,9 +139,9 @@ def _output_spaces(graph: Graph, parts: Sequence[ArrayPart | SegmentPart]) -> di
     for part in parts:
         names = [name for name in part.inputs if name and name not in graph.constants]
         found = {spaces.get(name) for name in names}
-        if len(found) != 1 or None in found:
+        space = found.pop() if len(found) == 1 else None
+        if space is None:
             return None
-        (space,) = found
         if isinstance(part, ArrayPart):
             op = part.node.fused
             if space == "token" and not (op is not None and op.on_arrays):

@@ -12,7 +12,8 @@ import pytest
 from sparsert.bench import kernel_rates, peaks
 from sparsert.bench.__main__ import main
 from sparsert.bench.kernel_rates import CASES, make_work, random_weight
-from sparsert.bench.roofline import ROOFLINE_KEYS, KernelPoint, Limits, Rate, Roofline, roofline_lines
+from sparsert.bench.rates import Rate
+from sparsert.bench.roofline import ROOFLINE_KEYS, KernelPoint, Limits, Roofline, roofline_lines
 from sparsert.bench.timing import Team, best_seconds
 from sparsert.kernels.jit import TILE
 

@@ -151,7 +151,7 @@ def _latency_rows() -> list[Row]:
     rows = []
     model = f"{_BASE}pruned90_quant"
     for tokens in (128, 384):
-        entries = (
+        entries: tuple[Entry, ...] = (
             Entry("sparsert", model),
             Entry("deepsparse", model),
             Entry("onnxruntime:dense float", f"{_BASE}dense"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import sys
@@ -86,22 +87,20 @@ def run_suite(
     _log.info("%d rows, about %.0f minutes, more where a batch takes longer than its turn", len(chosen), total / 60)
     done = 0.0
 
-    def say(label: str, fraction: float, seconds: float) -> None:
+    def say(seconds: float, label: str, fraction: float) -> None:
         if progress is not None:
             progress(label, (done + fraction * seconds) / total)
 
     try:
         if with_roofline:
-            found = measure_roofline(num_cores, progress=lambda label, part: say(label, part, _ROOFLINE_SECONDS))
+            found = measure_roofline(num_cores, progress=functools.partial(say, _ROOFLINE_SECONDS))
             results["roofline"] = found.to_dict()
             save_results(results, folder)
             done += _ROOFLINE_SECONDS
         for row in chosen:
             seconds = row.estimated_seconds()
             _log.info("%s: %s", row.name, row.title)
-            result = _run_row(
-                row, quick, interpreters, num_cores, timeout, lambda label, part, s=seconds: say(label, part, s)
-            )
+            result = _run_row(row, quick, interpreters, num_cores, timeout, functools.partial(say, seconds))
             _keep(result, row, results)
             save_results(results, folder)
             done += seconds
