@@ -7,12 +7,12 @@ onnx.reference: there integer forms must agree almost to the bit, since fusion o
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import bert_files
 import naive
 import numpy as np
 import onnx
@@ -55,22 +55,18 @@ ROBERTA_INTEGERS = ("Equal", "Not", "Cast", "CumSum", "Mul", "Add")
 """What computes RoBERTa's positions from its ids, and stays ONNX."""
 
 
-_TINY = f"--layers {LAYERS} --hidden 32 --heads {HEADS} --ffn 64 --vocab {VOCAB} --max-pos 40 --no-check"
+_TINY = f"--layers {LAYERS} --hidden 32 --heads {HEADS} --ffn 64 --vocab {VOCAB} --max-pos 40"
 
 
 @pytest.fixture(scope="session")
-def make_bert(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def make_bert(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Write a file of the generator's form once per session; for a conftest to import."""
-    spec = importlib.util.spec_from_file_location("make_bert", shared / "tools" / "make_bert.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     folder, made = tmp_path_factory.mktemp("bert"), {}
 
     def write(arguments: str) -> Path:
         if arguments not in made:
             path = folder / f"{len(made)}.onnx"
-            module.main([*_TINY.split(), *arguments.split(), "--out", str(path)])
+            onnx.save(bert_files.build(bert_files.parse([*_TINY.split(), *arguments.split()])), path)
             made[arguments] = path
         return made[arguments]
 

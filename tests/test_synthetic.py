@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
-import importlib.util
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 
+import bert_files
 import numpy as np
 import onnx
 import onnxruntime
@@ -26,15 +24,7 @@ from sparsert.synthetic.graph import build_model
 from sparsert.synthetic.recipe import ARCHITECTURES
 from sparsert.synthetic.weights import Stream, draw_weights, keep_mask
 
-QUANTIZATION_OF_MAKE_BERT = {"none": "none", "quant": "sparseml", "qdq": "qdq", "dynamic": "dynamic"}
-
-
-def load_make_bert(shared: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_bert", shared / "tools" / "make_bert.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+THEIR_QUANTIZATION = {"none": "none", "quant": "sparseml", "qdq": "qdq", "dynamic": "dynamic"}
 
 
 def skeleton(model: onnx.ModelProto) -> list[tuple]:
@@ -80,17 +70,12 @@ def random_feeds(batch: int, tokens: int, seed: int = 7) -> dict[str, np.ndarray
 
 
 @pytest.mark.parametrize("form", ["pruned90", "pruned90_quant", "pruned80_quant_vnni", "dense_qdq", "dense_dynamic"])
-def test_graph_is_that_of_the_reference_generator(shared: Path, form: str) -> None:
-    make_bert = load_make_bert(shared)
+def test_graph_is_that_of_the_reference_generator(form: str) -> None:
     recipe = synthetic.parse(f"bert-tiny-{form}")
     arch = recipe.architecture
-    arguments: argparse.Namespace = make_bert.parse(
-        ["--out", "unused", "--layers", str(arch.layers), "--hidden", str(arch.hidden), "--heads", str(arch.heads)]
-        + ["--ffn", str(arch.ffn), "--quant", QUANTIZATION_OF_MAKE_BERT[recipe.quantization]]
-    )
-    weights = make_bert.make_weights(arguments)
-    ranges = make_bert.calibrate(arguments, weights)
-    expected = make_bert.Bert(arguments, weights, arguments.quant, ranges).build()
+    sizes = f"--layers {arch.layers} --hidden {arch.hidden} --heads {arch.heads} --ffn {arch.ffn}"
+    quantization = THEIR_QUANTIZATION[recipe.quantization]
+    expected = bert_files.build(bert_files.parse([*sizes.split(), "--quant", quantization]))
     ours = synthetic.generate_model(recipe.name)
     assert skeleton(ours) == skeleton(expected)
     assert [value.name for value in ours.graph.output] == [value.name for value in expected.graph.output]

@@ -1,4 +1,4 @@
-"""Files of the reference generator, tiny and made once."""
+"""Files of the tests' generator, tiny and made once."""
 
 from fusion_checks import make_bert
 
