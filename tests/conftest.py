@@ -1,4 +1,4 @@
-"""What every test shares: the reference material, a private model cache, and hypothesis without surprises."""
+"""What every test shares: a private model cache, real questions, and hypothesis without surprises."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ from hypothesis import settings
 settings.register_profile("sparsert", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("sparsert")
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of reference material beside the repository; tests that need it are skipped elsewhere."""
-    if not SHARED.is_dir():
-        pytest.skip("no ../shared beside the repository")
-    return SHARED
+def squad_sample() -> Path:
+    """A file of 54 questions on 21 paragraphs of SQuAD's development set; see tests/data/README.md."""
+    return Path(__file__).parent / "data" / "squad-sample.json"
 
 
 @pytest.fixture

@@ -253,14 +253,15 @@ def test_a_missing_onnx_runtime_is_said_before_the_work(monkeypatch: pytest.Monk
         evaluate("default", EXAMPLES, compare="onnxruntime", progress=lambda *_: pytest.fail("it ran"))
 
 
-@pytest.mark.slow
-def test_f1_on_the_development_set_is_within_0_3_of_onnx_runtime(shared: Path) -> None:
+def test_real_questions_against_onnx_runtime(squad_sample: Path) -> None:
     pytest.importorskip("onnxruntime")
-    result = evaluate("default", shared / "data" / "squad" / "dev.json", compare="onnxruntime")
+    result = evaluate("default", squad_sample, compare="onnxruntime")
     assert result.comparison
-    # The model's own figure, as published with it: a broken pipeline would bring both engines down together.
-    assert result.comparison.scores.f1 == pytest.approx(72.3, abs=0.5)
-    assert abs(result.comparison.f1_difference) <= 0.3
+    # The model's card says 72.3 for all 644 questions, and a question's F1 deviates by about 40: two standard errors of
+    # the mean of 54. A broken pipeline would bring both engines down together.
+    assert result.comparison.scores.f1 > 72.3 - 2 * 40 / 54**0.5
+    # Three answers may differ, by a quarter of their words on average.
+    assert abs(result.comparison.f1_difference) <= 100 * 3 * 0.25 / 54
     # int8 activations: a byte that rounds the other way moves logits, but seldom the best span.
     assert result.comparison.equal_answers > 0.93
     assert result.comparison.mean_logit_difference < 0.1

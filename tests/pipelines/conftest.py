@@ -1,4 +1,4 @@
-"""Fixtures of the pipeline tests: the default model, the SQuAD development set, tokenizers of two families."""
+"""Fixtures of the pipeline tests: the default model, real questions, tokenizers of two families."""
 
 from __future__ import annotations
 
@@ -40,12 +40,9 @@ def pipeline(engine_type: str) -> QuestionAnsweringPipeline:
 
 
 @pytest.fixture(scope="session")
-def dev_set() -> list[dict]:
-    """Paragraphs of the development set: ``{"context": …, "qas": [{"id", "question", "answers"}]}``."""
-    path = REPOSITORY.parent / "shared" / "data" / "squad" / "dev.json"
-    if not path.is_file():
-        pytest.skip("the SQuAD development set is not here")
-    articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+def paragraphs(squad_sample: Path) -> list[dict]:
+    """Of SQuAD's development set: ``{"context": …, "qas": [{"id", "question", "answers"}]}``."""
+    articles = json.loads(squad_sample.read_text(encoding="utf-8"))["data"]
     return [paragraph for article in articles for paragraph in article["paragraphs"]]
 
 
@@ -71,10 +68,10 @@ def byte_level(texts: Iterator[str] | list[str], post_processor: object) -> Toke
 
 
 @pytest.fixture(scope="session")
-def roberta(dev_set: list[dict]) -> Tokenizer:
+def roberta(paragraphs: list[dict]) -> Tokenizer:
     """RoBERTa's layout, ``<s> A </s></s> B </s>``, with offsets that leave out the space before a word."""
     post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
-    return byte_level([paragraph["context"] for paragraph in dev_set], post_processor)
+    return byte_level([paragraph["context"] for paragraph in paragraphs], post_processor)
 
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz"]

@@ -136,10 +136,10 @@ def assert_same(outputs: list, expected: list, scoring: str) -> None:
             assert one.score == pytest.approx(other.score, rel=tolerance)
 
 
-def test_real_answers_do_not_depend_on_the_batch(pipeline: QuestionAnsweringPipeline, dev_set: list[dict]) -> None:
+def test_real_answers_do_not_depend_on_the_batch(pipeline: QuestionAnsweringPipeline, paragraphs: list[dict]) -> None:
     items = [
         {"question": entry["question"], "context": paragraph["context"]}
-        for paragraph in dev_set[::30]
+        for paragraph in paragraphs[::5]
         for entry in paragraph["qas"][:2]
     ]
     together = pipeline(items)
@@ -211,19 +211,18 @@ def test_memory_stays_bounded_for_a_long_context(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine_type", ["sparsert"], indirect=True)  # ONNX Runtime takes much longer
 def test_a_hundred_thousand_tokens_and_a_thousand_questions(
-    pipeline: QuestionAnsweringPipeline, engine_type: str, dev_set: list[dict]
+    pipeline: QuestionAnsweringPipeline, paragraphs: list[dict]
 ) -> None:
-    if engine_type == "onnxruntime":
-        pytest.skip("the pipeline does the same, and ONNX Runtime takes much longer")
-    text = " ".join(paragraph["context"] for paragraph in dev_set)
+    text = " ".join(paragraph["context"] for paragraph in paragraphs)
     filler = "Nothing of note happened in the valley that year. "
-    context = filler * 4200 + text + filler * 4200
+    context = filler * 5000 + text + filler * 5000
     assert len(pipeline.tokenizer.encode(context)) > 100_000
     questions = ["Which name is also used to describe the Amazon rainforest in English?", "Who lives here?"]
     for output in pipeline(question=questions, context=context):
         assert output.answer == context[output.start : output.end]
-    paragraph = dev_set[0]
+    paragraph = paragraphs[0]
     asked = [f"{entry['question']} {number}" for number in range(250) for entry in paragraph["qas"][:4]]
     outputs = pipeline(question=asked, context=paragraph["context"])
     assert len(outputs) == len(asked) == 1000
