@@ -10,7 +10,7 @@ RUN useradd --create-home --uid 10001 sparsert
 WORKDIR /app
 COPY setup.cfg setup.py pyproject.toml README.md LICENSE ./
 COPY sparsert sparsert
-RUN pip install --no-cache-dir '.[server]'
+RUN pip install --no-cache-dir .
 
 # Compiled kernels go here. They depend on the CPU, so they are made at the first start; a volume keeps them.
 ENV NUMBA_CACHE_DIR=/var/cache/sparsert

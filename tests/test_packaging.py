@@ -18,6 +18,9 @@ CONFIG = configparser.ConfigParser(interpolation=None)
 CONFIG.read(ROOT / "setup.cfg", encoding="utf-8")
 
 
+EXTRAS = CONFIG["options.extras_require"]
+
+
 def lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
 
@@ -44,32 +47,46 @@ def test_package_data_is_packed_and_small() -> None:
     assert sum(path.stat().st_size for path in packed) < 40e6
 
 
+def names(requirements: str) -> set[str]:
+    return {re.split(r"[<>=\[; ]", line)[0].lower() for line in lines(requirements)}
+
+
 def test_every_import_is_declared() -> None:
     """Third-party modules that the package imports come from install_requires, or from what these always bring."""
-    required = {re.split(r"[<>=\[; ]", line)[0].lower() for line in lines(CONFIG["options"]["install_requires"])}
+    required = names(CONFIG["options"]["install_requires"])
     brought = {
         "numba": {"llvmlite"},
         "onnx": {"google"},
         "transformers": {"huggingface_hub"},
         "flask": {"werkzeug"},
+        "pydantic": {"pydantic_core"},
     }
-    allowed = {name.replace("pyyaml", "yaml") for name in required} | {"sparsert"}
+    allowed = {{"pyyaml": "yaml"}.get(name, name.replace("-", "_")) for name in required} | {"sparsert"}
     allowed |= {module for name in required for module in brought.get(name, ())}
-    # imported when asked for: engines to compare with, plots, and what the extra "server" installs
-    optional = {"onnxruntime", "matplotlib", "openvino", "deepsparse"}
-    extra = lines(CONFIG["options.extras_require"]["server"])
-    optional |= {re.split(r"[<>=\[; ]", line)[0].lower().replace("-", "_") for line in extra}
+    # imported when asked for: engines to compare with, and plots
+    optional = names(EXTRAS["bench"]) | {"openvino", "deepsparse"}
     foreign: dict[str, str] = {}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = [node.module or ""]
-            for name in names:
+                modules = [node.module or ""]
+            for name in modules:
                 top = name.partition(".")[0]
                 if top not in sys.stdlib_module_names | allowed | optional:
                     foreign[top] = str(path.relative_to(ROOT))
     assert foreign == {}
+
+
+def test_extras_that_are_named_exist() -> None:
+    """``[server]`` holds nothing more, so that DeepSparse's users can type what they are used to."""
+    assert names(EXTRAS["server"]) == set()
+    assert names(EXTRAS["bench"]) < names(EXTRAS["dev"])
+    named = {}
+    for path in [ROOT / "README.md", ROOT / "Dockerfile", *ROOT.glob("docs/*.md"), *PACKAGE.rglob("*.py")]:
+        for extra in re.findall(r"(?:sparsert|\.)\[([a-z]+)\]", path.read_text(encoding="utf-8")):
+            named[extra] = path.name
+    assert {extra: path for extra, path in named.items() if extra not in EXTRAS} == {}
 
 
 def test_every_package_has_an_init() -> None:

@@ -96,7 +96,7 @@ def require_matplotlib() -> Any:
         import matplotlib
     except ImportError as error:
         raise EngineError(
-            "Plots need Matplotlib, which is not installed. Run: python -m pip install 'sparsert[plot]'"
+            "Plots need Matplotlib, which is not installed. Run: python -m pip install 'sparsert[bench]'"
         ) from error
     return matplotlib
 

@@ -65,7 +65,7 @@ class PythonLogger(MetricLogger):
 
 
 class PrometheusLogger(MetricLogger):
-    """Count values with ``prometheus_client`` (the extra ``server``).
+    """Count values with ``prometheus_client``.
 
     Latencies are histograms, everything else summaries. A metric is called ``sparsert_`` and the identifier with ``__``
     for every other character than letters, digits and underscores, and has the label ``pipeline_name``.
@@ -96,12 +96,9 @@ class PrometheusLogger(MetricLogger):
         text_log_file_name: str = "prometheus_logs.prom",
         registry: Any = None,
     ) -> None:
-        try:
-            import prometheus_client
-        except ImportError as error:
-            raise InputError(
-                "the prometheus logger needs prometheus_client, which is not installed: pip install 'sparsert[server]'"
-            ) from error
+        # Not at the top: it reads a variable of the environment when it is imported, which a server's workers set.
+        import prometheus_client
+
         self._client = prometheus_client
         self._registry = prometheus_client.REGISTRY if registry is None else registry
         self._file = None if text_log_save_dir is None else Path(text_log_save_dir) / text_log_file_name

@@ -20,13 +20,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the request threads are parallelism enough
-    try:
-        from sparsert.pipelines import registry
-        from sparsert.server.application import ServerApplication, check_endpoints
-        from sparsert.server.config import load_config
-    except ModuleNotFoundError as error:
-        print(f"the server needs {error.name}: pip install 'sparsert[server]'", file=sys.stderr)
-        return 1
+    # Flask and Gunicorn, which --help does without
+    from sparsert.pipelines import registry
+    from sparsert.server.application import ServerApplication, check_endpoints
+    from sparsert.server.config import load_config
+
     path = None if arguments.config_file is None else Path(arguments.config_file)
     overrides = {
         name: getattr(arguments, name)
