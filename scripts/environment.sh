@@ -1,48 +1,82 @@
-# Sourced by the other scripts: prepare_environment EXTRA makes .venv with this package installed, and activates it.
-# The interpreter is $PYTHON if that is set, else the first of 3.12, 3.11, 3.13, 3.10 that can make an environment.
+# Sourced by the other scripts: environments with this package installed.
+#   prepare_environment EXTRA: .venv, of $PYTHON if that is set, else of the first Python that can make an environment.
+#   prepare_oldest_environment: .venv-oldest, of the oldest Python here, with the oldest dependencies that setup.cfg allows.
+# setup.cfg says which Python is the oldest. Whether the newest one has all packages, pip says.
+
+_least=$(sed -n 's/^python_requires *= *>=3\.//p' setup.cfg)
 
 _usable() { # a pyenv shim exists for interpreters that are not selected, so ask it to run
-    "$1" -c 'import sys, ensurepip, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
+    "$1" -c "import sys, ensurepip, venv; sys.exit(sys.version_info < (3, $_least))" >/dev/null 2>&1
+}
+
+_candidates() {
+    printf '%s\n' python3 python
+    compgen -c python3. | grep -E '^python3\.[0-9]+$' | sort -u -t. -k2nr
+    ls -d "$HOME"/.pyenv/versions/*/bin/python 2>/dev/null | sort -Vr
 }
 
 _find_python() {
     local candidate
     if [ -n "${PYTHON:-}" ]; then
         _usable "$PYTHON" && echo "$PYTHON" && return
-        echo "PYTHON=$PYTHON is not a Python 3.10 to 3.13 with venv and ensurepip" >&2
+        echo "PYTHON=$PYTHON is not a Python 3.$_least or newer with venv and ensurepip" >&2
         return 1
     fi
-    for candidate in python3.12 python3.11 python3.13 python3.10 python3 python "$HOME"/.pyenv/versions/3.1[0-3]*/bin/python; do
+    for candidate in $(_candidates); do
         _usable "$candidate" && echo "$candidate" && return
     done
-    echo "no Python 3.10 to 3.13 with venv and ensurepip found (on Debian and Ubuntu: apt install python3-venv)." >&2
+    echo "no Python 3.$_least or newer with venv and ensurepip found (on Debian and Ubuntu: apt install python3-venv)." >&2
     echo "Install one, or name one: PYTHON=/path/to/python $0" >&2
     return 1
+}
+
+_find_oldest_python() {
+    local candidate
+    for candidate in $(_candidates); do
+        if _usable "$candidate"; then
+            "$candidate" -c 'import sys; print(*sys.version_info[:3], sys.executable)'
+        fi
+    done | sort -k1,1n -k2,2n -k3,3n | head -n 1 | cut -d ' ' -f 4-
 }
 
 _version() {
     "$1" -c 'import sys; print(sys.version)'
 }
 
-prepare_environment() {
-    local extra=$1 python stamp wanted
-    if [ -n "${PYTHON:-}" ]; then
-        python=$(_find_python) || return 1
-    fi
+_install() { # an environment of $2 in folder $1, with extra $3, and pip's options from $4 on
+    local folder=$1 python=$2 extra=$3 stamp wanted
+    shift 3
     # An environment of another interpreter than the one asked for is made anew.
-    if ! _usable .venv/bin/python || { [ -n "${PYTHON:-}" ] && [ "$(_version "$python")" != "$(_version .venv/bin/python)" ]; }; then
-        python=$(_find_python) || return 1
-        echo "making .venv with $("$python" --version)" >&2
-        "$python" -m venv --clear .venv
+    if ! _usable "$folder/bin/python" || [ "$(_version "$python")" != "$(_version "$folder/bin/python")" ]; then
+        echo "making $folder with $("$python" --version)" >&2
+        "$python" -m venv --clear "$folder"
     fi
     # Installing takes a minute even if nothing has changed, so remember what was installed from what.
-    stamp=.venv/installed-$extra
+    stamp=$folder/installed-$extra
     wanted=$(cat setup.cfg setup.py pyproject.toml sparsert/_version.py | cksum)
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-        echo "installing sparsert[$extra] into .venv" >&2
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"
+        echo "installing sparsert[$extra] into $folder" >&2
+        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@" --editable ".[$extra]"
         echo "$wanted" >"$stamp"
     fi
     # shellcheck disable=SC1091
-    . .venv/bin/activate
+    . "$folder/bin/activate"
+}
+
+prepare_environment() {
+    local python=.venv/bin/python
+    if [ -n "${PYTHON:-}" ] || ! _usable "$python"; then
+        python=$(_find_python) || return 1
+    fi
+    _install .venv "$python" "$1"
+}
+
+prepare_oldest_environment() {
+    local python bounds
+    python=$(_find_oldest_python)
+    [ -n "$python" ] || python=$(_find_python) || return 1 # which says what is missing
+    bounds=$(mktemp)
+    "$python" scripts/lower_bounds.py >"$bounds"
+    _install .venv-oldest "$python" dev --constraint "$bounds"
+    rm "$bounds"
 }

@@ -60,3 +60,12 @@ def test_exports_of_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ]
     document.write_text("```python\nprint(\n```\n")
     assert "does not parse" in check.check_document(document)[0]
+
+
+def test_lower_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds = load("lower_bounds", monkeypatch, ROOT)
+    text = "[options]\ninstall_requires =\n  # why\n  flask>=3.0\n  {}\n[options.extras_require]\nbench =\n  a-b>=1\n"
+    assert bounds.lower_bounds(text.format("numba>=0.62")) == ["flask==3.0", "numba==0.62", "a-b==1"]
+    with pytest.raises(ValueError, match="numba<1: expected name>=version"):
+        bounds.lower_bounds(text.format("numba<1"))
+    assert "numba==0.62" in bounds.lower_bounds((ROOT / "setup.cfg").read_text(encoding="utf-8"))
