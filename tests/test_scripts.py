@@ -62,6 +62,62 @@ def test_exports_of_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "does not parse" in check.check_document(document)[0]
 
 
+def package(root: Path, files: dict[str, str]) -> Path:
+    for name, text in {"__init__.py": "", **files}.items():
+        path = root / "sparsert" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root / "sparsert"
+
+
+@pytest.mark.parametrize(
+    ("files", "circle"),
+    [
+        ({"a.py": "from sparsert import b", "b.py": "import sparsert.c", "c.py": "import os"}, ""),
+        ({"a.py": "from sparsert import b", "b.py": "import sparsert.a"}, "sparsert.a sparsert.b"),
+        (
+            {"a.py": "from sparsert.b import x", "b.py": "def f():\n    from sparsert.a import y"},
+            "sparsert.a sparsert.b",
+        ),
+        ({"a.py": "from .b import x", "b.py": "if TYPE_CHECKING:\n    from . import a"}, "sparsert.a sparsert.b"),
+        # what a folder's __init__ imports is not asked for by those who name a module
+        ({"g/__init__.py": "from sparsert.g import m", "g/m.py": "from sparsert.g.n import x", "g/n.py": ""}, ""),
+        (
+            {"g/__init__.py": "from sparsert.g import m", "g/m.py": "from sparsert.g import y"},
+            "sparsert.g sparsert.g.m",
+        ),
+        # between folders, though no two files import each other
+        (
+            {"g/m.py": "", "g/n.py": "import sparsert.h.m", "h/m.py": "", "h/n.py": "from ..g import m"},
+            "sparsert.g sparsert.h",
+        ),
+    ],
+)
+def test_circles_of_imports(
+    files: dict[str, str], circle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = load("check_imports", monkeypatch, tmp_path)
+    folders = {f"{name.split('/')[0]}/__init__.py": "" for name in files if "/" in name}
+    places = check.imports(package(tmp_path, {**folders, **files}))
+    complaints = check.circles(places)
+    assert len(complaints) == bool(circle)
+    for name in circle.split():
+        assert f"{name} imports " in complaints[0]
+
+
+def test_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = load("check_imports", monkeypatch, tmp_path)
+    path = tmp_path / "long.py"
+    body = 'def f():\n    """One.\n\n    Two.\n    """\n' + "    x = 1\n" * 79
+    path.write_text(body)
+    assert check.sizes(path) == []
+    path.write_text(body + "    x = 1\n" + "\n" * 516)
+    assert check.sizes(path) == [
+        "long.py: 601 lines, at most 600: split it by subject",
+        "long.py:1: f has 81 lines, at most 80: let it do one thing",
+    ]
+
+
 def test_lower_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     bounds = load("lower_bounds", monkeypatch, ROOT)
     text = "[options]\ninstall_requires =\n  # why\n  flask>=3.0\n  {}\n[options.extras_require]\nbench =\n  a-b>=1\n"
