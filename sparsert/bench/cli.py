@@ -46,22 +46,10 @@ comparison:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    keys = "\n".join(
-        _definitions(title, meanings)
-        for title, meanings in (
-            ("JSON export of one engine (-x)", EXPORT_KEYS),
-            ("benchmark_result", RESULT_KEYS),
-            ("JSON export of a comparison (-x with --compare)", COMPARISON_KEYS),
-            ("rows", ROW_KEYS),
-            ("JSON export of a roofline (-x with --roofline)", ROOFLINE_KEYS),
-            ("results.json of a suite", SUITE_KEYS),
-            ("rows of a suite", SUITE_ROW_KEYS),
-        )
-    )
     parser = argparse.ArgumentParser(
         prog="python -m sparsert.bench",
         description=_DESCRIPTION,
-        epilog=f"{_EXAMPLES}\n{keys}",
+        epilog=f"{_EXAMPLES}\n{_key_definitions()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -125,6 +113,33 @@ def make_parser() -> argparse.ArgumentParser:
         default=1,
         help="recorded beside -seq_len; encoders have no other use for it (default: 1)",
     )
+    _add_comparison_options(parser)
+    _add_suite_options(parser)
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=DEFAULT_TIMEOUT,
+        help=f"seconds that loading or a batch may take before it counts as failed (default: {DEFAULT_TIMEOUT:g})",
+    )
+    return parser
+
+
+def _key_definitions() -> str:
+    return "\n".join(
+        _definitions(title, meanings)
+        for title, meanings in (
+            ("JSON export of one engine (-x)", EXPORT_KEYS),
+            ("benchmark_result", RESULT_KEYS),
+            ("JSON export of a comparison (-x with --compare)", COMPARISON_KEYS),
+            ("rows", ROW_KEYS),
+            ("JSON export of a roofline (-x with --roofline)", ROOFLINE_KEYS),
+            ("results.json of a suite", SUITE_KEYS),
+            ("rows of a suite", SUITE_ROW_KEYS),
+        )
+    )
+
+
+def _add_comparison_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare",
         metavar="NAME,...",
@@ -151,14 +166,6 @@ def make_parser() -> argparse.ArgumentParser:
         default=DEFAULT_ROUNDS,
         help=f"turns of each engine in a comparison (default: {DEFAULT_ROUNDS})",
     )
-    _add_suite_options(parser)
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=DEFAULT_TIMEOUT,
-        help=f"seconds that loading or a batch may take before it counts as failed (default: {DEFAULT_TIMEOUT:g})",
-    )
-    return parser
 
 
 def _add_suite_options(parser: argparse.ArgumentParser) -> None:
