@@ -11,6 +11,7 @@ import onnx
 import onnx.defs
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from sparsert.errors import EngineError, InputRangeError, ModelFormatError, UnsupportedOpError
 from sparsert.graph.ir import Node
@@ -32,6 +33,17 @@ _SUCCESSORS = {
 
 # The spelling of the default domain that some exporters write out.
 _DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+class GatherElements(OpRun):
+    """onnx's own takes np.choose, which fails beyond 32 entries along the axis (64 from NumPy 2 on)."""
+
+    op_domain = ""
+
+    def _run(self, data: np.ndarray, indices: np.ndarray, axis: int = 0) -> tuple[np.ndarray]:
+        axis %= data.ndim
+        kept = [slice(None) if dim == axis else slice(size) for dim, size in enumerate(indices.shape)]
+        return (np.take_along_axis(data[tuple(kept)], indices, axis),)
 
 
 def implicit_inputs(node: Node) -> list[str]:
@@ -157,7 +169,7 @@ def make_runner(node: Node, opsets: Mapping[str, int]) -> Runner:
             [untyped(name=name) for name in result_names],
         )
         imports = [helper.make_opsetid(name, version) for name, version in versions.items()]
-        evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=imports))
+        evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=imports), new_ops=[GatherElements])
     except (NotImplementedError, RuntimeError, KeyError) as error:
         raise _refusal(node, opset, f"no reference operator: {error}") from error
     except (AttributeError, TypeError, ValueError) as error:

@@ -47,6 +47,9 @@ CASES: list[tuple[str, list[np.ndarray | None], dict[str, Any], int]] = [
     ("Softmax", [FLOATS], {"axis": -1}, 13),
     ("LayerNormalization", [FLOATS, np.ones(8, np.float32), None], {"epsilon": 1e-5}, 17),
     ("Erf", [FLOATS], {}, 13),
+    # more entries along the axis than np.choose takes, and fewer rows of indices than of data
+    ("GatherElements", [RNG.random((3, 70)).astype(np.float32), RNG.integers(-70, 70, (2, 11))], {"axis": 1}, 13),
+    ("GatherElements", [RNG.random((70, 3)).astype(np.float32), RNG.integers(-70, 70, (11, 2))], {}, 13),
     ("ReduceMean", [FLOATS], {"axes": [1], "keepdims": 0}, 13),
     ("Squeeze", [FLOATS[:, :1], np.array([1])], {}, 13),
     ("Squeeze", [FLOATS[:, :1]], {"axes": [1]}, 11),
