@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -402,6 +402,7 @@ def _keys_at(path: tuple[Any, ...]) -> list[str]:
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     """The model that a type is, or has inside."""
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+    # list[int] is a class to Python 3.10
+    if get_origin(annotation) is None and inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return annotation
     return next((model for inner in get_args(annotation) if (model := _model_in(inner)) is not None), None)
