@@ -90,7 +90,7 @@ def _jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "pinning of threads", lambda: _team._pin_team.compile((int64, uint8[:, ::1], int64[::1]))
     yield "kernels", run.run_entry
     table = int64[:, ::1]
-    yield "run loop", lambda: run.run_program.compile((table, table, table, table, int64, int64, int64, int64))
+    yield "run loop", lambda: run.run_regions.compile((table, table, table, table, int64, int64, int64, int64))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

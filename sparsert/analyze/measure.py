@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from sparsert.bench.machine import describe_machine, now
 from sparsert.bench.roofline import Limits, measure_limits
 from sparsert.errors import InputRangeError
 from sparsert.utils.shapes import InputShapes
+
+if TYPE_CHECKING:  # they bring Numba
+    from sparsert.ops.steps import Step
+    from sparsert.plan.profile import StepTiming
 
 __all__ = ["analyze"]
 
@@ -88,7 +92,7 @@ def analyze(
 
 
 def _layer(
-    index: int, timing: Any, milliseconds: float, share: float, nodes: int, limits: Limits | None
+    index: int, timing: StepTiming, milliseconds: float, share: float, nodes: int, limits: Limits | None
 ) -> LayerAnalysis:
     reports, step = timing.reports, timing.step
     first = reports[0] if reports else None
@@ -98,7 +102,7 @@ def _layer(
     named = weighted or first
     return LayerAnalysis(
         index=index,
-        name=(named.name if named else step.constants.get("array", "")) or "",
+        name=named.name if named else step.constants.get("array", "") if step else "",
         op=op,
         kind=kind,
         kernel=named.kernel if named and (step is None or not _moved(step)) else "copy",
@@ -114,7 +118,7 @@ def _layer(
     )
 
 
-def _op_and_kind(timing: Any) -> tuple[str, str]:
+def _op_and_kind(timing: StepTiming) -> tuple[str, str]:
     step, names = timing.step, [report.op for report in timing.reports]
     if step is None:
         report = timing.reports[0]
@@ -128,12 +132,12 @@ def _op_and_kind(timing: Any) -> tuple[str, str]:
     return op, kind if kind in KINDS else "Other"
 
 
-def _moved(step: Any) -> str:
+def _moved(step: Step) -> str:
     """What a step is called that computes nothing, but brings values in another place or form; else nothing."""
     return _MOVES.get(step.opcode, _SOURCES.get(step.source, "") if step.opcode == "rows" else "")
 
 
-def _work(timing: Any, limits: Limits | None) -> tuple[int, float | None]:
+def _work(timing: StepTiming, limits: Limits | None) -> tuple[int, float | None]:
     """Useful multiply-accumulates of the whole batch, and the GMAC/s that the machine allows them."""
     from sparsert.bench.traffic import ATTENTION_BYTES_PER_MAC, activation_bytes, loaded_bytes
     from sparsert.kernels.jit import TILE

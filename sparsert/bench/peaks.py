@@ -100,7 +100,7 @@ _ARITHMETIC: dict[str, tuple[Any, int]] = {
 
 
 def measure_peaks(teams: Sequence[Team], budget: float) -> dict[str, Rate]:
-    """Peak GMAC/s of the instructions that this tier multiplies with, by kind: ``int8`` and ``float``.
+    """Peak GMAC/s of the instructions that this tier multiplies with, by arithmetic: ``int8`` and ``float``.
 
     Parameters
     ----------
@@ -110,8 +110,8 @@ def measure_peaks(teams: Sequence[Team], budget: float) -> dict[str, Rate]:
         Seconds for each measurement.
     """
     peaks = {}
-    for kind, (run, macs) in _ARITHMETIC.items():
-        peaks[kind] = Rate(*(_peak(team, run, macs, kind == "float", budget) for team in teams))
+    for arithmetic, (run, macs) in _ARITHMETIC.items():
+        peaks[arithmetic] = Rate(*(_peak(team, run, macs, arithmetic == "float", budget) for team in teams))
     return peaks
 
 

@@ -51,7 +51,7 @@ class Limits:
     Attributes
     ----------
     peaks, bandwidths : dict of str to Rate
-        By kind of arithmetic (GMAC/s) and by level of memory (GB/s).
+        By arithmetic (GMAC/s) and by level of memory (GB/s).
     caches : dict of str to int
         Bytes of ``L1``, ``L2``, ``L3``; 0 if unknown.
     cores : int
@@ -68,7 +68,7 @@ class Limits:
         return next((name for name, size in self.caches.items() if footprint <= size), "memory")
 
     def limit(self, arithmetic: str, bytes_per_mac: float, footprint: int, several: bool = False) -> tuple[float, str]:
-        """Attainable GMAC/s, and what sets it: a kind of arithmetic or a level of memory.
+        """Attainable GMAC/s, and what sets it: an arithmetic or a level of memory.
 
         Parameters
         ----------
@@ -210,7 +210,10 @@ def roofline_lines(roofline: Roofline) -> list[str]:
     """Tables of a roofline as Markdown."""
     limits = roofline.limits
     rates = [["limit", "one core", f"{limits.cores} cores", "unit"]]
-    rates += [[f"{kind} in registers", f"{r.one:.1f}", f"{r.all:.1f}", "GMAC/s"] for kind, r in limits.peaks.items()]
+    rates += [
+        [f"{arithmetic} in registers", f"{r.one:.1f}", f"{r.all:.1f}", "GMAC/s"]
+        for arithmetic, r in limits.peaks.items()
+    ]
     rates += [[f"read from {level}", f"{r.one:.1f}", f"{r.all:.1f}", "GB/s"] for level, r in limits.bandwidths.items()]
     kernels = [["kernel, one core", "out x in", "GMAC/s", "bytes/MAC", "limit", "by", "share"]]
     for kernel in roofline.kernels:

@@ -11,10 +11,10 @@ __all__ = ["ATTENTION_BYTES_PER_MAC", "activation_bytes", "loaded_bytes"]
 
 ATTENTION_BYTES_PER_MAC = {
     # a step loads `WIDTH` vectors of TILE bytes and four words, for 4 * WIDTH products of a whole vector
-    kind: (WIDTH * TILE + 16) / (4 * WIDTH * macs)
-    for kind, macs in (("int8", TILE), ("float", TILE // 4))
+    arithmetic: (WIDTH * TILE + 16) / (4 * WIDTH * macs)
+    for arithmetic, macs in (("int8", TILE), ("float", TILE // 4))
 }
-"""Bytes loaded for each multiply-accumulate of attention, by kind of arithmetic."""
+"""Bytes loaded for each multiply-accumulate of attention, by arithmetic."""
 
 
 def activation_bytes(packed: PackedWeight) -> int:

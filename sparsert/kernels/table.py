@@ -1,6 +1,6 @@
-"""The names of all numbers in a program's table, for the encoder that writes it and the run loop that reads it.
+"""The names of all numbers in the table of steps, for the encoder that writes it and the run loop that reads it.
 
-A program is an int64 array with one row a step, of :data:`STEP_COLUMNS` integers. What these mean depends on the step's
+The table is an int64 array with one row a step, of :data:`STEP_COLUMNS` integers. What these mean depends on the step's
 opcode, so each opcode has column names of its own here. Column 0 is the opcode in all of them. Addresses are absolute.
 A *place* is a pair of columns, ``x`` and ``x_stride``: tile ``t`` lies at ``x + t * x_stride``; a negative stride means
 the running thread's scratch, where the ``i``-th tile of a band lies at ``scratch + x - i * x_stride``.
@@ -31,7 +31,7 @@ __all__ = [
     "QUEUE_COLUMNS",
     "REGION",
     "REGION_COLUMNS",
-    "REGION_KIND",
+    "UNITS",
     "ROWS",
     "SCATTER",
     "SELECT",
@@ -318,14 +318,14 @@ class _Region(NamedTuple):
 
     first: int = 0
     stop: int = 1
-    kind: int = 2
+    units: int = 2
     size: int = 3
 
 
 REGION = _Region()
 
 
-class _RegionKind(NamedTuple):
+class _Units(NamedTuple):
     """How a region is divided into units."""
 
     bands: int = 0
@@ -338,7 +338,7 @@ class _RegionKind(NamedTuple):
     """``size`` strips of the rows of every tile, or of the only tile's heads."""
 
 
-REGION_KIND = _RegionKind()
+UNITS = _Units()
 
 META_COLUMNS = 6
 

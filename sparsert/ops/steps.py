@@ -84,9 +84,9 @@ Parameters = np.ndarray | DynamicParameters
 
 @dataclass
 class Stage:
-    """One stage of a step's epilogue; ``kind`` is a name in STAGES or a part of one."""
+    """One stage of a step's epilogue; its name is one in STAGES, or a part of one."""
 
-    kind: str
+    name: str
     epilogue: Epilogue | None = None
     vector: np.ndarray | None = None
     parameters: Parameters | None = None

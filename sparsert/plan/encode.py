@@ -88,7 +88,7 @@ class Code:
         """Number of stages, and the address of their table."""
         table = np.zeros((max(len(stages), 1), STAGE_COLUMNS), np.int64)
         for row, stage in zip(table, stages, strict=False):
-            row[STAGE.code] = STAGES.codes[stage.kind]
+            row[STAGE.code] = STAGES.codes[stage.name]
             if stage.epilogue is not None:
                 row[STAGE.acc_bias] = self.address(stage.epilogue.acc_bias)
                 row[STAGE.scale] = self.address(stage.epilogue.scale)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sparsert.errors import InputShapeError
-from sparsert.kernels.loop.run import run_entry, run_program
+from sparsert.kernels.loop.run import run_entry, run_regions
 from sparsert.kernels.table import ATTENTION, GATHER, REGION_COLUMNS, SCATTER, SELECT, TABLE
 from sparsert.plan.encode import encode
 from sparsert.plan.layout import Layout
@@ -80,7 +80,7 @@ class Instance:
         self._scatters = [(rows[id(step)], step.constants["array"]) for step in steps if step.opcode == "scatter"]
         self._attentions = [(rows[id(step)], step.constants["mask"]) for step in steps if step.opcode == "attention"]
         self._outputs = [(rows[id(output.step)], output) for output in segment.outputs]
-        table = [(region.first, region.stop, region.kind, region.size) for region in self.regions]
+        table = [(region.first, region.stop, region.units, region.size) for region in self.regions]
         self._regions = np.array(table, np.int64).reshape(-1, REGION_COLUMNS)
 
     def call(
@@ -119,7 +119,7 @@ class Instance:
 
     def execute(self, meta: np.ndarray, regions: Sequence[int] | None = None) -> None:
         """Run a chunk, of which ``meta`` describes the tiles, through all regions or some; :meth:`bind` comes first."""
-        run_program(
+        run_regions(
             self._code.table,
             self._regions if regions is None else self._regions[regions],
             self.memory.queues,

@@ -205,7 +205,7 @@ class Lowering:
 
     def _sink_other_forms(self, value: str) -> None:
         """Quantized forms of a value that exists as floats only."""
-        sinks = [sink for sink in self._sinks(value) if sink.kind != "floats"]
+        sinks = [sink for sink in self._sinks(value) if sink.name != "floats"]
         if sinks:
             floats = self.buffer(value)
             self.add(Step("rows", [floats], stages=sinks, source="load", rows=floats.rows))
@@ -237,7 +237,7 @@ def _fuse_stages(stages: list[Stage]) -> list[Stage]:
     """Replace the longest fusable suffix of stages by the fused stage, which keeps values in registers."""
     for first in range(len(stages)):
         suffix = stages[first:]
-        name = "+".join(stage.kind for stage in suffix)
+        name = "+".join(stage.name for stage in suffix)
         if len(suffix) > 1 and name in STAGES:
             merged = Stage(name)
             for stage in suffix:

@@ -11,15 +11,16 @@ from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
 from sparsert.graph.mapped import detach
 from sparsert.ops import FusedOp
 
-__all__ = ["Group", "channels_of", "partition", "reads"]
+__all__ = ["PartNodes", "channels_of", "partition", "reads"]
 
 
 @dataclass
-class Group:
-    """Nodes of one native segment, or one node that runs on arrays."""
+class PartNodes:
+    """Nodes of one native segment, or one node that runs on arrays; and their values that somebody else reads."""
 
     nodes: list[Node]
     native: bool
+    needed: set[str]
 
 
 def channels_of(graph: Graph) -> dict[str, int]:
@@ -131,7 +132,7 @@ def _trim(segment: list[Node], readers: dict[str, set[int]], outputs: set[str]) 
         segment = kept
 
 
-def partition(graph: Graph, channels: dict[str, int]) -> list[Group]:
+def partition(graph: Graph, channels: dict[str, int]) -> list[PartNodes]:
     """Order all nodes as native segments and single array nodes, as few segments as readiness allows."""
     work = _Partitioner(graph, channels)
     have = {info.name for info in graph.inputs} | set(graph.constants)
@@ -141,11 +142,13 @@ def partition(graph: Graph, channels: dict[str, int]) -> list[Group]:
     for node in graph.nodes:
         for name in reads(node):
             readers.setdefault(name, set()).add(id(node))
-    groups: list[Group] = []
+    found: list[PartNodes] = []
 
     def emit(nodes: list[Node], native: bool) -> None:
-        groups.append(Group(nodes if native else [detach(node) for node in nodes], native))
         members = {id(node) for node in nodes}
+        produced = {name for node in nodes for name in node.outputs}
+        needed = {name for name in produced if name in outputs or readers.get(name, set()) - members}
+        found.append(PartNodes(nodes if native else [detach(node) for node in nodes], native, needed))
         pending[:] = [node for node in pending if id(node) not in members]
         space = object()
         for node in nodes:
@@ -165,4 +168,4 @@ def partition(graph: Graph, channels: dict[str, int]) -> list[Group]:
             emit(segment, True)
         else:  # a native node that only arrays can serve, such as one that reads quantized inputs
             emit([next(node for node in pending if all(name in have for name in reads(node)))], False)
-    return groups
+    return found

@@ -11,7 +11,7 @@ from sparsert.graph.ir import Graph, Node
 from sparsert.kernels.jit import TIER
 from sparsert.ops import run_fused
 from sparsert.plan.lower import lower
-from sparsert.plan.partition import channels_of, partition, reads
+from sparsert.plan.partition import channels_of, partition
 from sparsert.plan.parts import ArrayPart, SegmentPart
 from sparsert.plan.report import StepReport
 from sparsert.plan.segment import Segment
@@ -30,21 +30,17 @@ def compile_graph(graph: Graph) -> Program:
         A node that neither a kernel nor a fallback can run.
     """
     channels = channels_of(graph)
-    groups = partition(graph, channels)
-    outputs = {info.name for info in graph.outputs}
     parts: list[ArrayPart | SegmentPart] = []
     reports: list[StepReport] = []
-    for position, group in enumerate(groups):
-        if group.native:
-            later = {name for other in groups[position + 1 :] for node in other.nodes for name in reads(node)}
-            produced = {name for node in group.nodes for name in node.outputs}
-            needed = {name for name in produced if name in later or name in outputs}
-            segment = lower(graph, group.nodes, channels, needed)
+    for found in partition(graph, channels):
+        if found.native:
+            segment = lower(graph, found.nodes, channels, found.needed)
             parts.append(SegmentPart(segment))
-            reports += [_native_report(node, segment) for node in group.nodes]
+            reports += [_native_report(node, segment) for node in found.nodes]
         else:
-            parts.append(_array_part(group.nodes[0], graph))
-            reports.append(_array_report(group.nodes[0]))
+            (node,) = found.nodes
+            parts.append(_array_part(node, graph))
+            reports.append(_array_report(node))
     for index, report in enumerate(reports):
         report.index = index
     return Program(graph, parts, reports)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sparsert import cpu
 from sparsert.kernels.formats import BLOCK_ROWS
-from sparsert.kernels.table import REGION_KIND
+from sparsert.kernels.table import UNITS
 from sparsert.ops.steps import Step
 
 __all__ = ["Division", "Region", "find_regions"]
@@ -69,11 +69,11 @@ def _band(tiles: int, threads: int) -> int:
 
 @dataclass(frozen=True)
 class Region:
-    """Steps from ``first`` to ``stop`` that run without a barrier; kind and size as in :data:`REGION`."""
+    """Steps from ``first`` to ``stop`` that run without a barrier; units and size as in :data:`REGION`."""
 
     first: int
     stop: int
-    kind: int
+    units: int
     size: int
 
 
@@ -84,24 +84,24 @@ def find_regions(steps: Sequence[Step], division: Division, separate: bool = Fal
     """
     regions: list[Region] = []
     for index, step in enumerate(steps):
-        kind, size = _kind(step, division)
+        units, size = _units(step, division)
         last = regions[-1] if regions else None
-        if last is not None and not separate and _joins(steps, last, step, kind, division):
-            regions[-1] = Region(last.first, index + 1, last.kind, last.size)
+        if last is not None and not separate and _joins(steps, last, step, units, division):
+            regions[-1] = Region(last.first, index + 1, last.units, last.size)
         else:
-            regions.append(Region(index, index + 1, kind, size))
+            regions.append(Region(index, index + 1, units, size))
     return regions
 
 
-def _kind(step: Step, division: Division) -> tuple[int, int]:
+def _units(step: Step, division: Division) -> tuple[int, int]:
     """How a step by itself is divided."""
     if step.opcode == "attention":
-        return REGION_KIND.shares, _ATTENTION_SHARES * division.threads if division.threads > 1 else 1
+        return UNITS.shares, _ATTENTION_SHARES * division.threads if division.threads > 1 else 1
     if step.opcode == "dynamic":
-        return REGION_KIND.once, 1
+        return UNITS.once, 1
     if division.strips > 1 and _has_strips(step):
-        return REGION_KIND.strips, division.strips
-    return REGION_KIND.bands, division.band
+        return UNITS.strips, division.strips
+    return UNITS.bands, division.band
 
 
 def _has_strips(step: Step) -> bool:
@@ -109,15 +109,15 @@ def _has_strips(step: Step) -> bool:
     return step.opcode in ("embed", "linear") and step.rows > BLOCK_ROWS
 
 
-def _joins(steps: Sequence[Step], last: Region, step: Step, kind: int, division: Division) -> bool:
+def _joins(steps: Sequence[Step], last: Region, step: Step, units: int, division: Division) -> bool:
     """Whether a step can follow those of the last region without a barrier.
 
     Steps of one tile can. Strips can if they read nothing that other strips write: Q, K and V of one value; and the
     attention of heads whose rows a strip has computed itself, as long as no token looks at another tile.
     """
-    if last.kind == REGION_KIND.bands:
-        return kind == REGION_KIND.bands and division.strips == 1
-    if last.kind != REGION_KIND.strips:
+    if last.units == UNITS.bands:
+        return units == UNITS.bands and division.strips == 1
+    if last.units != UNITS.strips:
         return False
     if _has_strips(step):
         written = {buffer for other in steps[last.first : last.stop] for buffer in other.writes}

@@ -46,15 +46,7 @@ def same_bits(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
 
 def segments_of(graph: object) -> list[Segment]:
     channels = channels_of(graph)
-    groups = partition(graph, channels)
-    outputs = {info.name for info in graph.outputs}
-    found = []
-    for position, group in enumerate(groups):
-        if group.native:
-            later = {name for other in groups[position + 1 :] for node in other.nodes for name in node.inputs}
-            produced = {name for node in group.nodes for name in node.outputs}
-            found.append(lower(graph, group.nodes, channels, produced & (later | outputs)))
-    return found
+    return [lower(graph, part.nodes, channels, part.needed) for part in partition(graph, channels) if part.native]
 
 
 def extents(instance: Instance, buffer: Buffer) -> tuple[int, int]:

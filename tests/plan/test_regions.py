@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsert.kernels.formats import BLOCK_ROWS
-from sparsert.kernels.table import REGION_KIND
+from sparsert.kernels.table import UNITS
 from sparsert.ops.steps import Buffer, Step
 from sparsert.plan.memory import Life, allocate, lives_of, plan_memory
 from sparsert.plan.regions import Division, find_regions
@@ -50,11 +50,11 @@ def test_no_unit_of_a_region_waits_for_another(steps: list[Step], division: Divi
     for region in find_regions(steps, division):
         inside = steps[region.first : region.stop]
         opcodes = [step.opcode for step in inside]
-        if region.kind == REGION_KIND.once:
+        if region.units == UNITS.once:
             assert opcodes == ["dynamic"]
-        elif region.kind == REGION_KIND.shares:
+        elif region.units == UNITS.shares:
             assert opcodes == ["attention"]
-        elif region.kind == REGION_KIND.bands:
+        elif region.units == UNITS.bands:
             # a band's steps follow each other tile by tile: nothing in it looks at another tile
             assert not {"attention", "dynamic"}.intersection(opcodes)
             assert len(inside) == 1 or division.strips == 1

@@ -34,12 +34,12 @@ from sparsert.kernels.table import (
     QUEUE,
     QUEUE_COLUMNS,
     REGION,
-    REGION_KIND,
     STEP,
     STEP_COLUMNS,
+    UNITS,
 )
 
-__all__ = ["run_entry", "run_program"]
+__all__ = ["run_entry", "run_regions"]
 
 _QUEUE_BYTES = 8 * QUEUE_COLUMNS
 
@@ -64,16 +64,16 @@ def _tile_step(step, tile, band, strip, strips, meta, scratch):
 
 
 @inner()
-def _run_unit(steps, first, last, kind, size, unit, units, meta, scratch):
+def _run_unit(steps, first, last, way, size, unit, units, meta, scratch):
     """One of the ``units`` units of a region."""
     tiles = len(meta)
-    if kind == REGION_KIND.once:
+    if way == UNITS.once:
         dynamic_step(steps[first], tiles)
         return
     band, count, part, parts = unit * size, min(size, tiles - unit * size), 0, 1
-    if kind == REGION_KIND.shares:
+    if way == UNITS.shares:
         band, count, part, parts = 0, tiles, unit, units
-    elif kind == REGION_KIND.strips:
+    elif way == UNITS.strips:
         band, count, part, parts = unit // size, 1, unit % size, size
     for index in range(first, last):
         step = steps[index]
@@ -86,9 +86,9 @@ def _run_unit(steps, first, last, kind, size, unit, units, meta, scratch):
                 _tile_step(step, tile, band, part, parts, meta, scratch)
 
 
-def _run_queues(program, first, last, kind, size, units, queues, queue, count, meta, tiles, scratch):
+def _run_queues(table, first, last, way, size, units, queues, queue, count, meta, tiles, scratch):
     """All units of one queue, then those that are left in the others."""
-    steps = carray(pointer(program), (last, STEP_COLUMNS))
+    steps = carray(pointer(table), (last, STEP_COLUMNS))
     tile_meta = carray(pointer(meta), (tiles, META_COLUMNS))
     for distance in range(count):
         place = queues + _QUEUE_BYTES * ((queue + distance) % count)
@@ -96,22 +96,22 @@ def _run_queues(program, first, last, kind, size, units, queues, queue, count, m
         while field(place, QUEUE.next) < stop:
             unit = fetch_add_i64(place + 8 * QUEUE.next, 1)
             if unit < stop:
-                _run_unit(steps, first, last, kind, size, unit, units, tile_meta, scratch)
+                _run_unit(steps, first, last, way, size, unit, units, tile_meta, scratch)
 
 
 @functools.cache
 def run_entry() -> Any:
-    """What compiles, or loads, nearly all that a program runs; its ``address`` is for :func:`run_program`."""
+    """What compiles, or loads, nearly all that a table runs; its ``address`` is for :func:`run_regions`."""
     return entry(_run_queues, 12)
 
 
 @jit(parallel=True)
-def run_program(program, regions, queues, meta, tiles, scratch, scratch_stride, run_queues):
+def run_regions(table, regions, queues, meta, tiles, scratch, scratch_stride, run_queues):
     """Run all regions over ``tiles`` tiles.
 
     Parameters
     ----------
-    program : int64 array, shape (steps, STEP_COLUMNS)
+    table : int64 array, shape (steps, STEP_COLUMNS)
     regions : int64 array, shape (regions, REGION_COLUMNS)
     queues : int64 array, shape (threads, QUEUE_COLUMNS)
         Working memory: each thread's next unit, and the one after its last.
@@ -122,16 +122,16 @@ def run_program(program, regions, queues, meta, tiles, scratch, scratch_stride, 
     run_queues : int
         Address of :func:`run_entry`.
     """
-    steps, tile_meta, places = program.ctypes.data, meta.ctypes.data, queues.ctypes.data
+    steps, tile_meta, places = table.ctypes.data, meta.ctypes.data, queues.ctypes.data
     for region in range(regions.shape[0]):
         first, last = regions[region, REGION.first], regions[region, REGION.stop]
-        kind, size = regions[region, REGION.kind], regions[region, REGION.size]
+        way, size = regions[region, REGION.units], regions[region, REGION.size]
         units = 1
-        if kind == REGION_KIND.bands:
+        if way == UNITS.bands:
             units = (tiles + size - 1) // size
-        elif kind == REGION_KIND.shares:
+        elif way == UNITS.shares:
             units = size
-        elif kind == REGION_KIND.strips:
+        elif way == UNITS.strips:
             units = tiles * size
         count = min(queues.shape[0], units)
         for queue in range(count):
@@ -140,4 +140,4 @@ def run_program(program, regions, queues, meta, tiles, scratch, scratch_stride, 
         for queue in prange(count):
             own = np.int64(queue)
             place = scratch + scratch_stride * own
-            call(run_queues, (steps, first, last, kind, size, units, places, own, count, tile_meta, tiles, place))
+            call(run_queues, (steps, first, last, way, size, units, places, own, count, tile_meta, tiles, place))
