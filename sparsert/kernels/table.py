@@ -1,7 +1,7 @@
 """The names of all numbers in the table of steps, for the encoder that writes it and the run loop that reads it.
 
 The table is an int64 array with one row a step, of :data:`STEP_COLUMNS` integers. What these mean depends on the step's
-opcode, so each opcode has column names of its own here. Column 0 is the opcode in all of them. Addresses are absolute.
+opcode, which is column 0 of all of them, so each opcode has column names of its own here. Addresses are absolute.
 A *place* is a pair of columns, ``x`` and ``x_stride``: tile ``t`` lies at ``x + t * x_stride``; a negative stride means
 the running thread's scratch, where the ``i``-th tile of a band lies at ``scratch + x - i * x_stride``.
 
@@ -10,7 +10,8 @@ Numba reads an attribute of a global named tuple as a constant, so a name costs 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import namedtuple
+from typing import Any
 
 __all__ = [
     "ATTENTION",
@@ -31,7 +32,6 @@ __all__ = [
     "QUEUE_COLUMNS",
     "REGION",
     "REGION_COLUMNS",
-    "UNITS",
     "ROWS",
     "SCATTER",
     "SELECT",
@@ -42,357 +42,103 @@ __all__ = [
     "TABLE",
     "TABLE_COLUMNS",
     "TILE_META",
+    "UNITS",
 ]
 
+
+def _numbered(names: str) -> Any:
+    """A named tuple in which each name is its own place: columns of a row, or codes."""
+    fields = names.split()
+    return namedtuple("Numbers", fields)(*range(len(fields)))
+
+
+OPCODE = _numbered("rows embed gather scatter attention extrema dynamic select linear byte_sums")
+"""What a step does; its columns have the same name in capitals."""
+
 STEP_COLUMNS = 32
+STEP = _numbered("opcode")
+"""What all steps have in common."""
 
+ROWS = _numbered("opcode source x x_stride x_row_bytes rows gamma beta parameters stages stage_table")
+"""Rows that need no weights, block by block through the stages; ``source`` is a code of `sparsert.kernels.rows`."""
 
-class _Opcode(NamedTuple):
-    """What a step does."""
+LINEAR = _numbered(
+    "opcode kernel x x_stride rows headers weights offsets starts panel_blocks slices slice_bytes stages stage_table"
+)
+"""Accumulators of a matrix, through the stages; ``kernel`` is a code of `sparsert.kernels.formats.ACCUMULATORS`.
 
-    rows: int = 0
-    embed: int = 1
-    gather: int = 2
-    scatter: int = 3
-    attention: int = 4
-    extrema: int = 5
-    dynamic: int = 6
-    select: int = 7
-    linear: int = 8
-    byte_sums: int = 9
+``offsets`` is the address of the stream, or, for formats without one, the count that their kernel takes;
+``slice_bytes`` lead from the start of one slice of a tile to the next.
+"""
 
+EMBED = _numbered("opcode tables table_table channels out out_stride")
+"""Sums of table rows, transposed into tiles."""
 
-OPCODE = _Opcode()
+GATHER = _numbered("opcode x x_stride rows array width column")
+"""Rows of a float tile to columns of an array [tokens][width]."""
 
+SCATTER = _numbered("opcode x x_stride rows array")
+"""An array [tokens][rows] to a float tile."""
 
-class _Step(NamedTuple):
-    """What all steps have in common."""
+SELECT = _numbered("opcode x x_stride rows array token")
+"""One token of every sequence to an array [sequences][rows]; a negative one counts from the end of its sequence."""
 
-    opcode: int = 0
+ATTENTION = _numbered(
+    "opcode q q_stride k k_stride v v_stride sums sums_stride heads head_size key_bias parameters mode offset_values "
+    "q_row_bytes v_row_bytes stages stage_table"
+)
+"""One head of one tile of queries, then the stages on its rows."""
 
+MODE = _numbered("floats int8 quantized_scores bounded_scores")
+"""How attention computes scores; bounded ones are so near each other that the softmax needs no maximum."""
 
-STEP = _Step()
+BYTE_SUMS = _numbered("opcode q q_stride k k_stride sums sums_stride heads head_size parameters")
+"""What int8 attention needs of the bytes of Q and K."""
 
+EXTREMA = _numbered("opcode x x_stride rows extrema")
+"""Least and greatest value of the tokens of a float tile, at the address of two floats a tile."""
 
-class _Rows(NamedTuple):
-    """Rows that need no weights, block by block through the stages."""
-
-    source: int = 1
-    """Code in :data:`sparsert.kernels.rows.FINISH`."""
-    x: int = 2
-    x_stride: int = 3
-    x_row_bytes: int = 4
-    rows: int = 5
-    gamma: int = 6
-    beta: int = 7
-    parameters: int = 8
-    stages: int = 9
-    stage_table: int = 10
-
-
-ROWS = _Rows()
-
-
-class _Linear(NamedTuple):
-    """Accumulators of a matrix, through the stages."""
-
-    kernel: int = 1
-    """Code in :data:`sparsert.kernels.formats.ACCUMULATORS`."""
-    x: int = 2
-    x_stride: int = 3
-    rows: int = 4
-    headers: int = 5
-    weights: int = 6
-    offsets: int = 7
-    """Address of the stream, or, for formats without one, the count that their kernel takes."""
-    starts: int = 8
-    panel_blocks: int = 9
-    slices: int = 10
-    slice_bytes: int = 11
-    """Bytes from the start of one slice of a tile to the next."""
-    stages: int = 12
-    stage_table: int = 13
-
-
-LINEAR = _Linear()
-
-
-class _Embed(NamedTuple):
-    """Sums of table rows, transposed into tiles."""
-
-    tables: int = 1
-    table_table: int = 2
-    channels: int = 3
-    out: int = 4
-    out_stride: int = 5
-
-
-EMBED = _Embed()
-
-
-class _Gather(NamedTuple):
-    """Rows of a float tile to an array [tokens][width]."""
-
-    x: int = 1
-    x_stride: int = 2
-    rows: int = 3
-    array: int = 4
-    width: int = 5
-    column: int = 6
-
-
-GATHER = _Gather()
-
-
-class _Scatter(NamedTuple):
-    """An array [tokens][rows] to a float tile."""
-
-    x: int = 1
-    x_stride: int = 2
-    rows: int = 3
-    array: int = 4
-
-
-SCATTER = _Scatter()
-
-
-class _Select(NamedTuple):
-    """One token of every sequence to an array [sequences][rows]."""
-
-    x: int = 1
-    x_stride: int = 2
-    rows: int = 3
-    array: int = 4
-    token: int = 5
-    """Negative: from the end of the sequence."""
-
-
-SELECT = _Select()
-
-
-class _Attention(NamedTuple):
-    """One head of one tile of queries, then the stages on its rows."""
-
-    q: int = 1
-    q_stride: int = 2
-    k: int = 3
-    k_stride: int = 4
-    v: int = 5
-    v_stride: int = 6
-    heads: int = 7
-    head_size: int = 8
-    key_bias: int = 9
-    parameters: int = 10
-    mode: int = 11
-    offset_values: int = 12
-    q_row_bytes: int = 13
-    v_row_bytes: int = 14
-    sums: int = 15
-    sums_stride: int = 16
-    stages: int = 17
-    stage_table: int = 18
-
-
-ATTENTION = _Attention()
-
-
-class _ByteSums(NamedTuple):
-    """What int8 attention needs of the bytes of Q and K."""
-
-    q: int = 1
-    q_stride: int = 2
-    k: int = 3
-    k_stride: int = 4
-    sums: int = 5
-    sums_stride: int = 6
-    heads: int = 7
-    head_size: int = 8
-    parameters: int = 9
-
-
-BYTE_SUMS = _ByteSums()
-
-
-class _Extrema(NamedTuple):
-    """Least and greatest value of the tokens of a float tile."""
-
-    x: int = 1
-    x_stride: int = 2
-    rows: int = 3
-    extrema: int = 4
-    """Address of two floats a tile."""
-
-
-EXTREMA = _Extrema()
-
-
-class _Dynamic(NamedTuple):
-    """The quantization that follows from the extrema of all tiles."""
-
-    extrema: int = 1
-    parameters: int = 2
-
-
-DYNAMIC = _Dynamic()
-
-
-class _Mode(NamedTuple):
-    """How attention computes scores."""
-
-    floats: int = 0
-    int8: int = 1
-    quantized_scores: int = 2
-    bounded_scores: int = 3
-    """Quantized, and so near each other that the softmax needs no maximum."""
-
-
-MODE = _Mode()
+DYNAMIC = _numbered("opcode extrema parameters")
+"""The quantization that follows from the extrema of all tiles."""
 
 STAGE_COLUMNS = 10
-
-
-class _Stage(NamedTuple):
-    """A row of a step's table of stages; see :mod:`sparsert.kernels.stages`."""
-
-    code: int = 0
-    acc_bias: int = 1
-    scale: int = 2
-    bias: int = 3
-    parameters: int = 4
-    source: int = 5
-    source_stride: int = 6
-    destination: int = 7
-    destination_stride: int = 8
-    destination_row_bytes: int = 9
-
-
-STAGE = _Stage()
+STAGE = _numbered(
+    "code acc_bias scale bias parameters source source_stride destination destination_stride destination_row_bytes"
+)
+"""A row of a step's table of stages; see :mod:`sparsert.kernels.stages`."""
 
 TABLE_COLUMNS = 8
+TABLE = _numbered("weight element scale zero_point index ids first_row rows")
+"""A row of a step's list of embedding tables; ``scale`` and ``ids`` (int64, of all tokens) are addresses."""
 
+ELEMENT = _numbered("float32 uint8 int8")
+"""Numbers of an embedding table."""
 
-class _Table(NamedTuple):
-    """A row of a step's list of embedding tables."""
-
-    weight: int = 0
-    element: int = 1
-    scale: int = 2
-    """Address of a float."""
-    zero_point: int = 3
-    index: int = 4
-    ids: int = 5
-    """Address of int64 ids of all tokens."""
-    first_row: int = 6
-    rows: int = 7
-
-
-TABLE = _Table()
-
-
-class _Element(NamedTuple):
-    """Numbers of an embedding table."""
-
-    float32: int = 0
-    uint8: int = 1
-    int8: int = 2
-
-
-ELEMENT = _Element()
-
-
-class _Index(NamedTuple):
-    """Where the row of an embedding table comes from."""
-
-    input: int = 0
-    position: int = 1
-    constant: int = 2
-
-
-INDEX = _Index()
+INDEX = _numbered("input position constant")
+"""Where the row of an embedding table comes from."""
 
 REGION_COLUMNS = 4
+REGION = _numbered("first stop units size")
+"""A row of the table of regions: its steps, how they are divided into units, and the size that goes with it."""
 
-
-class _Region(NamedTuple):
-    """A row of the table of regions: its steps, how they are divided into units, and the size that goes with it."""
-
-    first: int = 0
-    stop: int = 1
-    units: int = 2
-    size: int = 3
-
-
-REGION = _Region()
-
-
-class _Units(NamedTuple):
-    """How a region is divided into units."""
-
-    bands: int = 0
-    """Bands of ``size`` tiles."""
-    shares: int = 1
-    """Attention in ``size`` shares of about equal work."""
-    once: int = 2
-    """One unit for all."""
-    strips: int = 3
-    """``size`` strips of the rows of every tile, or of the only tile's heads."""
-
-
-UNITS = _Units()
+UNITS = _numbered("bands shares once strips")
+"""Bands of ``size`` tiles; attention in ``size`` shares of about equal work; one unit for all; or ``size`` strips of
+the rows of every tile, or of the only tile's heads."""
 
 META_COLUMNS = 6
-
-
-class _TileMeta(NamedTuple):
-    """A row of the description of tiles."""
-
-    pieces: int = 0
-    """Address of the first."""
-    piece_count: int = 1
-    first_token: int = 2
-    """Flat index of the tile's first token."""
-    tokens: int = 3
-    """Valid tokens; the lanes behind them are empty."""
-    work_before: int = 4
-    """Work of attention in the tiles before it."""
-    work: int = 5
-
-
-TILE_META = _TileMeta()
+TILE_META = _numbered("pieces piece_count first_token tokens work_before work")
+"""A row of the description of tiles: address and number of its pieces, flat index of its first token, valid tokens (the
+lanes behind them are empty), work of attention in the tiles before it and in it."""
 
 PIECE_COLUMNS = 9
+PIECE = _numbered("first_lane stop_lane position sequence length key_tile first_key stop_key bias")
+"""A row of the description of pieces: what a tile holds of one sequence.
 
-
-class _Piece(NamedTuple):
-    """A row of the description of pieces: what a tile holds of one sequence."""
-
-    first_lane: int = 0
-    stop_lane: int = 1
-    position: int = 2
-    """Place of the first lane's token in its sequence."""
-    sequence: int = 3
-    length: int = 4
-    """Tokens of the sequence."""
-    key_tile: int = 5
-    """Tile of the sequence's first key, counted from the chunk's first."""
-    first_key: int = 6
-    """From the start of that tile, as is ``stop_key``."""
-    stop_key: int = 7
-    bias: int = 8
-    """Index of the bias of the four keys that the first one lies in."""
-
-
-PIECE = _Piece()
+``position`` is the place of the first lane's token in its sequence, ``key_tile`` the tile of the sequence's first key,
+counted from the chunk's first; keys count from the start of that tile, and ``bias`` is the index of the bias of the
+four that the first one lies in.
+"""
 
 QUEUE_COLUMNS = 8
-"""Integers of a queue; two are used, but each queue has a cache line of its own."""
-
-
-class _Queue(NamedTuple):
-    """A thread's queue of units."""
-
-    next: int = 0
-    stop: int = 1
-
-
-QUEUE = _Queue()
+QUEUE = _numbered("next stop")
+"""A thread's queue of units; with a cache line of its own."""
