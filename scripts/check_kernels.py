@@ -27,8 +27,9 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     sys.path.insert(0, str(ROOT))
+    from kernel_guard import FRACTION, guard, load_recorded, measure_ratios
+
     from sparsert import cpu
-    from sparsert.bench.guard import FRACTION, guard, load_recorded, measure_ratios
     from sparsert.bench.kernel_rates import GUARDED
 
     tier = cpu.isa()

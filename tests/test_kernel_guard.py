@@ -8,16 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import kernel_guard as guards
 import numpy as np
 import pytest
+from kernel_guard import FRACTION, Verdict, guard, judge, load_recorded, measure_ratios
 
 from sparsert import cpu
-from sparsert.bench import guard as guards
-from sparsert.bench.guard import FRACTION, Verdict, guard, judge, load_recorded, measure_ratios
 from sparsert.bench.kernel_rates import CASES, GUARDED
 from sparsert.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 RECORDED = {"a": 9.0, "b": 3.0}
 
 
