@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +12,7 @@ from numba.extending import intrinsic
 
 from sparsert.kernels.simd import Value, make_simd, micro_kernel
 
-__all__ = ["Emit", "Registry", "import_modules"]
+__all__ = ["Emit", "Registry"]
 
 Emit = Callable[..., None]
 """A kernel's emitter, ``emit(v, *arguments)``: writes its IR through a :class:`Simd`."""
@@ -96,9 +94,3 @@ class Registry:
 
 
 _TRAP = ir.FunctionType(ir.VoidType(), [])
-
-
-def import_modules(package: str, folder: Sequence[str]) -> None:
-    """Import every module of a package, for what they add to registries."""
-    for module in pkgutil.iter_modules(folder, f"{package}."):
-        importlib.import_module(module.name)

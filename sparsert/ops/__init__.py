@@ -1,4 +1,8 @@
-"""The fused ops: what a transformer layer is made of, free of ONNX spelling; one file a family, one class an op."""
+"""The fused ops: what a transformer layer is made of, free of ONNX spelling; one file a family, one class an op.
+
+A file in this folder is found by itself. The compiler asks nothing but the traits of :class:`FusedOp`, so an op whose
+name nobody needs is not exported here.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sparsert._modules import import_modules
 from sparsert.graph.quantization import Quantization
 from sparsert.ops.attention import Attention, KeyMask
 from sparsert.ops.base import FusedOp
@@ -33,8 +38,16 @@ __all__ = [
     "SelectFeature",
     "SelectToken",
     "Table",
+    "all_ops",
     "run_fused",
 ]
+
+import_modules(__name__, __path__)
+
+
+def all_ops() -> list[type[FusedOp]]:
+    """Return the class of every fused op, by name."""
+    return sorted(FusedOp.__subclasses__(), key=lambda op: op.__name__)
 
 
 def run_fused(op: FusedOp, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray]:

@@ -17,8 +17,8 @@ Rows of a block come sorted by length, so that the loop's exit is predicted: a m
 a row of 77 nonzeros.
 """
 
+from sparsert._modules import import_modules
 from sparsert.kernels.formats.base import ACCUMULATORS, BLOCK_ROWS, FORMATS, HEADER_BYTES, Format, PackedWeight
-from sparsert.kernels.registry import import_modules
 
 __all__ = ["ACCUMULATORS", "BLOCK_ROWS", "FORMATS", "HEADER_BYTES", "Format", "PackedWeight"]
 
