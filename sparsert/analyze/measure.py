@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sparsert import __version__
-from sparsert.analyze.result import KINDS, Analysis, LayerAnalysis
+from sparsert.analyze.result import Analysis, LayerAnalysis
 from sparsert.bench.machine import describe_machine, now
 from sparsert.bench.roofline import Limits, measure_limits
 from sparsert.errors import InputRangeError
@@ -119,6 +119,8 @@ def _layer(
 
 
 def _op_and_kind(timing: StepTiming) -> tuple[str, str]:
+    from sparsert.ops import all_ops
+
     step, names = timing.step, [report.op for report in timing.reports]
     if step is None:
         report = timing.reports[0]
@@ -126,10 +128,11 @@ def _op_and_kind(timing: StepTiming) -> tuple[str, str]:
     moved = _moved(step)
     if moved:
         return moved, "Other"
-    kind = "Linear" if step.opcode == "linear" else "LayerNorm" if step.source == "layer_norm" else names[0]
+    # the first node of a step is the one that lowered itself to it; the others were absorbed
+    kind = next(op.layer_kind for op in all_ops() if op.__name__ == names[0])
     helper = step.opcode not in ("linear", "attention", "embed", "rows")
     op = step.opcode.replace("_", " ").capitalize() if helper else "+".join(dict.fromkeys(names))
-    return op, kind if kind in KINDS else "Other"
+    return op, kind
 
 
 def _moved(step: Step) -> str:

@@ -13,7 +13,7 @@ from sparsert.bench.markdown import markdown_table
 
 __all__ = ["ANALYSIS_KEYS", "KINDS", "LAYER_KEYS", "Analysis", "KindSummary", "LayerAnalysis"]
 
-KINDS = ("Linear", "Attention", "LayerNorm", "Embeddings", "Other", "Fallback")
+KINDS = ("Linear", "Attention", "Normalization", "Embeddings", "Other", "Fallback")
 
 LAYER_KEYS = {
     "index": "position in the order of execution",

@@ -104,6 +104,8 @@ class FusedOp:
     """Whether the op belongs outside of segments, where it costs next to nothing."""
     couples: ClassVar[bool] = False
     """Whether the result of a sequence depends on others of its batch."""
+    layer_kind: ClassVar[str] = "Other"
+    """What an analysis counts the op's time as, one of :data:`sparsert.analyze.result.KINDS`."""
 
     @property
     def takes_bytes(self) -> bool:

@@ -62,6 +62,7 @@ class Embeddings(FusedOp):
     tables: tuple[Table, ...]
     leading = None
     broadcasts = True
+    layer_kind = "Embeddings"
 
     def tile_inputs(self, node: Node) -> list[str]:
         return []

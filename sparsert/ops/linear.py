@@ -69,6 +69,7 @@ class Linear(FusedOp):
     bias: np.ndarray | None = None
     """(N,) float32, added after scaling."""
     keeps_lead = True
+    layer_kind = "Linear"
 
     @property
     def takes_bytes(self) -> bool:

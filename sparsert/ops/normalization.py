@@ -23,6 +23,7 @@ class LayerNorm(FusedOp):
     beta: np.ndarray
     epsilon: float
     keeps_lead = True
+    layer_kind = "Normalization"
 
     @property
     def in_channels(self) -> int:

@@ -20,6 +20,7 @@ from sparsert.analyze.__main__ import main, make_parser
 from sparsert.analyze.plot import analysis_figure
 from sparsert.analyze.result import ANALYSIS_KEYS, KINDS, LAYER_KEYS, LayerAnalysis
 from sparsert.errors import InputRangeError, ModelNotFoundError
+from sparsert.ops import all_ops
 
 MODEL = "synthetic:bert-tiny-pruned90_quant"
 BATCH, TOKENS = 2, 40
@@ -64,11 +65,15 @@ def test_every_node_of_the_report_is_in_one_layer(analysis: Analysis) -> None:
 def test_kinds_of_a_bert(analysis: Analysis) -> None:
     counts = {kind.kind: kind.layers for kind in analysis.kinds}
     assert set(counts) <= set(KINDS)
-    assert (counts["Linear"], counts["LayerNorm"], counts["Embeddings"]) == (13, 5, 1)
+    assert (counts["Linear"], counts["Normalization"], counts["Embeddings"]) == (13, 5, 1)
     # attention may take a step that prepares its values besides
     assert sum(layer.op.startswith("Attention") for layer in analysis.layers if layer.kind == "Attention") == 2
     assert "Fallback" not in counts
     assert any(layer.op == "Linear+Gelu+Quantize" for layer in analysis.layers)
+
+
+def test_every_op_is_of_a_kind_that_is_summed_up() -> None:
+    assert {op.layer_kind for op in all_ops()} <= set(KINDS)
 
 
 def test_sparsity_and_work_are_those_of_the_weights(analysis: Analysis) -> None:
@@ -185,8 +190,8 @@ def made_up() -> Analysis:
     layers = [
         LayerAnalysis(0, op="Linear", kind="Linear", shape=(4, 8), sparsity=0.5, milliseconds=3.0, share=0.75,
                       macs=150_000_000, limit=100.0, **common),
-        LayerAnalysis(1, op="LayerNorm", kind="LayerNorm", shape=(), sparsity=None, milliseconds=1.0, share=0.25,
-                      macs=0, limit=None, **common),
+        LayerAnalysis(1, op="LayerNorm", kind="Normalization", shape=(), sparsity=None, milliseconds=1.0,
+                      share=0.25, macs=0, limit=None, **common),
     ]  # fmt: skip
     machine = {"cpu": "Test CPU", "cores": 2, "isa": "avx2"}
     return Analysis("models/x/model.onnx", 4, [[4, 8]], 2, "avx2", "1.0", machine, "2026-01-02", 7, 5.0, layers)
@@ -198,7 +203,7 @@ def test_rates_of_a_made_up_analysis() -> None:
     assert (norm.gmacs, norm.share_of_limit) == (None, None)
     kinds = {kind.kind: kind for kind in made_up().kinds}
     assert kinds["Linear"].share_of_limit == pytest.approx(0.5)
-    assert kinds["LayerNorm"].gmacs is None
+    assert kinds["Normalization"].gmacs is None
 
 
 def test_table() -> None:
@@ -214,7 +219,7 @@ def test_json_and_csv() -> None:
     assert list(exported) == list(ANALYSIS_KEYS)
     assert [list(layer) for layer in exported["layers"]] == [list(LAYER_KEYS)] * 2
     assert exported["layers"][0]["gmacs"] == pytest.approx(50.0)
-    assert exported["kinds"][1]["kind"] == "LayerNorm"
+    assert exported["kinds"][1]["kind"] == "Normalization"
     rows = list(csv.DictReader(io.StringIO(made_up().to_csv())))
     assert list(rows[0]) == list(LAYER_KEYS)
     assert (rows[0]["shape"], float(rows[0]["share_of_limit"]), rows[1]["gmacs"]) == ("4x8", pytest.approx(0.5), "")
@@ -225,7 +230,7 @@ def test_figure() -> None:
     layers, kinds = figure.axes
     assert [patch.get_height() for patch in layers.patches] == [3.0, 1.0]
     assert [patch.get_width() for patch in kinds.patches] == [25.0, 75.0]
-    assert [label.get_text() for label in kinds.get_yticklabels()] == ["LayerNorm", "Linear"]
+    assert [label.get_text() for label in kinds.get_yticklabels()] == ["Normalization", "Linear"]
     assert (layers.get_xlabel(), layers.get_ylabel(), kinds.get_xlabel()) == ("layer", "time for the batch, ms", "%")
     assert "Test CPU (avx2), sparsert 1.0, 2026-01-02" in figure.get_supxlabel()
     assert "x, 4 x 8, 5.0 ms" in figure.get_suptitle()
