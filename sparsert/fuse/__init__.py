@@ -1,5 +1,7 @@
 """Fusion: from ONNX nodes to the ops of :mod:`sparsert.ops`, one file a pattern family.
 
+An op may also tell its pattern itself (:meth:`sparsert.ops.FusedOp.recognise`).
+
 Roles come from structure: no pattern looks at a name or at the order of nodes. A pattern replaces its last node and
 reads the values before its first; what nobody reads any more disappears, what someone else still reads stays.
 """
@@ -18,15 +20,24 @@ from sparsert.fuse.quantization import fuse_quantization
 from sparsert.graph.editor import Editor
 from sparsert.graph.fold import fold
 from sparsert.graph.ir import Graph
+from sparsert.ops import all_ops
 
 __all__ = ["fuse_graph"]
 
 logger = logging.getLogger(__name__)
 
+
+def _recognise_ops(editor: Editor) -> None:
+    """The patterns that ops tell themselves; none of them may depend on another."""
+    for op in all_ops():
+        op.recognise(editor)
+
+
 _PASSES = (
     fold,
     fuse_quantization,
     fuse_layer_norm,
+    _recognise_ops,
     fuse_activations,
     fuse_linear,
     fuse_attention,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
-from sparsert.graph.shapes import Unknown, attribute
+from sparsert.graph.matching import mean_of, squared
+from sparsert.graph.shapes import attribute
 from sparsert.ops import LayerNorm
 
 
@@ -35,43 +36,21 @@ def _fuse_native(editor: Editor, node: Node) -> None:
         editor.emit(LayerNorm(gamma, beta, epsilon), [node.inputs[0]], node.outputs[0], [node])
 
 
-def _mean_of(editor: Editor, value: str) -> Node | None:
-    """Return the ReduceMean over the last axis that writes the value."""
-    node = editor.producer(value, "ReduceMean")
-    if node is None or attribute(node, "keepdims", 1) != 1:
-        return None
-    try:
-        axes = editor.facts.axes(node)
-    except Unknown:
-        return None
-    rank = editor.facts.rank(node.inputs[0])
-    return node if axes == [-1] or (rank is not None and axes == [rank - 1]) else None
-
-
 def _centred(editor: Editor, value: str) -> tuple[str, list[Node]] | None:
     """Match ``x - mean(x)``; return x and the nodes."""
     node = editor.producer(value, "Sub")
-    mean = _mean_of(editor, node.inputs[1]) if node else None
+    mean = mean_of(editor, node.inputs[1]) if node else None
     if node is None or mean is None or mean.inputs[0] != node.inputs[0]:
         return None
     return node.inputs[0], [mean, node]
-
-
-def _squared(editor: Editor, value: str) -> tuple[str, Node] | None:
-    node = editor.producer(value, "Pow", "Mul")
-    if node is None:
-        return None
-    if node.op == "Pow":
-        return (node.inputs[0], node) if editor.scalar(node.inputs[1]) == 2 else None
-    return (node.inputs[0], node) if node.inputs[0] == node.inputs[1] else None
 
 
 def _fuse_chain(editor: Editor, sqrt: Node) -> None:
     add = editor.producer(sqrt.inputs[0], "Add")
     operands = editor.split_constant(add) if add else None
     epsilon = editor.scalar(operands[1]) if operands else None
-    variance = _mean_of(editor, operands[0]) if operands else None
-    square = _squared(editor, variance.inputs[0]) if variance else None
+    variance = mean_of(editor, operands[0]) if operands else None
+    square = squared(editor, variance.inputs[0]) if variance else None
     centred = _centred(editor, square[0]) if square else None
     divide = editor.sole_reader(sqrt.outputs[0])
     if add is None or variance is None or square is None or centred is None or epsilon is None or divide is None:

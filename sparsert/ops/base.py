@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
 from sparsert.ops.steps import Buffer, DynamicParameters, PackedLinear, Parameters, Stage, Step
 
@@ -106,6 +107,13 @@ class FusedOp:
     """Whether the result of a sequence depends on others of its batch."""
     layer_kind: ClassVar[str] = "Other"
     """What an analysis counts the op's time as, one of :data:`sparsert.analyze.result.KINDS`."""
+
+    @classmethod
+    def recognise(cls, editor: Editor) -> None:
+        """Replace ONNX nodes that are this op, once LayerNorms are found and before any other pattern looks.
+
+        By default nothing: patterns that depend on each other, or are more than a few nodes, are :mod:`sparsert.fuse`.
+        """
 
     @property
     def takes_bytes(self) -> bool:
