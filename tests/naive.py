@@ -16,6 +16,7 @@ from sparsert import ops
 from sparsert.graph.evaluate import implicit_inputs, make_runner
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
 from sparsert.ops import Quantization
+from sparsert.ops.rms_norm import RmsNorm
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -104,6 +105,12 @@ def layer_norm(op: ops.LayerNorm, x: np.ndarray) -> np.ndarray:
     difference = wide - wide.mean(axis=-1, keepdims=True)
     variance = (difference**2).mean(axis=-1, keepdims=True)
     return (difference / np.sqrt(variance + op.epsilon) * op.gamma + op.beta).astype(np.float32)
+
+
+def rms_norm(op: RmsNorm, x: np.ndarray) -> np.ndarray:
+    """Computed in float64, rounded once."""
+    wide = x.astype(np.float64)
+    return (wide / np.sqrt((wide**2).mean(axis=-1, keepdims=True) + op.epsilon) * op.gamma).astype(np.float32)
 
 
 def embeddings(op: ops.Embeddings, *rows: np.ndarray) -> np.ndarray:
@@ -209,6 +216,7 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "Activation": activation,
     "Add": lambda op, a, b: add(a, b),
     "LayerNorm": layer_norm,
+    "RmsNorm": rms_norm,
     "Embeddings": embeddings,
     "KeyMask": key_mask,
     "Attention": attention,

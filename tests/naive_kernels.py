@@ -85,6 +85,12 @@ def layer_norm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: floa
     return centred / deviation * gamma.astype(np.float64)[:, None] + beta.astype(np.float64)[:, None]
 
 
+def rms_norm(x: np.ndarray, gamma: np.ndarray, epsilon: float) -> np.ndarray:
+    """Over the channels, which are the rows."""
+    wide = x.astype(np.float64)
+    return wide / np.sqrt((wide**2).mean(axis=0) + epsilon) * gamma.astype(np.float64)[:, None]
+
+
 # -- attention, one head: q (queries, D), k and v (keys, D)
 
 
