@@ -10,7 +10,7 @@ import numpy as np
 from sparsert.kernels.formats import ACCUMULATORS
 from sparsert.kernels.loop.places import FLOAT_ROW, PANEL_BLOCKS
 from sparsert.kernels.records import PARAMETERS
-from sparsert.kernels.rows import FINISH
+from sparsert.kernels.rows import FINISH, PREPARE
 from sparsert.kernels.stages import STAGES
 from sparsert.kernels.table import (
     ATTENTION,
@@ -138,6 +138,7 @@ def _linear(code: Code, row: np.ndarray, step: Step) -> None:
 
 
 def _rows(code: Code, row: np.ndarray, step: Step) -> None:
+    assert step.parameters is not None or step.source not in PREPARE, f"'{step.source}' reads parameters"
     row[ROWS.source] = FINISH.codes[step.source]
     code.place(row, ROWS.x, step.reads[0])
     row[ROWS.x_row_bytes] = ROW_BYTES[step.reads[0].form]
