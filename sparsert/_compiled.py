@@ -13,7 +13,7 @@ from typing import Any
 from sparsert import cpu
 from sparsert.errors import EngineError, InputShapeError
 from sparsert.graph.ir import Dim, Graph, TensorInfo
-from sparsert.utils.example_inputs import vocabularies
+from sparsert.graph.vocabularies import vocabularies
 from sparsert.utils.shapes import InputShapes, normalize_input_shapes
 
 __all__ = ["CompiledModel", "bind_shapes", "compile_file"]

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from sparsert import ops
-from sparsert.graph.evaluate import implicit_inputs, make_runner
+from sparsert.graph.evaluate import make_runner
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
+from sparsert.graph.reads import implicit_inputs
 from sparsert.ops import Quantization
 from sparsert.ops.rms_norm import RmsNorm
 

@@ -6,7 +6,7 @@ import math
 
 from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
-from sparsert.graph.shapes import attribute
+from sparsert.graph.known import attribute
 from sparsert.ops import Activation, Gelu
 
 _CLOSE = 1e-4

@@ -12,7 +12,7 @@ from sparsert.fuse.linear import rescaled
 from sparsert.fuse.mask import emit_key_mask, match_key_condition, match_key_mask
 from sparsert.graph.editor import Editor, same_quantization
 from sparsert.graph.ir import Node
-from sparsert.graph.shapes import attribute
+from sparsert.graph.known import attribute
 from sparsert.ops import Attention, Dequantize, KeyMask, Quantization, Quantize
 
 _MOVES = ("Transpose", "Reshape", "Unsqueeze", "Squeeze")

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparsert.graph.ir import Node
-from sparsert.graph.shapes import Facts, Shape, attribute
+from sparsert.graph.known import Shape, attribute
+from sparsert.graph.shapes import Facts
 from sparsert.graph.symbolic import Factors, factors, multiply, quotient
 
 

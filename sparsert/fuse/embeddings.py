@@ -8,7 +8,7 @@ import numpy as np
 
 from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
-from sparsert.graph.shapes import Unknown, attribute
+from sparsert.graph.known import Unknown, attribute
 from sparsert.graph.symbolic import Expr
 from sparsert.ops import Embeddings, Quantization, Table
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
-from sparsert.graph.shapes import Unknown, attribute
+from sparsert.graph.known import Unknown, attribute
+from sparsert.graph.shape_rules import slices
 from sparsert.ops import Add, SelectFeature, SelectToken
 
 
@@ -55,10 +56,10 @@ def _start(editor: Editor, source: Node, value: str, axis: int) -> int | None:
         index = editor.scalar(source.inputs[1])
         return int(index) if index is not None and attribute(source, "axis", 0) % 3 == axis else None
     if source.op == "Slice":
-        slices = editor.facts.slices(source)
-        if list(slices) != [axis] or slices[axis][2] != 1 or not isinstance(slices[axis][0], int):
+        cuts = slices(editor.facts, source)
+        if list(cuts) != [axis] or cuts[axis][2] != 1 or not isinstance(cuts[axis][0], int):
             return None
-        return int(slices[axis][0])
+        return int(cuts[axis][0])
     if attribute(source, "axis", 0) % 3 != axis:
         return None
     start = 0

@@ -8,7 +8,7 @@ import numpy as np
 
 from sparsert.graph.editor import Editor, QuantizedConstant
 from sparsert.graph.ir import Node
-from sparsert.graph.shapes import attribute
+from sparsert.graph.known import attribute
 from sparsert.ops import Linear, Quantization, Quantize
 
 

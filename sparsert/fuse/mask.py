@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from sparsert.graph.editor import Editor
-from sparsert.graph.shapes import Shape, Unknown
+from sparsert.graph.known import Shape, Unknown
 from sparsert.graph.symbolic import Expr, evaluate, is_number, leaves_of
 from sparsert.ops import KeyMask
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
+from sparsert.graph.known import attribute
 from sparsert.graph.matching import mean_of, squared
-from sparsert.graph.shapes import attribute
 from sparsert.ops import LayerNorm
 
 

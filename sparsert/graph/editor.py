@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 
-from sparsert.errors import ModelFormatError
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
 from sparsert.graph.mapped import detach
+from sparsert.graph.order import sort_nodes
 from sparsert.graph.quantization import Quantization
+from sparsert.graph.reads import reads
 from sparsert.graph.shapes import Facts
 
 
@@ -290,54 +289,18 @@ class Editor:
     def finish(self) -> Graph:
         """Return the new graph: nodes in topological order, only constants that a node or an output reads."""
         self.sweep()
-        nodes = self._sorted()
-        used = {name for node in nodes for name in reads(node)} | self.outputs
+        graph, nodes = self.graph, self.nodes()
+        read = [reads(node) for node in nodes]
+        used = {name for names in read for name in names} | self.outputs
         constants = {name: detach(array) for name in used if (array := self.constant(name)) is not None}
-        graph = self.graph
+        order, _ = sort_nodes(nodes, read, self.inputs | set(constants), graph.path or graph.name)
         return Graph(
             graph.name,
             list(graph.inputs),
             list(graph.outputs),
-            nodes,
+            [nodes[index] for index in order],
             constants,
             dict(graph.opsets),
             graph.path,
             graph.source_node_count or len(graph.nodes),
         )
-
-    def _sorted(self) -> list[Node]:
-        nodes = self.nodes()
-        waiting = {id(node): {n for n in reads(node) if n in self.producers} for node in nodes}
-        order = {id(node): rank for rank, node in enumerate(nodes)}
-        ready = [rank for rank, node in enumerate(nodes) if not waiting[id(node)]]
-        heapq.heapify(ready)
-        result: list[Node] = []
-        while ready:
-            node = nodes[heapq.heappop(ready)]
-            result.append(node)
-            for name in node.outputs:
-                for reader in self._readers.get(name, {}).values():
-                    rest = waiting[id(reader)]
-                    if name in rest:
-                        rest.discard(name)
-                        if not rest:
-                            heapq.heappush(ready, order[id(reader)])
-        if len(result) != len(nodes):
-            stuck = next(node for node in nodes if waiting[id(node)])
-            raise ModelFormatError(
-                f"{self.graph.path or self.graph.name}: expected an acyclic graph; node {stuck.name!r} ({stuck.op}) "
-                "depends on its own output"
-            )
-        return result
-
-
-def reads(node: Node) -> list[str]:
-    """Return the values that a node reads, those that its subgraphs take from outside included."""
-    names = dict.fromkeys(name for name in node.inputs if name)
-    for value in node.attributes.values():
-        if any(isinstance(item, onnx.GraphProto) for item in (value if isinstance(value, list) else [value])):
-            # Not at the top: the fallback is built on the graph package, of which this module is a part.
-            from sparsert.graph.evaluate import implicit_inputs
-
-            names.update(dict.fromkeys(implicit_inputs(node)))
-    return list(names)

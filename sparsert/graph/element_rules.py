@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sparsert.graph import symbolic
 from sparsert.graph.ir import Node
-from sparsert.graph.shape_rules import Shape, Unknown, attribute, shape_range, slices, squeezed_axes
+from sparsert.graph.known import Known, Shape, Unknown, attribute
+from sparsert.graph.shape_rules import shape_range, slices, squeezed_axes
 from sparsert.graph.symbolic import Expr, apply, factors, is_number, multiply, product_of, quotient
-
-if TYPE_CHECKING:
-    from sparsert.graph.shapes import Facts
 
 
 def constant_element(array: np.ndarray, index: Shape) -> Expr:
@@ -38,7 +35,7 @@ def constant_element(array: np.ndarray, index: Shape) -> Expr:
     raise Unknown
 
 
-def _element_of_cast(facts: Facts, node: Node, index: Shape) -> Expr:
+def _element_of_cast(facts: Known, node: Node, index: Shape) -> Expr:
     kind = {"b": "ToBool", "i": "ToInt", "u": "ToInt", "f": "ToFloat"}.get(facts.dtypes[node.outputs[0]].kind)
     if kind is None:
         raise Unknown
@@ -49,7 +46,7 @@ def _element_of_cast(facts: Facts, node: Node, index: Shape) -> Expr:
     return apply(kind, inner)
 
 
-def _element_of_gather(facts: Facts, node: Node, index: Shape) -> Expr:
+def _element_of_gather(facts: Known, node: Node, index: Shape) -> Expr:
     data, rank = facts.need(node.inputs[0]), len(facts.need(node.inputs[1]))
     axis = attribute(node, "axis", 0) % len(data)
     chosen = _from_end(facts.element(node.inputs[1], index[axis : axis + rank]), data[axis])
@@ -60,7 +57,7 @@ def _from_end(chosen: Expr, dim: Expr) -> Expr:
     return apply("Add", chosen, dim) if is_number(chosen) and chosen < 0 else chosen  # type: ignore[operator]
 
 
-def _element_of_gathernd(facts: Facts, node: Node, index: Shape) -> Expr:
+def _element_of_gathernd(facts: Known, node: Node, index: Shape) -> Expr:
     data, indices = facts.need(node.inputs[0]), facts.need(node.inputs[1])
     if attribute(node, "batch_dims", 0) or not isinstance(indices[-1], int):
         raise Unknown
@@ -70,7 +67,7 @@ def _element_of_gathernd(facts: Facts, node: Node, index: Shape) -> Expr:
     return facts.element(node.inputs[0], (*chosen, *index[outer:]))
 
 
-def _element_of_gather_elements(facts: Facts, node: Node, index: Shape) -> Expr:
+def _element_of_gather_elements(facts: Known, node: Node, index: Shape) -> Expr:
     axis = attribute(node, "axis", 0) % len(index)
     try:
         chosen = facts.element(node.inputs[1], index)
@@ -80,7 +77,7 @@ def _element_of_gather_elements(facts: Facts, node: Node, index: Shape) -> Expr:
     return facts.element(node.inputs[0], (*index[:axis], chosen, *index[axis + 1 :]))
 
 
-def _element_of_unsqueeze(facts: Facts, node: Node, index: Shape) -> Expr:
+def _element_of_unsqueeze(facts: Known, node: Node, index: Shape) -> Expr:
     axes = facts.axes(node)
     if axes is None:
         raise Unknown
@@ -88,14 +85,14 @@ def _element_of_unsqueeze(facts: Facts, node: Node, index: Shape) -> Expr:
     return facts.element(node.inputs[0], tuple(i for axis, i in enumerate(index) if axis not in gone))
 
 
-def _element_of_squeeze(facts: Facts, node: Node, index: Shape) -> Expr:
+def _element_of_squeeze(facts: Known, node: Node, index: Shape) -> Expr:
     rest = list(index)
     for axis in sorted(squeezed_axes(facts, node)):
         rest.insert(axis, 0)
     return facts.element(node.inputs[0], tuple(rest))
 
 
-def _element_of_transpose(facts: Facts, node: Node, index: Shape) -> Expr:
+def _element_of_transpose(facts: Known, node: Node, index: Shape) -> Expr:
     perm = attribute(node, "perm", list(range(len(index)))[::-1])
     source: list[Expr] = [0] * len(index)
     for out_axis, axis in enumerate(perm):
@@ -103,7 +100,7 @@ def _element_of_transpose(facts: Facts, node: Node, index: Shape) -> Expr:
     return facts.element(node.inputs[0], tuple(source))
 
 
-def _element_of_reshape(facts: Facts, node: Node, index: Shape) -> Expr:
+def _element_of_reshape(facts: Known, node: Node, index: Shape) -> Expr:
     """Through the number of the element in row-major order."""
     before, after = facts.need(node.inputs[0]), facts.need(node.outputs[0])
     flat: Expr = 0
@@ -123,7 +120,7 @@ def _terms(expr: Expr) -> list[Expr]:
     return [expr]
 
 
-def _unflatten(facts: Facts, flat: Expr, shape: Shape) -> Shape:
+def _unflatten(facts: Known, flat: Expr, shape: Shape) -> Shape:
     """Turn a row-major element number into indices, each of them provably within its dimension."""
     rest = [factors(term, facts.sizes) for term in _terms(flat)]
     index: list[Expr] = []
@@ -151,7 +148,7 @@ def _unflatten(facts: Facts, flat: Expr, shape: Shape) -> Shape:
     return tuple(index)
 
 
-def _element_of_concat(facts: Facts, node: Node, index: Shape) -> Expr:
+def _element_of_concat(facts: Known, node: Node, index: Shape) -> Expr:
     axis = attribute(node, "axis") % len(index)
     position = index[axis]
     if not isinstance(position, int):
@@ -166,7 +163,7 @@ def _element_of_concat(facts: Facts, node: Node, index: Shape) -> Expr:
     raise Unknown
 
 
-def _element_of_slice(facts: Facts, node: Node, index: Shape) -> Expr:
+def _element_of_slice(facts: Known, node: Node, index: Shape) -> Expr:
     source, dims = list(index), facts.need(node.inputs[0])
     for axis, (start, _, step) in slices(facts, node).items():
         if isinstance(start, tuple) or step < 1:
@@ -177,23 +174,23 @@ def _element_of_slice(facts: Facts, node: Node, index: Shape) -> Expr:
     return facts.element(node.inputs[0], tuple(source))
 
 
-def _element_of_range(facts: Facts, node: Node, index: Shape) -> Expr:
+def _element_of_range(facts: Known, node: Node, index: Shape) -> Expr:
     start, _, delta = (facts.vector(name)[0] for name in node.inputs)
     return apply("Add", apply("Mul", index[0], delta), start)
 
 
-def _element_of_fill(facts: Facts, node: Node, index: Shape) -> Expr:
+def _element_of_fill(facts: Known, node: Node, index: Shape) -> Expr:
     value = attribute(node, "value")
     return symbolic.plain(np.float32(0) if value is None else np.asarray(value).reshape(-1)[0])
 
 
-def _element_of_shape(facts: Facts, node: Node, index: Shape) -> Expr:
+def _element_of_shape(facts: Known, node: Node, index: Shape) -> Expr:
     if not isinstance(index[0], int):
         raise Unknown
     return shape_range(facts, node)[index[0]]
 
 
-ELEMENTS: dict[str, Callable[[Facts, Node, Shape], Expr]] = {
+ELEMENTS: dict[str, Callable[[Known, Node, Shape], Expr]] = {
     "Identity": lambda facts, node, index: facts.element(node.inputs[0], index),
     "Expand": lambda facts, node, index: facts.broadcast_element(node.inputs[0], index),
     "Cast": _element_of_cast,

@@ -1,4 +1,4 @@
-"""The fallback: run one ONNX node by the reference operators of the ``onnx`` package. Correct, and slow."""
+"""Evaluation: run one ONNX node by the reference operators of the ``onnx`` package. Correct, and slow."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from onnx.reference.op_run import OpRun
 
 from sparsert.errors import EngineError, InputRangeError, ModelFormatError, UnsupportedOpError
 from sparsert.graph.ir import Node
+from sparsert.graph.reads import implicit_inputs
 
-__all__ = ["Runner", "implicit_inputs", "make_runner"]
+__all__ = ["Runner", "make_runner"]
 
 _log = logging.getLogger(__name__)
 
 Runner = Callable[[Sequence["np.ndarray | None"]], "list[np.ndarray]"]
-"""Takes the arrays of ``node.inputs`` (None for an absent optional one), then those of :func:`implicit_inputs`."""
+"""Takes the arrays of ``node.inputs`` (None for an absent optional one), then those of
+:func:`~sparsert.graph.reads.implicit_inputs`."""
 
 # Ops of old opsets without a reference operator, and the later op and opset that compute the same on every node that
 # the old schema accepts. (op, since_version) -> (op, opset)
@@ -44,30 +46,6 @@ class GatherElements(OpRun):
         axis %= data.ndim
         kept = [slice(None) if dim == axis else slice(size) for dim, size in enumerate(indices.shape)]
         return (np.take_along_axis(data[tuple(kept)], indices, axis),)
-
-
-def implicit_inputs(node: Node) -> list[str]:
-    """Values that the subgraphs of ``node`` (If, Loop, Scan) read from the graph around them, in order of first use."""
-    names: dict[str, None] = {}
-    for value in node.attributes.values():
-        for graph in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(graph, onnx.GraphProto):
-                names.update(dict.fromkeys(_free_values(graph)))
-    return [name for name in names if name not in node.inputs]
-
-
-def _free_values(graph: onnx.GraphProto) -> list[str]:
-    bound = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    bound |= {tensor.values.name for tensor in graph.sparse_initializer}
-    free: list[str] = []
-    for node in graph.node:
-        free.extend(name for name in node.input if name and name not in bound)
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs:
-                free.extend(name for name in _free_values(inner) if name not in bound)
-        bound.update(node.output)
-    free.extend(output.name for output in graph.output if output.name not in bound)
-    return free
 
 
 def _attribute(name: str, value: Any, kind: onnx.defs.OpSchema.AttrType) -> onnx.AttributeProto:

@@ -10,8 +10,9 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from sparsert.errors import SparsertError
 from sparsert.graph.editor import Editor, QuantizedConstant
+from sparsert.graph.evaluate import make_runner
 from sparsert.graph.ir import Node
-from sparsert.graph.shapes import Unknown, attribute
+from sparsert.graph.known import Unknown, attribute
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +61,6 @@ def _cast_dtype(node: Node) -> np.dtype:
 
 def _fold_constant(editor: Editor, node: Node) -> bool:
     names = [name for name in node.inputs if name]
-    if node.op == "Constant":
-        value = _constant_value(node)
-        if value is not None:
-            editor.make_constant(node, [value])
-        return value is not None
     if not names or node.op in _NEVER:
         return False
     if not all(editor.is_constant(name) for name in names):
@@ -89,9 +85,6 @@ def _fold_constant(editor: Editor, node: Node) -> bool:
 
 
 def _evaluate(editor: Editor, node: Node) -> list[np.ndarray | QuantizedConstant] | None:
-    # Not at the top: the fallback is built on the graph package, of which this module is a part.
-    from sparsert.graph.evaluate import make_runner
-
     arrays = [editor.constant(name) if name else None for name in node.inputs]
     try:
         results = iter(make_runner(node, editor.graph.opsets)(arrays))
@@ -100,20 +93,6 @@ def _evaluate(editor: Editor, node: Node) -> list[np.ndarray | QuantizedConstant
         logger.debug("%s (%s) does not fold: %s", node.name, node.op, error)
         return None
     return [next(results) if name else np.empty(0) for name in node.outputs]
-
-
-def _constant_value(node: Node) -> np.ndarray | None:
-    for name, dtype in (
-        ("value", None),
-        ("value_float", np.float32),
-        ("value_int", np.int64),
-        ("value_floats", np.float32),
-        ("value_ints", np.int64),
-    ):
-        value = attribute(node, name)
-        if value is not None:
-            return np.asarray(value, dtype=dtype)
-    return None
 
 
 def _dequantize(editor: Editor, node: Node) -> QuantizedConstant | None:

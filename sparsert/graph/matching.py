@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
-from sparsert.graph.shapes import Unknown, attribute
+from sparsert.graph.known import Unknown, attribute
 
 
 def mean_of(editor: Editor, value: str) -> Node | None:

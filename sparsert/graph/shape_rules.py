@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
 from sparsert.graph import symbolic
 from sparsert.graph.ir import Node
+from sparsert.graph.known import Known, Shape, Unknown, attribute
 from sparsert.graph.symbolic import Expr, apply, factors, is_number, multiply, product_of, quotient
-
-if TYPE_CHECKING:
-    from sparsert.graph.shapes import Facts
-
-Shape = tuple[Expr, ...]
 
 _TO_END = 2**63 - 1
 """How exporters write a slice to the end."""
-
-
-class Unknown(Exception):
-    """Nothing can be said about this element; internal to this module and its callers in the fuser."""
-
-
-def attribute(node: Node, name: str, default: Any = None) -> Any:
-    """Return an attribute with bytes decoded to str and tensors converted to arrays."""
-    value = node.attributes.get(name, default)
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, onnx.TensorProto):
-        return onnx.numpy_helper.to_array(value)
-    return value
 
 
 _FLOAT, _INT64, _INT32, _BOOL, _UINT8 = (np.dtype(t) for t in (np.float32, np.int64, np.int32, np.bool_, np.uint8))
@@ -52,7 +33,7 @@ _FIXED_DTYPES: dict[str, list[np.dtype]] = {
 }
 
 
-def output_dtypes(facts: Facts, node: Node) -> list[np.dtype | None]:
+def output_dtypes(facts: Known, node: Node) -> list[np.dtype | None]:
     """Return the dtype of every output, None where unknown."""
     if node.op in _FIXED_DTYPES:
         return list(_FIXED_DTYPES[node.op])
@@ -71,54 +52,54 @@ def output_dtypes(facts: Facts, node: Node) -> list[np.dtype | None]:
 # -- shapes
 
 
-def _same_as_input(facts: Facts, node: Node) -> list[Shape]:
+def _same_as_input(facts: Known, node: Node) -> list[Shape]:
     return [facts.need(node.inputs[0])]
 
 
-def _broadcast(facts: Facts, node: Node) -> list[Shape]:
+def _broadcast(facts: Known, node: Node) -> list[Shape]:
     return [facts.broadcast([facts.need(name) for name in node.inputs])]
 
 
-def _matmul(a: Shape, b: Shape, facts: Facts) -> list[Shape]:
+def _matmul(a: Shape, b: Shape, facts: Known) -> list[Shape]:
     if len(a) < 2 or len(b) < 2:
         raise Unknown
     return [(*facts.broadcast([a[:-2], b[:-2]] if a[:-2] or b[:-2] else [()]), a[-2], b[-1])]
 
 
-def _shape_of_matmul(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_matmul(facts: Known, node: Node) -> list[Shape]:
     right = node.inputs[3] if node.op == "QLinearMatMul" else node.inputs[1]
     return _matmul(facts.need(node.inputs[0]), facts.need(right), facts)
 
 
-def _shape_of_gemm(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_gemm(facts: Known, node: Node) -> list[Shape]:
     a, b = facts.need(node.inputs[0]), facts.need(node.inputs[1])
     return [(a[1 if attribute(node, "transA", 0) else 0], b[0 if attribute(node, "transB", 0) else 1])]
 
 
-def _shape_of_shape(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_shape(facts: Known, node: Node) -> list[Shape]:
     return [(len(shape_range(facts, node)),)]
 
 
-def shape_range(facts: Facts, node: Node) -> Shape:
+def shape_range(facts: Known, node: Node) -> Shape:
     """Return the dimensions that a Shape gives."""
     dims = facts.need(node.inputs[0])
     return dims[attribute(node, "start", 0) : attribute(node, "end", len(dims))]
 
 
-def _shape_of_gather(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_gather(facts: Known, node: Node) -> list[Shape]:
     data, indices = facts.need(node.inputs[0]), facts.need(node.inputs[1])
     axis = attribute(node, "axis", 0) % len(data)
     return [(*data[:axis], *indices, *data[axis + 1 :])]
 
 
-def _shape_of_gathernd(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_gathernd(facts: Known, node: Node) -> list[Shape]:
     data, indices = facts.need(node.inputs[0]), facts.need(node.inputs[1])
     if attribute(node, "batch_dims", 0) or not isinstance(indices[-1], int):
         raise Unknown
     return [(*indices[:-1], *data[indices[-1] :])]
 
 
-def _shape_of_flatten(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_flatten(facts: Known, node: Node) -> list[Shape]:
     dims, axis = facts.need(node.inputs[0]), attribute(node, "axis", 1)
     axis += len(dims) if axis < 0 else 0
     parts = []
@@ -130,7 +111,7 @@ def _shape_of_flatten(facts: Facts, node: Node) -> list[Shape]:
     return [tuple(parts)]
 
 
-def _shape_of_unsqueeze(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_unsqueeze(facts: Known, node: Node) -> list[Shape]:
     dims, axes = list(facts.need(node.inputs[0])), facts.axes(node)
     if axes is None:
         raise Unknown
@@ -140,7 +121,7 @@ def _shape_of_unsqueeze(facts: Facts, node: Node) -> list[Shape]:
     return [tuple(dims)]
 
 
-def squeezed_axes(facts: Facts, node: Node) -> list[int]:
+def squeezed_axes(facts: Known, node: Node) -> list[int]:
     """Return the axes that a Squeeze removes."""
     dims, axes = facts.need(node.inputs[0]), facts.axes(node)
     if axes is None:
@@ -150,17 +131,17 @@ def squeezed_axes(facts: Facts, node: Node) -> list[int]:
     return [axis % len(dims) for axis in axes]
 
 
-def _shape_of_squeeze(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_squeeze(facts: Known, node: Node) -> list[Shape]:
     gone = squeezed_axes(facts, node)
     return [tuple(dim for axis, dim in enumerate(facts.need(node.inputs[0])) if axis not in gone)]
 
 
-def _shape_of_transpose(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_transpose(facts: Known, node: Node) -> list[Shape]:
     dims = facts.need(node.inputs[0])
     return [tuple(dims[axis] for axis in attribute(node, "perm", list(range(len(dims)))[::-1]))]
 
 
-def _shape_of_reshape(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_reshape(facts: Known, node: Node) -> list[Shape]:
     dims, target = facts.need(node.inputs[0]), facts.vector(node.inputs[1])
     if not attribute(node, "allowzero", 0):
         target = [dims[axis] if size == 0 else size for axis, size in enumerate(target)]
@@ -188,11 +169,11 @@ def _shape_of_reshape(facts: Facts, node: Node) -> list[Shape]:
     return [tuple(target)]
 
 
-def _shape_of_expand(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_expand(facts: Known, node: Node) -> list[Shape]:
     return [facts.broadcast([facts.need(node.inputs[0]), tuple(facts.vector(node.inputs[1]))])]
 
 
-def _shape_of_concat(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_concat(facts: Known, node: Node) -> list[Shape]:
     shapes = [facts.need(name) for name in node.inputs]
     axis = attribute(node, "axis") % len(shapes[0])
     total: Expr = 0
@@ -201,7 +182,7 @@ def _shape_of_concat(facts: Facts, node: Node) -> list[Shape]:
     return [(*shapes[0][:axis], total, *shapes[0][axis + 1 :])]
 
 
-def slices(facts: Facts, node: Node) -> dict[int, tuple[Expr, Expr, int]]:
+def slices(facts: Known, node: Node) -> dict[int, tuple[Expr, Expr, int]]:
     """Return start, end and step of every sliced axis, from attributes (opset < 10) or inputs."""
     rank = len(facts.need(node.inputs[0]))
     if len(node.inputs) == 1:
@@ -215,7 +196,7 @@ def slices(facts: Facts, node: Node) -> dict[int, tuple[Expr, Expr, int]]:
     return {int(a) % rank: (s, e, int(t)) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)}
 
 
-def _shape_of_slice(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_slice(facts: Known, node: Node) -> list[Shape]:
     dims = list(facts.need(node.inputs[0]))
     for axis, (start, end, step) in slices(facts, node).items():
         dim = dims[axis]
@@ -234,7 +215,7 @@ def _shape_of_slice(facts: Facts, node: Node) -> list[Shape]:
     return [tuple(dims)]
 
 
-def _shape_of_range(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_range(facts: Known, node: Node) -> list[Shape]:
     start, limit, delta = (
         facts.element(name, ()) if facts.rank(name) == 0 else facts.vector(name)[0] for name in node.inputs
     )
@@ -245,7 +226,7 @@ def _shape_of_range(facts: Facts, node: Node) -> list[Shape]:
     return [(apply("Sub", limit, start),)]
 
 
-def _shape_of_split(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_split(facts: Known, node: Node) -> list[Shape]:
     dims, axis = facts.need(node.inputs[0]), attribute(node, "axis", 0)
     axis %= len(dims)
     sizes = attribute(node, "split")
@@ -259,7 +240,7 @@ def _shape_of_split(facts: Facts, node: Node) -> list[Shape]:
     return [(*dims[:axis], size, *dims[axis + 1 :]) for size in sizes]
 
 
-def _shape_of_reduce(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_reduce(facts: Known, node: Node) -> list[Shape]:
     dims, axes = facts.need(node.inputs[0]), facts.axes(node)
     gone = range(len(dims)) if axes is None else [axis % len(dims) for axis in axes]
     if attribute(node, "keepdims", 1):
@@ -267,7 +248,7 @@ def _shape_of_reduce(facts: Facts, node: Node) -> list[Shape]:
     return [tuple(dim for axis, dim in enumerate(dims) if axis not in gone)]
 
 
-def _shape_of_dynamic_quantize(facts: Facts, node: Node) -> list[Shape]:
+def _shape_of_dynamic_quantize(facts: Known, node: Node) -> list[Shape]:
     return [facts.need(node.inputs[0]), (), ()]
 
 
@@ -280,7 +261,7 @@ _BROADCASTING = (
 )
 _REDUCING = "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd"
 
-SHAPES: dict[str, Callable[[Facts, Node], Sequence[Shape | None]]] = {
+SHAPES: dict[str, Callable[[Known, Node], Sequence[Shape | None]]] = {
     **dict.fromkeys(_UNARY.split(), _same_as_input),
     **dict.fromkeys(_BROADCASTING.split(), _broadcast),
     **dict.fromkeys(_REDUCING.split(), _shape_of_reduce),

@@ -11,10 +11,11 @@ import onnx
 from sparsert.graph import symbolic
 from sparsert.graph.element_rules import ELEMENTS, constant_element
 from sparsert.graph.ir import Graph, Node
-from sparsert.graph.shape_rules import SHAPES, Shape, Unknown, attribute, output_dtypes, slices
+from sparsert.graph.known import Shape, Unknown, attribute
+from sparsert.graph.shape_rules import SHAPES, output_dtypes
 from sparsert.graph.symbolic import Expr, apply, factors
 
-__all__ = ["Facts", "Shape", "Unknown", "attribute"]
+__all__ = ["Facts"]
 
 _LARGEST_VECTOR = 64
 """Tensors with more elements than this are not looked into one element at a time."""
@@ -186,16 +187,12 @@ class Facts:
             raise Unknown
         return shape
 
-    def axes(self, node: Node, position: int = 1) -> list[int] | None:
+    def axes(self, node: Node) -> list[int] | None:
         """Return the node's axes, from the attribute or the constant input; None if absent."""
         axes = attribute(node, "axes")
-        if axes is None and len(node.inputs) > position and node.inputs[position]:
-            axes = [self._int(item) for item in self.vector(node.inputs[position])]
+        if axes is None and len(node.inputs) > 1 and node.inputs[1]:
+            axes = [self._int(item) for item in self.vector(node.inputs[1])]
         return None if axes is None else [int(axis) for axis in axes]
-
-    def slices(self, node: Node) -> dict[int, tuple[Expr, Expr, int]]:
-        """Return start, end and step of every axis that a Slice cuts; raises :class:`Unknown`."""
-        return slices(self, node)
 
     def _int(self, expr: Expr) -> int:
         if isinstance(expr, tuple):

@@ -10,8 +10,8 @@ from onnx import TensorProto
 
 from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
+from sparsert.graph.known import attribute
 from sparsert.graph.matching import mean_of, squared
-from sparsert.graph.shapes import attribute
 from sparsert.ops.base import Builder, FusedOp
 from sparsert.ops.linear import row_blocks
 from sparsert.ops.steps import Step, padded

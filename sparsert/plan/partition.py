@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsert.graph.evaluate import implicit_inputs
-from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
+from sparsert.graph.ir import Graph, Node
 from sparsert.graph.mapped import detach
+from sparsert.graph.reads import reads
 from sparsert.ops import FusedOp
 
-__all__ = ["PartNodes", "channels_of", "partition", "reads"]
+__all__ = ["PartNodes", "channels_of", "partition"]
 
 
 @dataclass
@@ -38,11 +38,6 @@ def channels_of(graph: Graph) -> dict[str, int]:
         if size is not None:
             known[node.outputs[0]] = size
     return known
-
-
-def reads(node: Node) -> list[str]:
-    """The values that a node reads, also from inside its subgraphs."""
-    return [name for name in node.inputs if name] + (implicit_inputs(node) if node.domain != FUSED_DOMAIN else [])
 
 
 def _floating(graph: Graph, name: str) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sparsert.graph.evaluate import implicit_inputs, make_runner
+from sparsert.graph.evaluate import make_runner
 from sparsert.graph.ir import Graph, Node
+from sparsert.graph.reads import implicit_inputs
 from sparsert.kernels.jit import TIER
 from sparsert.ops import run_fused
 from sparsert.plan.lower import lower

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from onnx import TensorProto
 
 from sparsert.synthetic.calibrate import Ranges
-
-if TYPE_CHECKING:
-    from sparsert.synthetic.graph import Writer
+from sparsert.synthetic.writer import Writer
 
 __all__ = ["FORMS", "DynamicForm", "FloatForm", "QdqForm", "SparseMLForm"]
 

@@ -6,46 +6,19 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from sparsert._validation import is_mask
 from sparsert.errors import InputShapeError
-from sparsert.graph.ir import Graph, Node
+from sparsert.graph.vocabularies import vocabularies
 from sparsert.utils.model_path import model_to_path
 from sparsert.utils.shapes import InputShapes, normalize_input_shapes
 
-__all__ = ["generate_random_inputs", "random_arrays", "vocabularies"]
+__all__ = ["generate_random_inputs", "random_arrays"]
 
 _log = logging.getLogger(__name__)
-
-# Ops whose output holds exactly the values of their first input, reordered or converted.
-_KEEP_VALUES = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-# Ops that keep the number of rows of a constant table.
-_KEEP_ROWS = frozenset({"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"})
-
-
-def _origin(name: str, producers: Mapping[str, Node], through: Iterable[str]) -> str:
-    """Follow ``name`` upwards through first inputs of the ops in ``through``."""
-    while name in producers and producers[name].op in through and producers[name].inputs:
-        name = producers[name].inputs[0]
-    return name
-
-
-def vocabularies(graph: Graph) -> dict[str, int]:
-    """Map each graph input that indexes the rows of a constant table, such as token ids, to the number of rows."""
-    producers = graph.producers()
-    inputs = {info.name for info in graph.inputs}
-    rows: dict[str, int] = {}
-    for node in graph.nodes:
-        if node.op != "Gather" or node.domain or len(node.inputs) != 2 or node.attributes.get("axis", 0) != 0:
-            continue
-        table = graph.constants.get(_origin(node.inputs[0], producers, _KEEP_ROWS))
-        index = _origin(node.inputs[1], producers, _KEEP_VALUES)
-        if table is not None and table.ndim and index in inputs:
-            rows[index] = min(rows.get(index, table.shape[0]), table.shape[0])
-    return rows
 
 
 def random_arrays(

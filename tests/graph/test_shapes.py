@@ -18,7 +18,8 @@ from sparsert.graph import load_graph
 from sparsert.graph.editor import Editor
 from sparsert.graph.fold import fold
 from sparsert.graph.ir import Graph, Node
-from sparsert.graph.shapes import Facts, Unknown
+from sparsert.graph.known import Unknown
+from sparsert.graph.shapes import Facts
 from sparsert.graph.symbolic import apply, evaluate, leaves_of
 
 BATCH, TOKENS = 2, 11

@@ -1,4 +1,4 @@
-"""Tests of sparsert.ops: single nodes against ONNX Runtime and NumPy, and refusal of what nothing can run."""
+"""Single nodes against ONNX Runtime and NumPy, and refusal of what nothing can run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsert.errors import EngineError, InputRangeError, ModelFormatError, UnsupportedOpError
-from sparsert.graph.evaluate import implicit_inputs, make_runner
+from sparsert.graph.evaluate import make_runner
 from sparsert.graph.ir import Node
+from sparsert.graph.reads import implicit_inputs
 
 RNG = np.random.default_rng(0)
 FLOATS = RNG.standard_normal((2, 3, 8)).astype(np.float32)
