@@ -145,9 +145,11 @@ def key_mask(op: ops.KeyMask, mask: np.ndarray) -> np.ndarray:
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
-    """Over the last axis; a row of -inf throughout gives NaN."""
-    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
+    """Over the last axis; a row of -inf throughout gives zeros."""
+    highest = scores.max(axis=-1, keepdims=True)
+    shifted = np.exp(scores - np.where(np.isneginf(highest), 0, highest))
+    total = shifted.sum(axis=-1, keepdims=True)
+    return shifted / np.where(total == 0, 1, total)
 
 
 def attention(

@@ -39,6 +39,9 @@ _PAIR_LIMIT = 128
 BOUNDED_SPAN = 60.0
 """Scores that differ by this at most need no maximum: exp(-60) is far above 2**-126, the least that exp2 gives."""
 
+_LEAST_SUM = 1e-20
+"""A query's exponentials hold a 1, unless every key is masked with -inf: all are 2**-126 then, and zeros over this."""
+
 SUM_ROWS = 3
 """Rows of int32 that :func:`byte_sums` writes for a head."""
 
@@ -223,14 +226,14 @@ def _scores_float(
 
 
 def _maximum(kind: str) -> Any:
-    """In place: accumulator to score, as the record says; the running maximum goes to ``maxima``."""
+    """In place: accumulator to score, as the record says; the maximum, a number even if all are -inf, to ``maxima``."""
 
     @micro_kernel(5)
     def maximum(v: Simd, scores: Value, keys: Value, bias: Value, params: Value, maxima: Value) -> None:
         b = v.builder
         scores, bias, params = v.pointer(scores), v.pointer(bias), v.pointer(params)
         factor, low, high, scale = (_parameter(v, params, name) for name in _SCORE_FIELDS)
-        highest = [v.variable(v.constant(v.f32, float("-inf"))) for _ in range(4)]
+        highest = [v.variable(v.constant(v.f32, float(np.finfo(np.float32).min))) for _ in range(4)]
         with v.loop(keys) as key:
             place = v.at(scores, v.mul(key, _ROW))
             offset = v.broadcast_f32(v.at(bias, v.mul(key, 4)))
@@ -255,7 +258,7 @@ _maximum_float = _maximum("float")
 
 @micro_kernel(4)
 def _exponentials(v: Simd, scores: Value, keys: Value, maxima: Value, sums: Value) -> None:
-    """In place: exp(score - maximum); ``sums`` receives the total of every query."""
+    """In place: exp(score - maximum); ``sums`` receives the total of every query, at least 1 but for blank ones."""
     b = v.builder
     scores = v.pointer(scores)
     log2_e = v.constant(v.f32, LOG2_E)
@@ -268,7 +271,8 @@ def _exponentials(v: Simd, scores: Value, keys: Value, maxima: Value, sums: Valu
             power = v.exp2(value)
             totals[k].set(b.fadd(totals[k].get(), power))
             v.store(power, v.at(place, k * v.bytes))
-    v.store_row([total.get() for total in totals], v.pointer(sums))
+    least = v.constant(v.f32, _LEAST_SUM)
+    v.store_row([v.maximum(least, total.get()) for total in totals], v.pointer(sums))
 
 
 @micro_kernel(5)

@@ -51,7 +51,7 @@ class KeyMask(FusedOp):
 
 @dataclass(frozen=True)
 class Attention(FusedOp):
-    """softmax(scale * Q K^T + mask) V for every head.
+    """softmax(scale * Q K^T + mask) V for every head; zeros where the mask is -inf for every key, as torch has it.
 
     inputs: [q, k, v, mask?]; q, k, v float32 (B, S, H) as the Linears leave them (heads not yet split), mask as KeyMask
     gives it, optional -> outputs: [float32 (B, S, H), heads merged].
@@ -270,8 +270,9 @@ def _integer_product(a: np.ndarray, a_zero: np.ndarray, b: np.ndarray, b_zero: n
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:
-    """Over the last axis, in place."""
-    scores -= scores.max(axis=-1, keepdims=True, initial=-np.inf)
+    """Over the last axis, in place; zeros where every score is -inf, as behind the guard of torch's exports."""
+    scores -= scores.max(axis=-1, keepdims=True, initial=np.finfo(np.float32).min)
     np.exp(scores, out=scores)
-    scores /= scores.sum(axis=-1, keepdims=True)
+    # one of the exponentials is 1 unless all are 0
+    scores /= np.maximum(scores.sum(axis=-1, keepdims=True), np.float32(1e-20))
     return scores
