@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsert import cpu
-from sparsert.errors import EngineError, InputShapeError
-from sparsert.graph.ir import Dim, Graph, TensorInfo
+from sparsert.errors import EngineError, InputShapeError, ModelError, SparsertError
+from sparsert.graph.ir import Dim, Graph, Node, TensorInfo
 from sparsert.graph.vocabularies import vocabularies
 from sparsert.utils.shapes import InputShapes, normalize_input_shapes
 
@@ -88,15 +88,33 @@ def _compile(path: str, isa: str, batch_size: int | None, input_shapes: InputSha
     from sparsert.plan import compile_graph
 
     announce_compilation(isa)
-    graph = load_graph(path)
-    inputs, outputs = list(graph.inputs), list(graph.outputs)
-    opened = _overridden(inputs, batch_size, input_shapes)
-    _open(graph, opened)
-    rows = vocabularies(graph)
-    fused = fuse_graph(graph)
-    constants = frozenset(info.name for info in outputs if info.name in fused.constants)
-    program = compile_graph(fused)
+    try:
+        graph = load_graph(path)
+        inputs, outputs = list(graph.inputs), list(graph.outputs)
+        opened = _overridden(inputs, batch_size, input_shapes)
+        _open(graph, opened)
+        rows = vocabularies(graph)
+        fused = fuse_graph(graph)
+        constants = frozenset(info.name for info in outputs if info.name in fused.constants)
+        program = compile_graph(fused)
+    except (SparsertError, MemoryError):
+        raise
+    except Exception as error:
+        raise _unforeseen(path, error) from error
     return CompiledModel(program, path, isa, inputs, outputs, opened, rows, graph.source_node_count, constants)
+
+
+def _unforeseen(path: str, error: Exception) -> ModelError:
+    """The last resort: what no check of the file has foreseen, with the node that the compiler was looking at."""
+    where, trace = "", error.__traceback__
+    while trace is not None:
+        node = trace.tb_frame.f_locals.get("node")
+        where = f", at node {node.name!r} ({node.op})" if isinstance(node, Node) else where
+        trace = trace.tb_next
+    return ModelError(
+        f"{path}: the model cannot be compiled{where}: {type(error).__name__}: {error}. Expected a sound ONNX model; "
+        "if another runtime runs this one, please report it"
+    )
 
 
 def _wanted(infos: Sequence[TensorInfo], batch_size: int | None, input_shapes: InputShapes) -> list[Shape]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import small_models
-from fusion_checks import DATA, make_bert
+from fusion_checks import DATA, edited, make_bert
 from onnx import helper
 
 from sparsert import Context, Engine, MultiModelEngine
@@ -71,6 +72,18 @@ def test_results_are_those_of_each_sequence(path: Path, batch_size: int | None) 
     same(engine.run_ragged(ordered(engine, arrays), np.array(LENGTHS, np.int32)), got)
     arrays["attention_mask"] = None
     same(engine.run_ragged(ordered(engine, arrays), LENGTHS), got)
+
+
+def test_a_product_of_activations_between_segments(tmp_path: Path) -> None:
+    """Values of several channels a token go to an array node as rows too."""
+
+    def multiply(model: onnx.ModelProto) -> None:
+        next(node for node in model.graph.node if node.name == "Add_66").op_type = "Mul"
+
+    engine = Engine(edited(CLASSES, multiply, tmp_path / "product.onnx"), batch_size=None)
+    assert engine.supports_ragged and any(step.op == "Mul" for step in engine.report().steps)
+    arrays = tokens(LENGTHS)
+    same(engine.run_ragged(ordered(engine, arrays), LENGTHS), one_by_one(engine, arrays, LENGTHS))
 
 
 def test_masked_tokens_are_obeyed() -> None:

@@ -20,6 +20,7 @@ from sparsert.fuse.quantization import fuse_quantization
 from sparsert.graph.editor import Editor
 from sparsert.graph.fold import fold
 from sparsert.graph.ir import Graph
+from sparsert.graph.schema import check_node
 from sparsert.ops import all_ops
 
 __all__ = ["fuse_graph"]
@@ -63,10 +64,12 @@ def fuse_graph(graph: Graph) -> Graph:
     Raises
     ------
     ModelFormatError
-        If nodes depend on each other in a circle.
+        If a node is not what its op allows, or nodes depend on each other in a circle.
     """
     editor = Editor(graph)
     editor.sweep()
+    for node in editor.nodes():
+        check_node(node, graph.opsets)
     for step in _PASSES:
         step(editor)
     fused = editor.finish()

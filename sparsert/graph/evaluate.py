@@ -13,11 +13,12 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from sparsert.errors import EngineError, InputRangeError, ModelFormatError, UnsupportedOpError
+from sparsert.errors import EngineError, InputRangeError, ModelFormatError, SparsertError
 from sparsert.graph.ir import Node
 from sparsert.graph.reads import implicit_inputs
+from sparsert.graph.schema import check_node, refusal, schema_of
 
-__all__ = ["Runner", "make_runner"]
+__all__ = ["Runner", "failure", "make_runner"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,19 +34,43 @@ _SUCCESSORS = {
     ("Scatter", 9): ("ScatterElements", 11),
 }
 
-# The spelling of the default domain that some exporters write out.
-_DEFAULT_DOMAINS = ("", "ai.onnx")
-
 
 class GatherElements(OpRun):
-    """onnx's own takes np.choose, which fails beyond 32 entries along the axis (64 from NumPy 2 on)."""
+    """onnx's own is wrong for negative axes, and fails beyond 32 entries along the axis (64 from NumPy 2 on)."""
 
     op_domain = ""
 
     def _run(self, data: np.ndarray, indices: np.ndarray, axis: int = 0) -> tuple[np.ndarray]:
+        if not -data.ndim <= axis < data.ndim or data.ndim != indices.ndim:
+            raise ValueError(f"expected indices of rank {data.ndim} and an axis of it, came {indices.ndim} and {axis}")
         axis %= data.ndim
         kept = [slice(None) if dim == axis else slice(size) for dim, size in enumerate(indices.shape)]
         return (np.take_along_axis(data[tuple(kept)], indices, axis),)
+
+
+class CumSum(OpRun):
+    """onnx's own wants a scalar axis; other runtimes take a vector of one as well."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, axis: np.ndarray, exclusive: int = 0, reverse: int = 0) -> tuple[np.ndarray]:
+        along = int(axis.reshape(()))
+        total = np.cumsum(np.flip(x, along) if reverse else x, along, dtype=x.dtype)
+        if exclusive:
+            total = np.roll(total, 1, along)
+            np.moveaxis(total, along, 0)[:1] = 0
+        return (np.flip(total, along) if reverse else total,)
+
+
+def failure(node: Node, feeds: Mapping[str, Any], error: Exception) -> SparsertError:
+    """The error that a node failed when it ran: because of the caller's arrays, or of the file, or of sparsert."""
+    shapes = ", ".join(f"{name} {getattr(array, 'shape', None)}" for name, array in feeds.items())
+    kind = InputRangeError if isinstance(error, IndexError) else EngineError
+    return kind(
+        f"node {node.name or node.outputs[0]!r}: op {node.op!r} failed on inputs of shapes {shapes}: {error}. Either "
+        "the model does not take arrays of these shapes and values, or it is malformed. If another runtime runs it on "
+        "the same arrays, please report it."
+    )
 
 
 def _attribute(name: str, value: Any, kind: onnx.defs.OpSchema.AttrType) -> onnx.AttributeProto:
@@ -58,44 +83,6 @@ def _attribute(name: str, value: Any, kind: onnx.defs.OpSchema.AttrType) -> onnx
         value = value.item()
     # The type must be given: it cannot be told from an empty list.
     return helper.make_attribute(name, value, attr_type=kind.value)
-
-
-def _misfit(node: Node, opset: int, reason: str) -> ModelFormatError:
-    return ModelFormatError(
-        f"node {node.name or node.outputs[0]!r}: op {node.op!r} of opset {opset} {reason}. "
-        "The file is malformed; export it again."
-    )
-
-
-def _check_against_schema(node: Node, schema: onnx.defs.OpSchema, opset: int) -> None:
-    """Raise ModelFormatError where attributes, or numbers of inputs and outputs, are not what the op allows."""
-    unknown = sorted(set(node.attributes) - set(schema.attributes))
-    if unknown:
-        raise _misfit(node, opset, f"has no attribute {unknown[0]!r}, expected only {sorted(schema.attributes)}")
-    missing = [name for name, spec in schema.attributes.items() if spec.required and name not in node.attributes]
-    if missing:
-        raise _misfit(node, opset, f"requires the attribute {missing[0]!r}, which is missing")
-    for what, count, least, most in (
-        ("inputs", len(node.inputs), schema.min_input, schema.max_input),
-        ("outputs", len(node.outputs), schema.min_output, schema.max_output),
-    ):
-        if not least <= count <= most:
-            raise _misfit(node, opset, f"takes {least} to {most} {what}, and the node has {count}")
-
-
-def _refusal(node: Node, opset: int | None, reason: str) -> UnsupportedOpError:
-    domain = node.domain or "ai.onnx"
-    return UnsupportedOpError(
-        f"node {node.name or node.outputs[0]!r}: nothing can run op {node.op!r} of domain {domain!r}, "
-        f"opset {'unstated' if opset is None else opset} ({reason}). Expected a fused op or a standard ONNX op known "
-        f"to onnx {onnx.__version__}. Export the model again without this op, or update the onnx package."
-    )
-
-
-def _opset(node: Node, opsets: Mapping[str, int]) -> int | None:
-    if node.domain in _DEFAULT_DOMAINS:
-        return opsets.get("", opsets.get("ai.onnx"))
-    return opsets.get(node.domain)
 
 
 def make_runner(node: Node, opsets: Mapping[str, int]) -> Runner:
@@ -115,28 +102,20 @@ def make_runner(node: Node, opsets: Mapping[str, int]) -> Runner:
     ModelFormatError
         The node's attributes do not fit its op.
     """
-    domain = "" if node.domain in _DEFAULT_DOMAINS else node.domain
-    opset = _opset(node, opsets)
-    if opset is None:
-        raise _refusal(node, opset, "the file imports no version of the domain")
-    try:
-        schema = onnx.defs.get_schema(node.op, opset, domain)
-    except onnx.defs.SchemaError:
-        newest = onnx.defs.has(node.op, domain)
-        raise _refusal(node, opset, "the op is not in this opset" if newest else "no such op is known") from None
+    schema = schema_of(node, opsets)
     op, versions = node.op, dict(opsets)
-    if not domain and (node.op, schema.since_version) in _SUCCESSORS:
+    if not schema.domain and (node.op, schema.since_version) in _SUCCESSORS:
         op, versions[""] = _SUCCESSORS[node.op, schema.since_version]
     if schema.deprecated and op == node.op:
-        raise _refusal(node, opset, "the op was removed from the standard")
-    _check_against_schema(node, schema, opset)
+        raise refusal(node, opsets, "the op was removed from the standard")
+    check_node(node, opsets)
 
     given = [name for name in node.inputs if name]
     hidden = implicit_inputs(node)
     feed_names = list(dict.fromkeys([*given, *hidden]))
     result_names = [name for name in node.outputs if name]
     try:
-        proto = helper.make_node(op, node.inputs, node.outputs, name=node.name, domain=domain)
+        proto = helper.make_node(op, node.inputs, node.outputs, name=node.name, domain=schema.domain)
         attributes = sorted(node.attributes.items())
         proto.attribute.extend(_attribute(name, value, schema.attributes[name].type) for name, value in attributes)
         untyped = onnx.ValueInfoProto
@@ -147,25 +126,25 @@ def make_runner(node: Node, opsets: Mapping[str, int]) -> Runner:
             [untyped(name=name) for name in result_names],
         )
         imports = [helper.make_opsetid(name, version) for name, version in versions.items()]
-        evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=imports), new_ops=[GatherElements])
+        model = helper.make_model(graph, opset_imports=imports)
+        evaluator = ReferenceEvaluator(model, new_ops=[CumSum, GatherElements])
     except (NotImplementedError, RuntimeError, KeyError) as error:
-        raise _refusal(node, opset, f"no reference operator: {error}") from error
+        raise refusal(node, opsets, f"no reference operator: {error}") from error
     except (AttributeError, TypeError, ValueError) as error:
-        raise _misfit(node, opset, f"does not accept its attributes ({error})") from error
+        raise ModelFormatError(
+            f"node {node.name or node.outputs[0]!r}: op {node.op!r} does not accept its attributes ({error}). The file "
+            "is malformed; export it again."
+        ) from error
     _log.info("node %r: op %s runs through the reference fallback, which is slow", node.name, node.op)
     positions = [index for index, name in enumerate([*node.inputs, *hidden]) if name]
 
     def run(arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
         feeds = {name: arrays[index] for name, index in zip([*given, *hidden], positions, strict=True)}
         try:
-            results = evaluator.run(None, feeds)
+            with np.errstate(all="ignore"):  # infinities and NaN go their way
+                results = evaluator.run(None, feeds)
         except Exception as error:  # whatever an operator of the onnx package raises on arrays that do not fit
-            shapes = ", ".join(f"{name} {getattr(feeds[name], 'shape', None)}" for name in feeds)
-            kind = InputRangeError if isinstance(error, IndexError) else EngineError
-            raise kind(
-                f"node {node.name or node.outputs[0]!r}: op {node.op!r} failed on inputs of shapes {shapes}: "
-                f"{error}. Check the shapes and values of the arrays given to the engine."
-            ) from error
+            raise failure(node, feeds, error) from error
         return [np.ascontiguousarray(result) if np.ndim(result) else np.asarray(result) for result in results]
 
     return run

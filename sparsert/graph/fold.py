@@ -144,8 +144,13 @@ def _fold_known(editor: Editor, node: Node) -> None:
         elements = editor.facts.vector(node.outputs[0])
     except (Unknown, RecursionError):
         return
-    if not any(isinstance(item, tuple) for item in elements):
-        editor.make_constant(node, [np.array(elements if shape else elements[0], dtype=dtype)])
+    if any(isinstance(item, tuple) for item in elements):
+        return
+    try:
+        array = np.array(elements if shape else elements[0], dtype=dtype)
+    except OverflowError:
+        return  # integers wrap in ONNX, which is left to the op itself
+    editor.make_constant(node, [array])
 
 
 _KNOWN = frozenset(

@@ -27,6 +27,8 @@ _logger = logging.getLogger(__name__)
 
 # IR 3 (2017) is the first that imports opsets; the newest one known is only a reason to warn.
 _OLDEST_IR_VERSION = 3
+# What the onnx package holds in a C int.
+_HIGHEST_OPSET = 2**31 - 1
 # No tensor of a graph interface can have more elements on any machine that exists.
 _MAX_ELEMENTS = 1 << 47
 
@@ -157,8 +159,9 @@ class _GraphLoader:
         opsets: dict[str, int] = {}
         for entry in model.opset_import:
             domain = self._domain(entry.domain, "opset_import")
-            if entry.version < 1:
-                raise self._error(f"opset_import of domain {domain!r}: expected a version >= 1, came {entry.version}")
+            if not 1 <= entry.version <= _HIGHEST_OPSET:
+                detail = f"expected a version of 1 to {_HIGHEST_OPSET}, came {entry.version}"
+                raise self._error(f"opset_import of domain {domain!r}: {detail}")
             if opsets.setdefault(domain, entry.version) != entry.version:
                 raise self._error(
                     f"opset_import of {domain!r}: expected one version, came {opsets[domain]} and {entry.version}"

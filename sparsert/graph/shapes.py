@@ -130,7 +130,7 @@ class Facts:
         self._depth += 1
         try:
             return self._element(value, index)
-        except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
+        except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
             raise Unknown from error  # a malformed node, which fails when it runs
         finally:
             self._depth -= 1
@@ -174,8 +174,8 @@ class Facts:
         try:
             handler = SHAPES.get(node.op)
             shapes = handler(self, node) if handler else self._shapes_by_onnx(node)
-        except (Unknown, IndexError, TypeError, ValueError, ZeroDivisionError):
-            return
+        except (Unknown, ArithmeticError, LookupError, TypeError, ValueError):
+            return  # what is malformed fails when it runs
         for output, shape in zip(node.outputs, shapes, strict=False):
             if output and shape is not None:
                 self.shapes[output] = shape

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sparsert.graph.evaluate import make_runner
+from sparsert.errors import SparsertError
+from sparsert.graph.evaluate import failure, make_runner
 from sparsert.graph.ir import Graph, Node
 from sparsert.graph.reads import implicit_inputs
 from sparsert.kernels.jit import TIER
@@ -49,9 +50,17 @@ def compile_graph(graph: Graph) -> Program:
 
 def _array_part(node: Node, graph: Graph) -> ArrayPart:
     if node.fused is not None:
-        op = node.fused
-        return ArrayPart(node, list(node.inputs), lambda arrays: run_fused(op, arrays))
+        return ArrayPart(node, list(node.inputs), lambda arrays: _run_fused(node, arrays))
     return ArrayPart(node, [*node.inputs, *implicit_inputs(node)], make_runner(node, graph.opsets))
+
+
+def _run_fused(node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+    try:
+        return run_fused(node.fused, arrays)
+    except SparsertError:
+        raise
+    except Exception as error:  # whatever NumPy raises on arrays that do not fit
+        raise failure(node, dict(zip(node.inputs, arrays, strict=True)), error) from error
 
 
 def _array_report(node: Node) -> StepReport:

@@ -139,12 +139,39 @@ def test_unsupported(op: str, domain: str, opsets: dict[str, int], words: str) -
         (Node("Concat", ["x"], ["y"], {}, "n"), "requires the attribute 'axis'"),
         (Node("Add", ["x"], ["y"], {}, "n"), "takes 2 to 2 inputs, and the node has 1"),
         (Node("Relu", ["x"], ["y", "z"], {}, "n"), "takes 1 to 1 outputs, and the node has 2"),
-        (Node("Softmax", ["x"], ["y"], {"axis": "last"}, "n"), "does not accept its attributes"),
+        (Node("Transpose", ["x"], ["y"], {"perm": [0, 2, 1, 255]}, "n"), "takes a permutation of axes"),
+        (Node("Cast", ["x"], ["y"], {}, "n"), "requires the attribute 'to'"),
+        (Node("Cast", ["x"], ["y"], {"to": 2**31}, "n"), "takes a known data type as attribute 'to', came 2147483648"),
+        (Node("Flatten", ["x"], ["y"], {"axis": [1]}, "n"), r"takes INT as attribute 'axis', came \[1\]"),
+        (Node("Softmax", [""], ["y"], {}, "n"), "requires the input 'input', which the node leaves out"),
+        (Node("Softmax", ["x"], ["y"], {"axis": "last"}, "n"), "takes INT as attribute 'axis', came 'last'"),
     ],
 )
 def test_malformed_nodes(node: Node, words: str) -> None:
     with pytest.raises(ModelFormatError, match=words):
         make_runner(node, {"": 17})
+
+
+@pytest.mark.parametrize("axis", [-1, -2, 0, 1])
+def test_gather_elements_along_any_axis(axis: int) -> None:
+    """onnx's reference operator is wrong for a negative axis; indices may cover a part of the other axes."""
+    node = Node("GatherElements", ["x", "i"], ["y"], {"axis": axis}, "n")
+    arrays = [RNG.standard_normal((4, 8)).astype(np.float32), RNG.integers(-4, 4, (2, 3))]
+    results = make_runner(node, {"": 17})(arrays)
+    for got, want in zip(results, run_in_onnxruntime(node, arrays, results, 17), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("attributes", [{}, {"reverse": 1}, {"exclusive": 1}, {"reverse": 1, "exclusive": 1}])
+@pytest.mark.parametrize("axis", [np.array(1), np.array([1]), np.array(-1, np.int32)])
+def test_cumulative_sums(axis: np.ndarray, attributes: dict[str, int]) -> None:
+    """The axis may be a vector of one."""
+    node = Node("CumSum", ["x", "axis"], ["y"], attributes, "n")
+    for x in (FLOATS, RNG.integers(-9, 9, (2, 5))):
+        results = make_runner(node, {"": 17})([x, axis])
+        for got, want in zip(results, run_in_onnxruntime(node, [x, axis], results, 17), strict=True):
+            assert got.dtype == want.dtype
+            np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 def test_failures_name_the_node() -> None:
