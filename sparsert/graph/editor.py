@@ -12,7 +12,7 @@ from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
 from sparsert.graph.mapped import detach
 from sparsert.graph.order import sort_nodes
 from sparsert.graph.quantization import Quantization
-from sparsert.graph.reads import reads
+from sparsert.graph.reads import captured, reads
 from sparsert.graph.shapes import Facts
 
 
@@ -217,8 +217,11 @@ class Editor:
         return node
 
     def alias(self, node: Node, source: str) -> bool:
-        """Remove a node whose only output equals ``source``; False if a graph output's name forbids it."""
+        """Remove a node whose only output equals ``source``; False if a graph output or a subgraph needs its name."""
         output = node.outputs[0]
+        renamed = source if output in self.outputs else output
+        if any(renamed in captured(reader) for reader in self._readers.get(renamed, {}).values()):
+            return False
         if output in self.outputs:
             origin = self.producers.get(source)
             if origin is None or source in self.outputs:

@@ -6,7 +6,7 @@ import onnx
 
 from sparsert.graph.ir import Node
 
-__all__ = ["implicit_inputs", "reads"]
+__all__ = ["captured", "implicit_inputs", "reads"]
 
 
 def reads(node: Node) -> list[str]:
@@ -16,12 +16,17 @@ def reads(node: Node) -> list[str]:
 
 def implicit_inputs(node: Node) -> list[str]:
     """Values that the subgraphs of ``node`` (If, Loop, Scan) read from the graph around them, in order of first use."""
+    return [name for name in captured(node) if name not in node.inputs]
+
+
+def captured(node: Node) -> list[str]:
+    """The same, with those that are inputs of the node as well."""
     names: dict[str, None] = {}
     for value in node.attributes.values():
         for graph in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(graph, onnx.GraphProto):
                 names.update(dict.fromkeys(_free_values(graph)))
-    return [name for name in names if name not in node.inputs]
+    return list(names)
 
 
 def _free_values(graph: onnx.GraphProto) -> list[str]:

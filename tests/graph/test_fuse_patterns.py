@@ -118,6 +118,27 @@ def test_values_that_a_subgraph_reads_stay(tmp_path: Path) -> None:
     assert [node.op for node in fused.nodes] == ["Linear", "If"]
 
 
+@pytest.mark.parametrize("copy", [("Identity", {}), ("Cast", {"to": TensorProto.FLOAT}), ("Dropout", {})])
+@pytest.mark.parametrize("is_output", [False, True])
+def test_copies_that_only_a_branch_reads(copy: tuple[str, dict[str, Any]], is_output: bool, tmp_path: Path) -> None:
+    """A branch of an If names the value that it takes, so the copy of that name must stay."""
+
+    def branch(op: str, name: str) -> onnx.GraphProto:
+        result = helper.make_tensor_value_info("result", TensorProto.FLOAT, None)
+        return helper.make_graph([helper.make_node(op, [name], ["result"])], op, [], [result])
+
+    nodes = [
+        helper.make_node("Abs", ["x"], ["a"]),
+        helper.make_node(copy[0], ["a"], ["b"], **copy[1]),
+        helper.make_node("If", ["c"], ["y"], then_branch=branch("Neg", "a"), else_branch=branch("Identity", "b")),
+    ]
+    inputs = {"x": (TensorProto.FLOAT, ["n", 4]), "c": (TensorProto.BOOL, [])}
+    outputs = {"y": TensorProto.FLOAT, **({"b": TensorProto.FLOAT} if is_output else {})}
+    path = graph_of(tmp_path, nodes, inputs, outputs, {})
+    for condition in (True, False):
+        compare(path, {"x": normal(3, 4), "c": np.array(condition)})
+
+
 def test_layer_norm_over_another_axis_stays(tmp_path: Path) -> None:
     nodes = [helper.make_node("LayerNormalization", ["x", "g", "b"], ["y"], axis=1)]
     constants = {"g": normal(3, 4), "b": normal(3, 4)}
