@@ -241,6 +241,13 @@ class Editor:
         self.sweep([source])
         return True
 
+    def keep_inputs(self, node: Node, count: int) -> None:
+        """Take away all inputs of a node but the first ones."""
+        position, orphans = self._position[id(node)], self._detach(node)
+        del node.inputs[count:]
+        self._insert(node, position)
+        self.sweep(orphans)
+
     def _rename(self, old: str, new: str) -> None:
         for reader in list(self._readers.pop(old, {}).values()):
             reader.inputs = [new if name == old else name for name in reader.inputs]

@@ -44,6 +44,8 @@ def output_dtypes(facts: Known, node: Node) -> list[np.dtype | None]:
         return [_FLOAT if value is None else np.asarray(value).dtype]
     if node.op == "QuantizeLinear":
         return [facts.dtype(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else _UINT8]
+    if node.op == "Dropout":
+        return [facts.dtype(node.inputs[0]), _BOOL]
     source = {"Where": 1, "DequantizeLinear": 1, "QLinearMatMul": 7, "QLinearConv": 7}.get(node.op, 0)
     dtype = facts.dtype(node.inputs[source]) if len(node.inputs) > source else None
     return [dtype] * len(node.outputs)

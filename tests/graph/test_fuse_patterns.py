@@ -139,6 +139,31 @@ def test_copies_that_only_a_branch_reads(copy: tuple[str, dict[str, Any]], is_ou
         compare(path, {"x": normal(3, 4), "c": np.array(condition)})
 
 
+@pytest.mark.parametrize("training", ["constant", "computed", "never"])
+@pytest.mark.parametrize("mask", ["unread", "read", "output"])
+def test_dropout_drops_nothing(training: str, mask: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the mode, as in ONNX Runtime; the mask is True everywhere."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Not", ["off"], ["computed"]),
+        helper.make_node("Dropout", ["a", "ratio", training], ["b", "mask"], "drop"),
+        helper.make_node("Dropout", ["b", "ratio", training], ["c"]),
+        helper.make_node("Neg", ["c"], ["y"]),
+        helper.make_node("Cast", ["mask"], ["z"], to=TensorProto.FLOAT),
+    ]
+    outputs = {"y": TensorProto.FLOAT, "z": TensorProto.FLOAT, "mask": TensorProto.BOOL}
+    outputs = {name: outputs[name] for name in {"unread": "y", "read": "y z", "output": "y mask"}[mask].split()}
+    constants = {"ratio": np.float32(0.5), "constant": np.array(True), "never": np.array(False)}
+    inputs = {"x": (TensorProto.FLOAT, ["n", 4]), "off": (TensorProto.BOOL, [])}
+    path = graph_of(tmp_path, nodes, inputs, outputs, constants)
+    x = normal(3, 4)
+    got = naive.run_graph(fuse_graph(load_graph(path)), {"x": x, "off": np.array(False)})
+    np.testing.assert_array_equal(got["y"], -np.maximum(x, 0))
+    assert all((got[name] == 1).all() for name in got if name != "y")
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ["node 'drop' and 1 more" in text for text in warnings] == ([] if training == "never" else [True])
+
+
 def test_layer_norm_over_another_axis_stays(tmp_path: Path) -> None:
     nodes = [helper.make_node("LayerNormalization", ["x", "g", "b"], ["y"], axis=1)]
     constants = {"g": normal(3, 4), "b": normal(3, 4)}
