@@ -95,6 +95,7 @@ def _compile(path: str, isa: str, batch_size: int | None, input_shapes: InputSha
         _open(graph, opened)
         rows = vocabularies(graph)
         fused = fuse_graph(graph)
+        inputs = [_renamed(info, found) for info, found in zip(inputs, fused.inputs, strict=True)]
         constants = frozenset(info.name for info in outputs if info.name in fused.constants)
         program = compile_graph(fused)
     except (SparsertError, MemoryError):
@@ -115,6 +116,12 @@ def _unforeseen(path: str, error: Exception) -> ModelError:
         f"{path}: the model cannot be compiled{where}: {type(error).__name__}: {error}. Expected a sound ONNX model; "
         "if another runtime runs this one, please report it"
     )
+
+
+def _renamed(info: TensorInfo, found: TensorInfo) -> TensorInfo:
+    """An input with the symbols that the fused graph relies on, for the check of what comes."""
+    pairs = zip(info.shape, found.shape, strict=True)
+    return replace(info, shape=tuple(new if isinstance(dim, str) else dim for dim, new in pairs))
 
 
 def _wanted(infos: Sequence[TensorInfo], batch_size: int | None, input_shapes: InputShapes) -> list[Shape]:

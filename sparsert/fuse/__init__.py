@@ -9,6 +9,7 @@ reads the values before its first; what nobody reads any more disappears, what s
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from sparsert.fuse.activation import fuse_activations
 from sparsert.fuse.attention import fuse_attention
@@ -19,9 +20,9 @@ from sparsert.fuse.normalization import fuse_layer_norm
 from sparsert.fuse.quantization import fuse_quantization
 from sparsert.graph.editor import Editor
 from sparsert.graph.fold import fold
-from sparsert.graph.ir import Graph
+from sparsert.graph.ir import Dim, Graph
 from sparsert.graph.schema import check_node
-from sparsert.ops import all_ops
+from sparsert.ops import Attention, all_ops
 
 __all__ = ["fuse_graph"]
 
@@ -59,13 +60,50 @@ def fuse_graph(graph: Graph) -> Graph:
     Returns
     -------
     Graph
-        The same function with the same inputs and outputs. Nodes that no pattern knows are ONNX nodes still.
+        The same function with the same inputs and outputs. Nodes that no pattern knows are ONNX nodes still. Inputs
+        share one symbol for their batch where attention fuses only if they have one: whoever runs the graph checks it.
 
     Raises
     ------
     ModelFormatError
         If a node is not what its op allows, or nodes depend on each other in a circle.
     """
+    fused = _fuse(graph)
+    alike = _with_one_batch(graph) if any(node.op == "Softmax" for node in fused.nodes) else None
+    if alike is not None:
+        other = _fuse(alike)
+        if _attentions(other) > _attentions(fused):
+            return other
+    return fused
+
+
+def _attentions(graph: Graph) -> int:
+    return sum(isinstance(node.fused, Attention) for node in graph.nodes)
+
+
+def _with_one_batch(graph: Graph) -> Graph | None:
+    """The graph with one symbol for the batch of ids and masks over the same tokens; None if they have one already.
+
+    torch gives a mask a batch of its own if its dimensions are ``Dim.DYNAMIC``. The second dimension tells such inputs
+    from those of an encoder and a decoder, whose lengths differ.
+    """
+    first: dict[str, str] = {}
+    same: dict[Dim, str] = {}
+    for info in graph.inputs:
+        if len(info.shape) == 2 and info.dtype.kind in "iub":
+            batch, tokens = info.shape
+            if isinstance(batch, str) and isinstance(tokens, str) and first.setdefault(tokens, batch) != batch:
+                same[batch] = first[tokens]
+    if not same:
+        return None
+    inputs, outputs = (
+        [replace(info, shape=tuple(same.get(dim, dim) for dim in info.shape)) for info in infos]
+        for infos in (graph.inputs, graph.outputs)
+    )
+    return replace(graph, inputs=inputs, outputs=outputs)
+
+
+def _fuse(graph: Graph) -> Graph:
     editor = Editor(graph)
     editor.sweep()
     for node in editor.nodes():
