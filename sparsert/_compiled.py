@@ -12,6 +12,7 @@ from typing import Any
 
 from sparsert import cpu
 from sparsert.errors import EngineError, InputShapeError, ModelError, SparsertError
+from sparsert.graph.baked import Baked, baked_dimensions
 from sparsert.graph.ir import Dim, Graph, Node, TensorInfo
 from sparsert.graph.vocabularies import vocabularies
 from sparsert.utils.shapes import InputShapes, normalize_input_shapes
@@ -36,6 +37,8 @@ class CompiledModel:
     outputs: list[TensorInfo]
     opened: _Axes
     """Dimensions that the file fixes, and that the program takes in any size all the same."""
+    baked: list[Baked]
+    """What forbids sizes of these dimensions."""
     vocabularies: dict[str, int]
     """Rows of the table that an input indexes, by input name."""
     source_node_count: int
@@ -61,6 +64,7 @@ def compile_file(path: str, batch_size: int | None, input_shapes: InputShapes) -
     with _lock:
         for model in list(_models):
             if _keys.get(model) == key and _overridden(model.inputs, batch_size, input_shapes) <= model.opened:
+                _refuse_baked(model.baked, model.inputs, batch_size, input_shapes)
                 return model
         model = _compile(path, isa, batch_size, input_shapes)
         _keys[model] = key
@@ -95,6 +99,9 @@ def _compile(path: str, isa: str, batch_size: int | None, input_shapes: InputSha
         _open(graph, opened)
         rows = vocabularies(graph)
         fused = fuse_graph(graph)
+        sizes = {(i, axis): size for i, axis in opened if isinstance(size := inputs[i].shape[axis], int)}
+        baked = baked_dimensions(graph, sizes)
+        _refuse_baked(baked, inputs, batch_size, input_shapes)
         inputs = [_renamed(info, found) for info, found in zip(inputs, fused.inputs, strict=True)]
         constants = frozenset(info.name for info in outputs if info.name in fused.constants)
         program = compile_graph(fused)
@@ -102,7 +109,7 @@ def _compile(path: str, isa: str, batch_size: int | None, input_shapes: InputSha
         raise
     except Exception as error:
         raise _unforeseen(path, error) from error
-    return CompiledModel(program, path, isa, inputs, outputs, opened, rows, graph.source_node_count, constants)
+    return CompiledModel(program, path, isa, inputs, outputs, opened, baked, rows, graph.source_node_count, constants)
 
 
 def _unforeseen(path: str, error: Exception) -> ModelError:
@@ -116,6 +123,24 @@ def _unforeseen(path: str, error: Exception) -> ModelError:
         f"{path}: the model cannot be compiled{where}: {type(error).__name__}: {error}. Expected a sound ONNX model; "
         "if another runtime runs this one, please report it"
     )
+
+
+def _refuse_baked(
+    baked: Sequence[Baked], infos: Sequence[TensorInfo], batch_size: int | None, input_shapes: InputShapes
+) -> None:
+    """Refuse sizes that nodes with constants for other sizes would contradict, when the model runs at the latest."""
+    shapes = _wanted(infos, batch_size, input_shapes)
+    for item in baked:
+        if item.contradicts(shapes):
+            index, axis = next(
+                (index, axis) for index, axis in item.dims.values() if infos[index].shape[axis] != shapes[index][axis]
+            )
+            name, stated, asked = infos[index].name, infos[index].shape[axis], shapes[index][axis]
+            raise InputShapeError(
+                f"Input '{name}': dimension {axis} is {stated} in the file and cannot be {asked}, since node "
+                f"{item.node!r} ({item.op}) computes with constants made for {stated}. Keep the file's size, or export "
+                "the model with a dynamic dimension"
+            )
 
 
 def _renamed(info: TensorInfo, found: TensorInfo) -> TensorInfo:

@@ -258,14 +258,15 @@ _UNARY = (
     "Identity Dropout Cast Relu Tanh Erf Sqrt Softmax LogSoftmax Sigmoid Neg Exp Log Abs Not IsNaN Gelu Floor "
     "Reciprocal LayerNormalization QuantizeLinear DequantizeLinear CumSum Clip Elu LeakyRelu"
 )
-_BROADCASTING = (
-    "Add Sub Mul Div Pow Mod And Or Xor Equal Less LessOrEqual Greater GreaterOrEqual Where Min Max Sum"  # variadic too
+BROADCASTING = frozenset(
+    "Add Sub Mul Div Pow Mod And Or Xor Equal Less LessOrEqual Greater GreaterOrEqual Where Min Max Sum".split()
 )
+"""Ops of any number of inputs that broadcast to each other."""
 _REDUCING = "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd"
 
 SHAPES: dict[str, Callable[[Known, Node], Sequence[Shape | None]]] = {
     **dict.fromkeys(_UNARY.split(), _same_as_input),
-    **dict.fromkeys(_BROADCASTING.split(), _broadcast),
+    **dict.fromkeys(BROADCASTING, _broadcast),
     **dict.fromkeys(_REDUCING.split(), _shape_of_reduce),
     "MatMul": _shape_of_matmul,
     "MatMulInteger": _shape_of_matmul,
