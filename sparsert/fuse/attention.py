@@ -263,7 +263,7 @@ def _integer_product(editor: Editor, node: Node) -> Node | None:
     return None
 
 
-def _masked(editor: Editor, node: Node, shape: tuple) -> tuple[str, tuple[str, KeyMask, str]] | None:  # type: ignore[type-arg]
+def _masked(editor: Editor, node: Node, shape: tuple) -> tuple[str, tuple[str, KeyMask, str]] | None:
     """Match ``scores + mask`` or ``Where(condition, scores, number)``; return scores and mask."""
     if node.op == "Add":
         for scores, mask in (node.inputs, node.inputs[::-1]):

@@ -57,19 +57,18 @@ def _start(editor: Editor, source: Node, value: str, axis: int) -> int | None:
         return int(index) if index is not None and attribute(source, "axis", 0) % 3 == axis else None
     if source.op == "Slice":
         cuts = slices(editor.facts, source)
-        if list(cuts) != [axis] or cuts[axis][2] != 1 or not isinstance(cuts[axis][0], int):
-            return None
-        return int(cuts[axis][0])
+        start, _, step = cuts.get(axis, (None, None, 0))
+        return start if list(cuts) == [axis] and step == 1 and isinstance(start, int) else None
     if attribute(source, "axis", 0) % 3 != axis:
         return None
-    start = 0
+    first = 0
     for output in source.outputs:
         if output == value:
-            return start
+            return first
         size = editor.facts.need(output)[axis]
         if not isinstance(size, int):
             return None
-        start += size
+        first += size
     return None
 
 

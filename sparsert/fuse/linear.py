@@ -56,6 +56,12 @@ def _static(editor: Editor, x: str, weight: QuantizedConstant | None) -> tuple[s
     return back.inputs[0], linear, [back]
 
 
+def _float_matrix(editor: Editor, value: str) -> np.ndarray | None:
+    """Return a constant matrix of float32, or None: a malformed file may have another type beside float activations."""
+    matrix = editor.constant(value)
+    return matrix if matrix is not None and matrix.dtype == np.float32 else None
+
+
 def _fuse_matmul(editor: Editor, node: Node) -> None:
     x, w = node.inputs
     if not editor.is_constant(w) or editor.is_constant(x) or editor.facts.rank(w) != 2:
@@ -63,8 +69,12 @@ def _fuse_matmul(editor: Editor, node: Node) -> None:
     if not _tokens(editor, x) or not editor.is_float(x):
         return
     static = _static(editor, x, editor.quantized.get(w))
-    weight = editor.constant(w) if static is None else None
-    source, linear, absorbed = static or (x, Linear(weight), [])  # type: ignore[arg-type]
+    if static is None:
+        weight = _float_matrix(editor, w)
+        if weight is None:
+            return
+        static = x, Linear(weight), []
+    source, linear, absorbed = static
     out, bias, adds = _with_bias(editor, node.outputs[0], linear.weight.shape[1])
     editor.emit(replace(linear, bias=bias), [source], out, [*absorbed, node, *adds])
 
@@ -82,21 +92,24 @@ def _fuse_gemm(editor: Editor, node: Node) -> None:
         stored = stored.transposed([1, 0])
     static = _static(editor, x, stored) if alpha == 1 else None
     if static is None:
-        weight = editor.constant(w)
-        weight = weight.T if transposed else weight  # type: ignore[union-attr]
-        source, linear, absorbed = x, Linear(weight if alpha == 1 else weight * np.float32(alpha)), []  # type: ignore[operator]
-    else:
-        source, linear, absorbed = static
+        weight = _float_matrix(editor, w)
+        if weight is None:
+            return
+        weight = weight.T if transposed else weight
+        static = x, Linear(weight if alpha == 1 else weight * np.float32(alpha)), []
+    source, linear, absorbed = static
     size = linear.weight.shape[1]
     if len(node.inputs) > 2 and node.inputs[2]:
         bias = editor.constant(node.inputs[2])
         if bias is None or bias.size not in (1, size) or (bias.ndim and bias.size != bias.shape[-1]):
             return
         bias = np.broadcast_to(bias.reshape(-1), (size,))
-        bias, out, adds = (bias if beta == 1 else bias * np.float32(beta)), node.outputs[0], []
+        linear, out = replace(linear, bias=bias if beta == 1 else bias * np.float32(beta)), node.outputs[0]
+        adds: list[Node] = []
     else:
         out, bias, adds = _with_bias(editor, node.outputs[0], size)
-    editor.emit(replace(linear, bias=bias), [source], out, [*absorbed, node, *adds])
+        linear = replace(linear, bias=bias)
+    editor.emit(linear, [source], out, [*absorbed, node, *adds])
 
 
 @dataclass

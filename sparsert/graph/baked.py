@@ -64,7 +64,7 @@ def baked_dimensions(graph: Graph, opened: Mapping[Axis, int]) -> list[Baked]:
         except (Unknown, LookupError, ValueError):
             continue  # what is malformed is refused later
         for expr, number in pairs:
-            dims = {dim: axes[dim] for dim in leaves_of(expr) if dim in axes}
+            dims: dict[Expr, Axis] = {dim: axes[dim] for dim in leaves_of(expr) if dim in axes}
             if dims and expr not in baked and evaluate(expr, numbers) == number:
                 baked[expr] = Baked(node.name, node.op, number, expr, dims)
     return list(baked.values())

@@ -231,9 +231,10 @@ class Editor:
             del self.producers[source]
             self.producers[output] = origin
             self.facts.producers[output] = origin
-            for table in (self.facts.shapes, self.facts.dtypes):
-                if source in table:
-                    table[output] = table[source]
+            if source in self.facts.shapes:
+                self.facts.shapes[output] = self.facts.shapes[source]
+            if source in self.facts.dtypes:
+                self.facts.dtypes[output] = self.facts.dtypes[source]
             self._rename(source, output)
             return True
         self._detach(node)

@@ -169,7 +169,7 @@ def _element_of_slice(facts: Known, node: Node, index: Shape) -> Expr:
         if isinstance(start, tuple) or step < 1:
             raise Unknown
         dim = dims[axis]
-        first = slice(start, None, step).indices(dim)[0] if isinstance(dim, int) else _from_end(start, dim)  # type: ignore[misc]
+        first = slice(start, None, step).indices(dim)[0] if isinstance(dim, int) else _from_end(start, dim)
         source[axis] = apply("Add", apply("Mul", index[axis], step), first)
     return facts.element(node.inputs[0], tuple(source))
 

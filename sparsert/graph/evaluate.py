@@ -82,7 +82,7 @@ def _attribute(name: str, value: Any, kind: onnx.defs.OpSchema.AttrType) -> onnx
     elif isinstance(value, np.generic):
         value = value.item()
     # The type must be given: it cannot be told from an empty list.
-    return helper.make_attribute(name, value, attr_type=kind.value)
+    return helper.make_attribute(name, value, attr_type=kind.value)  # type: ignore[attr-defined]
 
 
 def make_runner(node: Node, opsets: Mapping[str, int]) -> Runner:

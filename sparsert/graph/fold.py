@@ -12,7 +12,7 @@ from sparsert.errors import SparsertError
 from sparsert.graph.editor import Editor, QuantizedConstant
 from sparsert.graph.evaluate import make_runner
 from sparsert.graph.ir import Node
-from sparsert.graph.known import Unknown, attribute
+from sparsert.graph.known import Shape, Unknown, attribute
 
 logger = logging.getLogger(__name__)
 
@@ -136,14 +136,20 @@ def _is_table_lookup(editor: Editor, node: Node) -> bool:
 
 def _worth_folding(editor: Editor, node: Node) -> bool:
     """Refuse to blow up small constants to huge ones; an output of unknown shape may come only from other ops."""
-    limit = max([_LARGEST_FOLD, *(math.prod(editor.facts.shape(n) or (1,)) for n in node.inputs if n)])  # type: ignore[arg-type]
-    for output in node.outputs:
-        shape = editor.facts.shape(output) if output else ()
-        if shape is None or any(isinstance(dim, tuple) for dim in shape):
+    limit = max([_LARGEST_FOLD, *(_elements(editor.facts.shape(name)) or 1 for name in node.inputs if name)])
+    for output in filter(None, node.outputs):
+        elements = _elements(editor.facts.shape(output))
+        if elements is None:
             return node.op not in ("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "OneHot", "Upsample")
-        if math.prod(shape) > limit:  # type: ignore[arg-type]
+        if elements > limit:
             return False
     return True
+
+
+def _elements(shape: Shape | None) -> int | None:
+    """How many elements a shape of numbers has; None if a dimension is not known."""
+    sizes = [dim for dim in shape or () if isinstance(dim, int)]
+    return None if shape is None or len(sizes) < len(shape) else math.prod(sizes)
 
 
 def _fold_known(editor: Editor, node: Node) -> None:
@@ -151,9 +157,8 @@ def _fold_known(editor: Editor, node: Node) -> None:
     if len(node.outputs) != 1 or node.op not in _KNOWN:
         return
     shape, dtype = editor.facts.shape(node.outputs[0]), editor.facts.dtype(node.outputs[0])
-    if shape is None or len(shape) > 1 or dtype is None or any(isinstance(dim, tuple) for dim in shape):
-        return
-    if math.prod(shape) > _LARGEST_KNOWN:  # type: ignore[arg-type]
+    count = _elements(shape)
+    if shape is None or len(shape) > 1 or dtype is None or count is None or count > _LARGEST_KNOWN:
         return
     try:
         elements = editor.facts.vector(node.outputs[0])

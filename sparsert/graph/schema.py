@@ -125,14 +125,15 @@ def _check_arity(node: Node, schema: onnx.defs.OpSchema) -> None:
 def _check_type(node: Node, schema: onnx.defs.OpSchema, name: str, kind: _Kind) -> None:
     value = node.attributes[name]
     if isinstance(value, onnx.AttributeProto):
-        fits = value.type == kind.value
+        fits = value.type == kind.value  # type: ignore[attr-defined]  # an enum of pybind
     elif kind in _LISTS:
         items = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
         fits = isinstance(items, (list, tuple)) and all(isinstance(item, _TYPES[_LISTS[kind]]) for item in items)
     else:
         fits = isinstance(value, _TYPES[kind])
     if not fits:
-        raise _misfit(node, schema, f"takes {kind.name} as attribute {name!r}, came {_shown(value)}")
+        expected = kind.name  # type: ignore[attr-defined]
+        raise _misfit(node, schema, f"takes {expected} as attribute {name!r}, came {_shown(value)}")
 
 
 def _check_values(node: Node, schema: onnx.defs.OpSchema) -> None:

@@ -193,9 +193,12 @@ def slices(facts: Known, node: Node) -> dict[int, tuple[Expr, Expr, int]]:
     else:
         values = [facts.vector(name) if name else None for name in [*node.inputs[1:], "", ""][:4]]
         starts, ends, axes, steps = values
-    axes = range(len(starts)) if axes is None else axes
-    steps = [1] * len(starts) if steps is None else steps
-    return {int(a) % rank: (s, e, int(t)) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)}
+    count = len(starts)
+    cut = [axis for axis in (range(count) if axes is None else axes) if isinstance(axis, int)]
+    strides = [step for step in ([1] * count if steps is None else steps) if isinstance(step, int)]
+    if not len(cut) == len(strides) == len(ends) == count:
+        raise Unknown
+    return {a % rank: (s, e, t) for a, s, e, t in zip(cut, starts, ends, strides, strict=True)}
 
 
 def _shape_of_slice(facts: Known, node: Node) -> list[Shape]:
@@ -237,8 +240,8 @@ def _shape_of_split(facts: Known, node: Node) -> list[Shape]:
     if sizes is None:
         if not isinstance(dims[axis], int):
             raise Unknown
-        chunk = -(-dims[axis] // len(node.outputs))  # type: ignore[operator]
-        sizes = [min(chunk, dims[axis] - i * chunk) for i in range(len(node.outputs))]  # type: ignore[operator]
+        chunk = -(-dims[axis] // len(node.outputs))
+        sizes = [min(chunk, dims[axis] - i * chunk) for i in range(len(node.outputs))]
     return [(*dims[:axis], size, *dims[axis + 1 :]) for size in sizes]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-Expr = int | float | bool | tuple  # type: ignore[type-arg]
+Expr = int | float | bool | tuple
 
 
 def _divide(a: Any, b: Any) -> Any:
@@ -193,7 +193,7 @@ def evaluate(expr: Expr, leaves: Mapping[Expr, Any]) -> Expr:
     return apply(expr[0], *(evaluate(item, leaves) for item in expr[1:]))
 
 
-def leaves_of(expr: Expr) -> Iterator[tuple]:  # type: ignore[type-arg]
+def leaves_of(expr: Expr) -> Iterator[tuple]:
     """Yield every dimension, index variable and input element that the expression reads, not looking into indices."""
     if isinstance(expr, tuple):
         if expr[0] in ("dim", "index", "input"):

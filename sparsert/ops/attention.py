@@ -130,7 +130,7 @@ class Attention(FusedOp):
             reads.append(sums)
         step = Step("attention", reads, rows=channels, parameters=record, constants=constants)
         if integer:
-            scale = np.float32(self.pv_scale)  # type: ignore[arg-type]
+            scale = np.float32(self.pv_scale)
             epilogue = Epilogue(padded(0, channels, np.int32), padded(scale, channels), padded(0, channels))
             step.stages.append(Stage("dequantize", epilogue=epilogue))
             if self.context_quantization is not None:
@@ -145,7 +145,7 @@ class Attention(FusedOp):
         if q is None or k is None or v is None or probabilities is None:
             record["qk_factor"] = self.scale
             return record
-        qk_scale = np.float32(self.qk_scale)  # type: ignore[arg-type]
+        qk_scale = np.float32(self.qk_scale)
         scores = self.scores_quantization
         if scores is None:
             record["qk_factor"] = qk_scale * np.float32(self.scale)

@@ -95,8 +95,8 @@ class Linear(FusedOp):
         in_features, out_features = self.weight.shape
         if x.ndim == 0 or x.shape[-1] != in_features:
             raise InputShapeError(
-                f"Linear: expected an input of shape (..., {in_features}), got {x.shape}. Check the shapes of the "
-                "inputs."
+                f"Linear: expected an input of shape (..., {in_features}), got {x.shape}: the engine's inputs, or the "
+                "matrix in the file, are of another size than the model's other nodes expect."
             )
         y = np.empty((*x.shape[:-1], out_features), np.float32)
         rows_in, rows_out = x.reshape(-1, in_features), y.reshape(-1, out_features)
