@@ -61,7 +61,7 @@ def _terms(editor: Editor, value: str, root: bool) -> list[Term] | None:
 def _constant_term(editor: Editor, value: str) -> list[Term] | None:
     """Read what an exporter with fixed shapes folded: one row per position, or one row for all."""
     array = editor.constant(value)
-    if array is None or array.dtype != np.float32 or array.ndim == 0 or array.ndim > 3:
+    if array is None or array.dtype != np.float32 or not array.size or not 1 <= array.ndim <= 3:
         return None
     if array.ndim == 3 and array.shape[0] != 1:
         return None

@@ -273,6 +273,14 @@ def test_mask_spellings(spelling: str, guard: bool, tmp_path: Path) -> None:
     assert (mask.kind, mask.value) == (kind, pytest.approx(value))
 
 
+def test_empty_constant_is_no_table(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Gather", ["t", "i"], ["r"]), helper.make_node("Add", ["r", "c"], ["y"])]
+    constants = {"t": normal(5, 1), "c": np.ones(0, np.float32)}
+    inputs = {"i": (TensorProto.INT64, ["b", "s"])}
+    path = graph_of(tmp_path, nodes, inputs, {"y": TensorProto.FLOAT}, constants)
+    compare(path, {"i": np.ones((2, 3), np.int64)})
+
+
 def test_no_mask(tmp_path: Path) -> None:
     path = attention_graph(tmp_path, [helper.make_node("Identity", ["scores"], ["masked"])], {})
     fused = compare(path, attention_feeds())
