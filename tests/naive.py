@@ -92,7 +92,7 @@ def gelu(op: ops.Gelu, x: np.ndarray) -> np.ndarray:
 
 def activation(op: ops.Activation, x: np.ndarray) -> np.ndarray:
     """relu or tanh."""
-    return np.maximum(x, np.float32(0)) if op.kind == "relu" else np.tanh(x)
+    return np.maximum(x, np.float32(0)) if op.function == "relu" else np.tanh(x)
 
 
 def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -139,7 +139,7 @@ def embeddings(op: ops.Embeddings, *rows: np.ndarray) -> np.ndarray:
 
 def key_mask(op: ops.KeyMask, mask: np.ndarray) -> np.ndarray:
     """Added to the scores of every query."""
-    if op.kind == "linear":
+    if op.formula == "linear":
         return (np.float32(1) - mask.astype(np.float32)) * np.float32(op.value)
     return np.where(mask != 0, np.float32(0), np.float32(op.value))
 

@@ -10,7 +10,7 @@ import numpy as np
 from sparsert.fuse.axes import Layout
 from sparsert.fuse.linear import rescaled
 from sparsert.fuse.mask import emit_key_mask, match_key_condition, match_key_mask
-from sparsert.graph.editor import Editor, same_quantization
+from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
 from sparsert.graph.known import attribute
 from sparsert.ops import Attention, Dequantize, KeyMask, Quantization, Quantize
@@ -132,11 +132,11 @@ def _operand(editor: Editor, product: _Product, right: bool, transposed: bool) -
             if (
                 node.op == "Dequantize"
                 and not in_bytes
-                and (quantization is None or same_quantization(quantization, node.fused.quantization))
+                and (quantization is None or quantization.same_as(node.fused.quantization))
             ):
                 quantization, in_bytes = node.fused.quantization, True
             elif node.op == "Quantize" and in_bytes and _agrees(stated, node.fused.quantization, product):
-                if quantization is not None and not same_quantization(quantization, node.fused.quantization):
+                if quantization is not None and not quantization.same_as(node.fused.quantization):
                     return None
                 quantization, in_bytes = node.fused.quantization, False
             elif node.op == "DynamicQuantize" and in_bytes and value == node.outputs[0]:
@@ -214,7 +214,7 @@ def _scores(editor: Editor, softmax: Node) -> _Scores | None:
                 if inner is None or editor.sole_reader(value) is None:
                     return None
                 if inner.op == "Quantize":
-                    if not same_quantization(inner.fused.quantization, quantization):
+                    if not inner.fused.quantization.same_as(quantization):
                         return None
                     nodes.append(inner)
                     value = inner.inputs[0]
@@ -243,7 +243,7 @@ def _scores(editor: Editor, softmax: Node) -> _Scores | None:
             before *= factor[1]
     if product is None:
         return None
-    if product.result is not None and not same_quantization(product.result, quantization):
+    if product.result is not None and not (quantization and product.result.same_as(quantization)):
         return None
     if quantization is not None and before != 1.0:
         # Scores were scaled before they were quantized: the same bytes come from a scale that is smaller by the factor.
@@ -322,11 +322,11 @@ def _context(editor: Editor, softmax: Node) -> _Context | None:
         if node is None:
             return None
         if editor.is_fused(node):
-            if node.op == "Quantize" and (probs is None or same_quantization(probs, node.fused.quantization)):
+            if node.op == "Quantize" and (probs is None or probs.same_as(node.fused.quantization)):
                 probs = node.fused.quantization
             elif node.op == "DynamicQuantize" and probs is None:
                 dynamic = True
-            elif node.op != "Dequantize" or not same_quantization(probs, node.fused.quantization):
+            elif node.op != "Dequantize" or not (probs and probs.same_as(node.fused.quantization)):
                 return None
             nodes.append(node)
             value = node.outputs[0]
@@ -368,7 +368,7 @@ def _merged(editor: Editor, product: _Product, nodes: list[Node]) -> tuple[str, 
         if editor.is_fused(node):
             if node.op not in ("Quantize", "Dequantize"):
                 return None
-            if result is not None and not same_quantization(result, node.fused.quantization):
+            if result is not None and not result.same_as(node.fused.quantization):
                 return None
             result, in_bytes = node.fused.quantization, node.op == "Quantize"
         elif node.op in _MOVES:

@@ -88,7 +88,8 @@ def _lookup(editor: Editor, value: str) -> Term | None:
     weight, quantization = _table(editor, gather.inputs[0])
     for step in reversed(steps):
         if step.op == "Quantize":
-            weight, quantization = _quantize(_real(weight, quantization), step.fused.quantization), None
+            real = weight if quantization is None else quantization.dequantize(weight)
+            weight, quantization = step.fused.quantization.quantize(real), None
         else:
             quantization = step.fused.quantization
     if quantization is None and weight.dtype != np.float32:
@@ -104,18 +105,6 @@ def _table(editor: Editor, name: str) -> tuple[np.ndarray, Quantization | None]:
     if stored is not None and stored.axis is None:
         return stored.stored, stored.quantization
     return editor.constant(name), None  # type: ignore[return-value]
-
-
-def _real(weight: np.ndarray, quantization: Quantization | None) -> np.ndarray:
-    if quantization is None:
-        return weight
-    return (weight.astype(np.int32) - quantization.zero_point.astype(np.int32)).astype(np.float32) * quantization.scale
-
-
-def _quantize(weight: np.ndarray, quantization: Quantization) -> np.ndarray:
-    limits = np.iinfo(quantization.dtype)
-    stored = np.rint(weight / quantization.scale) + quantization.zero_point.astype(np.float32)
-    return np.clip(stored, limits.min, limits.max).astype(quantization.dtype)
 
 
 def _index(editor: Editor, value: str) -> tuple[str | None, int, str | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparsert.graph.editor import Editor, same_quantization
+from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
 from sparsert.ops import Dequantize, DynamicQuantize, Quantization, Quantize
 
@@ -23,7 +23,7 @@ def fuse_quantization(editor: Editor) -> None:
         editor.emit(fused, [node.inputs[0]], node.outputs[0], [node])
     for node in editor.nodes("Quantize", fused=True):
         back = editor.fused_producer(node.inputs[0], "Dequantize")
-        if back is not None and same_quantization(back.fused.quantization, node.fused.quantization):
+        if back is not None and back.fused.quantization.same_as(node.fused.quantization):
             editor.alias(node, back.inputs[0])
     _merge_equal(editor)
 
@@ -53,9 +53,7 @@ def _merge_equal(editor: Editor) -> None:
         for twin in twins:
             if node.op == "DynamicQuantize":
                 continue
-            if same_quantization(twin.fused.quantization, node.fused.quantization) and editor.alias(
-                node, twin.outputs[0]
-            ):
+            if twin.fused.quantization.same_as(node.fused.quantization) and editor.alias(node, twin.outputs[0]):
                 twin.sources.extend(name for name in node.sources if name not in twin.sources)
                 break
         else:

@@ -30,24 +30,12 @@ class QuantizedConstant:
         if self.axis is not None:
             shape = [-1 if axis == self.axis else 1 for axis in range(self.stored.ndim)]
             scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
-        return (self.stored.astype(np.int32) - zero_point.astype(np.int32)).astype(np.float32) * scale
+        return Quantization(scale, zero_point, self.quantization.dtype).dequantize(self.stored)
 
     def transposed(self, perm: list[int]) -> QuantizedConstant:
         """Return the constant with its axes permuted."""
         axis = None if self.axis is None else perm.index(self.axis)
         return QuantizedConstant(self.stored.transpose(perm), self.quantization, axis)
-
-
-def same_quantization(a: Quantization | None, b: Quantization | None) -> bool:
-    """Whether both describe the same mapping between numbers and bytes."""
-    if a is None or b is None:
-        return a is b
-    return (
-        a.dtype == b.dtype
-        and a.scale.shape == b.scale.shape
-        and bool((a.scale == b.scale).all())
-        and bool((a.zero_point == b.zero_point).all())
-    )
 
 
 class Editor:

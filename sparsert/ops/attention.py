@@ -29,10 +29,10 @@ _FORMS = ("quads", "signed_quads", "signed_rows")
 class KeyMask(FusedOp):
     """inputs: [attention_mask, an integer, bool or float32 value (B, S)] -> outputs: [float32 (B, S), added to scores].
 
-    ``kind`` "linear": ``(1 - mask) * value``; "where": ``0 where mask != 0 else value``.
+    ``formula`` "linear": ``(1 - mask) * value``; "where": ``0 where mask != 0 else value``.
     """
 
-    kind: str
+    formula: str
     value: float
     on_arrays = True
 
@@ -44,7 +44,7 @@ class KeyMask(FusedOp):
 
     def compute(self, mask: np.ndarray) -> np.ndarray:
         value = np.float32(self.value)
-        if self.kind == "linear":
+        if self.formula == "linear":
             return np.asarray((np.float32(1) - mask.astype(np.float32)) * value)
         return np.where(mask != 0, np.float32(0), value)
 

@@ -45,16 +45,16 @@ class Gelu(FusedOp):
 
 @dataclass(frozen=True)
 class Activation(FusedOp):
-    """inputs: [x] -> outputs: [f(x)]; ``kind`` is "relu" or "tanh"."""
+    """inputs: [x] -> outputs: [f(x)]; ``function`` is "relu" or "tanh"."""
 
-    kind: str
+    function: str
     keeps_lead = True
 
     def compute(self, x: np.ndarray) -> np.ndarray:
-        return np.maximum(x, np.float32(0)) if self.kind == "relu" else np.tanh(x)
+        return np.maximum(x, np.float32(0)) if self.function == "relu" else np.tanh(x)
 
     def stage(self, builder: Builder, node: Node, value: str) -> tuple[Stage, str]:
-        return Stage(self.kind), node.outputs[0]
+        return Stage(self.function), node.outputs[0]
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def test_exported_form(path: Path) -> None:
     assert counts(fused)["SelectFeature"] == (2 if head == "qa" else 0)
     assert counts(fused)["SelectToken"] == (1 if head == "cls" else 0)
     assert counts(fused)["Activation"] == (1 if head == "cls" else 0)
-    assert fused_ops(fused, KeyMask)[0].kind == "where"
+    assert fused_ops(fused, KeyMask)[0].formula == "where"
     assert fused_ops(fused, Attention)[0].scale == pytest.approx(8**-0.5, rel=1e-6)
     kinds = {"bert": ["input", "input", "position"], "distilbert": ["input", "position"]}
     indices = sorted(table.index for table in fused_ops(fused, Embeddings)[0].tables)

@@ -270,7 +270,7 @@ def test_mask_spellings(spelling: str, guard: bool, tmp_path: Path) -> None:
     fused = compare(attention_graph(tmp_path, nodes, constants, guard), attention_feeds())
     assert counts(fused) == Counter(Attention=1, KeyMask=1) and left(fused) == []
     mask = fused_ops(fused, KeyMask)[0]
-    assert (mask.kind, mask.value) == (kind, pytest.approx(value))
+    assert (mask.formula, mask.value) == (kind, pytest.approx(value))
 
 
 def test_empty_constant_is_no_table(tmp_path: Path) -> None:
