@@ -42,6 +42,6 @@ def pack_linear(op: Linear, wanted: str | None = None) -> PackedLinear:
         bias,
         weight=format.pack(rows.weight),
         kept=format.kept(rows),
-        density=rows.density,
-        block_density=rows.block_density,
+        density=rows.density(),
+        block_density=rows.density(4),
     )

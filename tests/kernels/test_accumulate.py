@@ -23,7 +23,7 @@ ACTIVATIONS = ("random", "zeros", "full", "ends")
 
 def packed(name: str, weight: np.ndarray) -> PackedWeight:
     """A weight in a format; in that of blocks if the format cannot hold it."""
-    rows = Rows(weight, 0.0, 0.0, np.zeros(0))
+    rows = Rows(weight, np.zeros(0))
     return FORMATS[name if FORMATS[name].accepts(rows) else "blocks"].pack(weight)
 
 

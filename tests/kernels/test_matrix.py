@@ -1,4 +1,4 @@
-"""Weights turned into rows: every element in its place, and counts that NumPy finds too."""
+"""Weights turned into rows: every element in its place, and densities that padded blocks have too."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from sparsert.kernels.formats.matrix import Rows, float_rows, integer_rows
 
 
-def check_counts(rows: Rows, expected: np.ndarray) -> None:
+def check_rows(rows: Rows, expected: np.ndarray) -> None:
     np.testing.assert_array_equal(rows.weight, expected)
     assert rows.weight.flags.c_contiguous
-    nonzero = expected != 0
-    padded = np.pad(nonzero, ((0, 0), (0, -expected.shape[1] % 4)))
-    blocks = padded.reshape(len(expected), padded.shape[1] // 4, 4).any(axis=2)
-    assert rows.density == (nonzero.mean() if nonzero.size else 0)
-    assert rows.block_density == (blocks.mean() if blocks.size else 0)
+    assert rows.density() == rows.density(1)
+    for width in (1, 2, 3, 4, 8, 12):
+        padded = np.pad(expected != 0, ((0, 0), (0, -expected.shape[1] % width)))
+        blocks = padded.reshape(len(expected), padded.shape[1] // width, width).any(axis=2)
+        assert rows.density(width) == (blocks.mean() if blocks.size else 0), width
 
 
 def draw(shape: tuple[int, int], dtype: str, density: float, seed: int) -> np.ndarray:
@@ -49,16 +49,17 @@ def test_integers(stored: np.ndarray, per_row: bool, transposed: bool, seed: int
     rows = integer_rows(stored, zero_point)
     expected = stored.T.astype(np.int64) - np.reshape(zero_point, (-1, 1)).astype(np.int64)
     assert rows.weight.dtype == np.int16
-    check_counts(rows, expected)
+    check_rows(rows, expected)
     np.testing.assert_array_equal(rows.sums, expected.sum(axis=1))
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (1, 1), (7, 9), (64, 64), (65, 130), (200, 63)])
 @pytest.mark.parametrize("order", ["C", "F", "unaligned"])
 def test_floats(shape: tuple[int, int], order: str) -> None:
-    """Also at odd addresses, where a model's file has them; NaN counts as nonzero."""
+    """Also at odd addresses, where a model's file has them; NaN counts as nonzero, and -0.0 does not."""
     rng = np.random.default_rng(0)
     stored = np.where(rng.random(shape) < 0.3, rng.standard_normal(shape), 0).astype(np.float32)
+    stored[stored == 0] *= -1
     stored[: min(shape[0], 1), : min(shape[1], 1)] = np.nan
     expected = stored.T.copy()
     if order == "F":
@@ -69,5 +70,5 @@ def test_floats(shape: tuple[int, int], order: str) -> None:
         stored = held[1:].view(np.float32).reshape(shape)
     rows = float_rows(stored)
     assert rows.weight.dtype == np.float32
-    check_counts(rows, expected)
+    check_rows(rows, expected)
     assert not rows.sums.any()

@@ -132,7 +132,7 @@ add_format(
         form="rows",
         pack=_pack,
         kernels=tuple(_pairs(size) for size in GROUP_SIZES) if TIER.pairs else (_dot4,),
-        kept=lambda rows: rows.density,
+        kept=lambda rows: rows.density(),
         # avx2 and generic measured on Zen 3 (2.25 GHz, 768 x 768, 10 % dense), avx512_vnni on Zen 5
         rates={"avx512_vnni": 178.0, "avx2": 48.0, "generic": 13.0},
     )
