@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -46,6 +46,11 @@ class Registry:
         if name in self.codes or code in self.codes.values():
             raise ValueError(f"{self.what} '{name}' has code {code}, but one of them is taken: {self.codes}")
         self.codes[name], self._emitters[name] = code, emit
+
+    def add_all(self, kernels: Mapping[str, Emit], first_code: int) -> None:
+        """Enter kernels by name, under codes from ``first_code`` on."""
+        for code, (name, emit) in enumerate(kernels.items(), first_code):
+            self.add(name, code, emit)
 
     def __contains__(self, name: object) -> bool:
         return name in self.codes

@@ -19,7 +19,7 @@ from sparsert.kernels.records import parameter
 from sparsert.kernels.registry import Emit, Registry
 from sparsert.kernels.simd import Simd, Value
 
-__all__ = ["STAGES"]
+__all__ = ["STAGES", "Store", "byte_stages"]
 
 _FLOAT_ROW = 4 * TILE
 
@@ -39,6 +39,8 @@ class _Block:
 _Row = list[Any]
 _Transform = Callable[[Simd, _Block, Value, _Row], _Row]
 _Sink = Callable[[Simd, _Block, Value, Sequence[_Row]], None]
+Store = Callable[[Simd, Sequence[Value], Value], None]
+"""``store(v, rows, place)``: writes the byte vectors of the rows of one step."""
 
 
 def _dequantize(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
@@ -119,32 +121,27 @@ def _sink_floats(v: Simd, block: _Block, row: Value, rows: Sequence[_Row]) -> No
     v.store_row(rows[0], v.at(block.destination, v.mul(row, _FLOAT_ROW)))
 
 
-def _sink_rows(v: Simd, block: _Block, row: Value, rows: Sequence[_Row]) -> None:
-    """uint8 ``[N][TILE]``"""
-    v.store(_bytes(v, block, rows[0]), v.at(block.destination, v.mul(row, TILE)))
+def _store_row(v: Simd, rows: Sequence[Value], place: Value) -> None:
+    """``[N][TILE]``"""
+    v.store(rows[0], place)
 
 
-def _sink_signed_rows(v: Simd, block: _Block, row: Value, rows: Sequence[_Row]) -> None:
-    """The uint8 value minus 128, as int8 ``[N][TILE]``"""
-    flipped = v.builder.xor(_bytes(v, block, rows[0]), v.constant(v.i8, -128))
-    v.store(flipped, v.at(block.destination, v.mul(row, TILE)))
-
-
-def _sink_quads(v: Simd, block: _Block, row: Value, rows: Sequence[_Row]) -> None:
-    """uint8 ``[N/4][TILE][4]``: four rows interleaved"""
-    _store_quads(v, block, row, [_bytes(v, block, values) for values in rows])
-
-
-def _sink_signed_quads(v: Simd, block: _Block, row: Value, rows: Sequence[_Row]) -> None:
-    """The uint8 value minus 128, as int8 ``[N/4][TILE][4]``"""
-    flip = v.constant(v.i8, -128)
-    _store_quads(v, block, row, [v.builder.xor(_bytes(v, block, values), flip) for values in rows])
-
-
-def _store_quads(v: Simd, block: _Block, row: Value, rows: Sequence[Value]) -> None:
-    place = v.at(block.destination, v.mul(row, TILE))
+def _store_quads(v: Simd, rows: Sequence[Value], place: Value) -> None:
+    """``[N/4][TILE][4]``: four rows interleaved"""
     for k, quad in enumerate(v.transpose_quads(*rows)):
         v.store(quad, v.at(place, k * v.bytes))
+
+
+def _sink_bytes(store: Store, signed: bool = False) -> _Sink:
+    """Quantize to uint8, or to the uint8 value minus 128 as int8, and store."""
+
+    def sink(v: Simd, block: _Block, row: Value, rows: Sequence[_Row]) -> None:
+        quantized = [_bytes(v, block, values) for values in rows]
+        if signed:
+            quantized = [v.builder.xor(value, v.constant(v.i8, -128)) for value in quantized]
+        store(v, quantized, v.at(block.destination, v.mul(row, TILE)))
+
+    return sink
 
 
 def _stage(transforms: Sequence[_Transform], sink: _Sink | None = None, rows_per_step: int = 1) -> Emit:
@@ -170,6 +167,16 @@ def _stage(transforms: Sequence[_Transform], sink: _Sink | None = None, rows_per
     return stage
 
 
+def byte_stages(form: str, store: Store, rows_per_step: int = 1) -> dict[str, Emit]:
+    """Stages by name that quantize to uint8 in a form: alone, and fused with what precedes it in most models."""
+    sink = _sink_bytes(store)
+    return {
+        form: _stage([], sink, rows_per_step),
+        f"dequantize+{form}": _stage([_dequantize], sink, rows_per_step),
+        f"dequantize+gelu+{form}": _stage([_dequantize, _gelu], sink, rows_per_step),
+    }
+
+
 STAGES = Registry("stage", 8)
 """All stages; a name with plus signs is a sequence fused into one."""
 
@@ -183,17 +190,13 @@ STAGES.add("tanh", 6, _stage([_tanh]))
 STAGES.add("add", 7, _stage([_add]))
 STAGES.add("fake_quantize", 8, _stage([_fake_quantize]))
 STAGES.add("floats", 9, _stage([], _sink_floats))
-STAGES.add("rows", 10, _stage([], _sink_rows))
-STAGES.add("quads", 11, _stage([], _sink_quads, 4))
-STAGES.add("signed_quads", 12, _stage([], _sink_signed_quads, 4))
-STAGES.add("signed_rows", 13, _stage([], _sink_signed_rows))
-STAGES.add("dequantize+rows", 14, _stage([_dequantize], _sink_rows))
-STAGES.add("dequantize+quads", 15, _stage([_dequantize], _sink_quads, 4))
-STAGES.add("dequantize+signed_quads", 16, _stage([_dequantize], _sink_signed_quads, 4))
-STAGES.add("dequantize+signed_rows", 17, _stage([_dequantize], _sink_signed_rows))
-STAGES.add("dequantize+gelu+rows", 18, _stage([_dequantize, _gelu], _sink_rows))
-STAGES.add("dequantize+gelu+quads", 19, _stage([_dequantize, _gelu], _sink_quads, 4))
-STAGES.add("dequantize+add+floats", 20, _stage([_dequantize, _add], _sink_floats))
-STAGES.add("bias+add+floats", 21, _stage([_bias, _add], _sink_floats))
-STAGES.add("bias+gelu+floats", 22, _stage([_bias, _gelu], _sink_floats))
-STAGES.add("bias+floats", 23, _stage([_bias], _sink_floats))
+STAGES.add("dequantize+add+floats", 10, _stage([_dequantize, _add], _sink_floats))
+STAGES.add("bias+add+floats", 11, _stage([_bias, _add], _sink_floats))
+STAGES.add("bias+gelu+floats", 12, _stage([_bias, _gelu], _sink_floats))
+STAGES.add("bias+floats", 13, _stage([_bias], _sink_floats))
+STAGES.add("signed_rows", 14, _stage([], _sink_bytes(_store_row, True)))
+STAGES.add("signed_quads", 15, _stage([], _sink_bytes(_store_quads, True), 4))
+STAGES.add("dequantize+signed_rows", 16, _stage([_dequantize], _sink_bytes(_store_row, True)))
+STAGES.add("dequantize+signed_quads", 17, _stage([_dequantize], _sink_bytes(_store_quads, True), 4))
+STAGES.add_all(byte_stages("rows", _store_row), 18)
+STAGES.add_all(byte_stages("quads", _store_quads, 4), 21)

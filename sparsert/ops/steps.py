@@ -13,7 +13,6 @@ from sparsert.kernels.jit import TILE
 from sparsert.kernels.records import PARAMETERS
 
 __all__ = [
-    "ROW_BYTES",
     "Buffer",
     "DynamicParameters",
     "Epilogue",
@@ -23,10 +22,13 @@ __all__ = [
     "Step",
     "padded",
     "quantization_parameters",
+    "row_bytes",
 ]
 
-ROW_BYTES = {"floats": 4 * TILE, "rows": TILE, "quads": TILE, "signed_rows": TILE, "signed_quads": TILE}
-"""Bytes that one row of a tile takes in each form of a value."""
+
+def row_bytes(form: str) -> int:
+    """Bytes that one row of a tile takes in a form of a value: all forms but floats are of bytes."""
+    return 4 * TILE if form == "floats" else TILE
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Buffer:
     @property
     def nbytes(self) -> int:
         """Bytes per tile, a multiple of 64. Rows come in whole groups of four, for the forms that interleave them."""
-        size = -(-self.rows // 4) * 4 * ROW_BYTES[self.form]
+        size = -(-self.rows // 4) * 4 * row_bytes(self.form)
         return -(-size // 64) * 64
 
 

@@ -34,7 +34,7 @@ from sparsert.kernels.table import (
     TABLE,
     TABLE_COLUMNS,
 )
-from sparsert.ops.steps import ROW_BYTES, Buffer, DynamicParameters, Parameters, Stage, Step
+from sparsert.ops.steps import Buffer, DynamicParameters, Parameters, Stage, Step, row_bytes
 
 __all__ = ["Code", "encode"]
 
@@ -100,7 +100,7 @@ class Code:
                 self.place(row, STAGE.source, stage.source)
             if stage.destination is not None:
                 self.place(row, STAGE.destination, stage.destination)
-                row[STAGE.destination_row_bytes] = ROW_BYTES[stage.destination.form]
+                row[STAGE.destination_row_bytes] = row_bytes(stage.destination.form)
         return len(stages), self.address(table)
 
 
@@ -133,7 +133,7 @@ def _linear(code: Code, row: np.ndarray, step: Step) -> None:
     fitting = max(1, min(blocks, _PANEL_BYTES * blocks // max(weight.nbytes, 1)))
     row[LINEAR.panel_blocks] = PANEL_BLOCKS if weight.slices > 1 else fitting
     row[LINEAR.slices] = weight.slices
-    row[LINEAR.slice_bytes] = weight.slice_features * ROW_BYTES[step.reads[0].form]
+    row[LINEAR.slice_bytes] = weight.slice_features * row_bytes(step.reads[0].form)
     row[LINEAR.stages], row[LINEAR.stage_table] = code.stages(step.stages)
 
 
@@ -141,7 +141,7 @@ def _rows(code: Code, row: np.ndarray, step: Step) -> None:
     assert step.parameters is not None or step.source not in PREPARE, f"'{step.source}' reads parameters"
     row[ROWS.source] = FINISH.codes[step.source]
     code.place(row, ROWS.x, step.reads[0])
-    row[ROWS.x_row_bytes] = ROW_BYTES[step.reads[0].form]
+    row[ROWS.x_row_bytes] = row_bytes(step.reads[0].form)
     row[ROWS.rows] = step.rows
     row[ROWS.gamma], row[ROWS.beta] = (code.address(step.constants.get(name)) for name in ("gamma", "beta"))
     row[ROWS.parameters] = code.parameters(step.parameters)
@@ -195,7 +195,7 @@ def _attention(code: Code, row: np.ndarray, step: Step) -> None:
     row[ATTENTION.heads], row[ATTENTION.head_size] = step.constants["heads"], step.constants["size"]
     row[ATTENTION.parameters] = code.parameters(step.parameters)
     row[ATTENTION.mode], row[ATTENTION.offset_values] = step.constants["mode"], step.constants["offset_values"]
-    row[ATTENTION.q_row_bytes], row[ATTENTION.v_row_bytes] = ROW_BYTES[q.form], ROW_BYTES[v.form]
+    row[ATTENTION.q_row_bytes], row[ATTENTION.v_row_bytes] = row_bytes(q.form), row_bytes(v.form)
     if step.constants["mode"] != MODE.floats:
         code.place(row, ATTENTION.sums, sums[0])
     row[ATTENTION.stages], row[ATTENTION.stage_table] = code.stages(step.stages)

@@ -59,10 +59,14 @@ def compiled(kernel: Any, arity: int) -> Callable[..., None]:
 # -- layouts: from [channel][token] to what a tile holds
 
 
-def quads(x: np.ndarray) -> np.ndarray:
-    """uint8 (K, T) as [K/4][T][4], channels padded with 77: their weights are zero."""
-    padded = np.pad(x, ((0, -len(x) % 4), (0, 0)), constant_values=77)
-    return np.ascontiguousarray(padded.reshape(-1, 4, x.shape[1]).transpose(0, 2, 1))
+SIDE_BY_SIDE = {"rows": 1, "quads": 4}
+"""Channels of a token that lie side by side, by the form of activations of bytes."""
+
+
+def interleaved(x: np.ndarray, width: int) -> np.ndarray:
+    """uint8 (K, T) as [K/width][T][width], channels padded with 77: their weights are zero."""
+    padded = np.pad(x, ((0, -len(x) % width), (0, 0)), constant_values=77)
+    return np.ascontiguousarray(padded.reshape(-1, width, x.shape[1]).transpose(0, 2, 1))
 
 
 # -- accumulators
@@ -71,7 +75,7 @@ def quads(x: np.ndarray) -> np.ndarray:
 def accumulate(packed: PackedWeight, x: np.ndarray) -> np.ndarray:
     """(N, TILE) accumulators of activations (K, TILE), block by block as a program does it."""
     call = compiled(ACCUMULATORS[packed.accumulator], ACCUMULATORS.arity)
-    source = buffer(quads(x) if packed.form == "quads" else x)
+    source = buffer(x if packed.form == "floats" else interleaved(x, SIDE_BY_SIDE[packed.form]))
     streams = [np.ascontiguousarray(stream) for stream in (packed.headers, packed.weights, packed.offsets)]
     headers, weights, offsets = (stream.ctypes.data for stream in streams)
     scratch = Buffer((BLOCK_ROWS, TILE), np.float32 if packed.form == "floats" else np.int32)
@@ -106,14 +110,13 @@ def parameters(
     return buffer(record)
 
 
-_SINKS: dict[str, tuple[Any, int]] = {
-    "floats": (np.float32, 1),
-    "rows": (np.uint8, 1),
-    "signed_rows": (np.int8, 1),
-    "signed_quads": (np.int8, 4),
-    "quads": (np.uint8, 4),
-}
-"""Element and rows per step of a sink."""
+def sink_of(name: str) -> tuple[Any, int]:
+    """Element of what a stage sinks, None if it works in place, and rows of it that lie side by side."""
+    form = name.rsplit("+", 1)[-1]
+    width = SIDE_BY_SIDE.get(form.removeprefix("signed_"))
+    if width:
+        return (np.int8 if form.startswith("signed_") else np.uint8), width
+    return (np.float32 if form == "floats" else None), 1
 
 
 def run_stage(
@@ -127,7 +130,7 @@ def run_stage(
 ) -> np.ndarray:
     """Apply a stage to a block (rows, TILE); the result is always (rows, TILE), whatever the layout of the sink."""
     rows = len(block)
-    element, step = _SINKS.get(name.rsplit("+", 1)[-1], (None, 1))
+    element, step = sink_of(name)
     padded = -(-rows // step) * step
     # A sink of several rows a step reads, but does not use, up to three rows beyond the last one.
     content = Buffer((padded, TILE), block.dtype)

@@ -118,7 +118,7 @@ def test_integer_sums_of_a_real_width_are_exact(form: str, values: str, density:
     np.testing.assert_array_equal(got, naive.accumulate(weight, x))
 
 
-@pytest.mark.parametrize("form", ["unstructured", "blocks"])
+@pytest.mark.parametrize("form", [name for name in INTEGER if FORMATS[name].adjacent])
 def test_the_widest_row_of_the_largest_weights_is_exact(form: str) -> None:
     # slices end where offsets would leave uint16, and on AVX2 every nonzero needs an int16 group of its own
     in_features = 16000

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kernel_drivers import Buffer, buffer, compiled, quads
+from kernel_drivers import Buffer, buffer, compiled, interleaved
 from naive_kernels import IntegerAttention
 
 from sparsert.kernels.attention import (
@@ -60,9 +60,9 @@ def integer_context(
     """(queries, D) int32 by the kernel; q, k int16 without zero point, v int8. ``lead``: lane of the first key."""
     # as bytes with any zero points that they can have; a neighbour's keys are the largest, and so are those behind
     query_zero, key_zero = (int(max(-x.min(initial=0), 0)) for x in (q, k))
-    queries = [buffer(quads((tile + query_zero).astype(np.uint8))) for tile in _tiles(q, 3)]
+    queries = [buffer(interleaved((tile + query_zero).astype(np.uint8), 4)) for tile in _tiles(q, 3)]
     stored = _tiles(_behind(k + np.int16(key_zero - 128), lead, 127), 127).astype(np.int8)
-    keys = buffer(np.stack([quads(tile.view(np.uint8)).view(np.int8) for tile in stored]))
+    keys = buffer(np.stack([interleaved(tile.view(np.uint8), 4).view(np.int8) for tile in stored]))
     values = buffer(_tiles(_behind(v, lead, -128), 99).astype(np.int8))
     params = np.zeros(1, ATTENTION_PARAMETERS)
     for name in ("qk_factor", "low", "high", "score_factor", "probability_factor", "value_offset"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kernel_drivers import Buffer, buffer, compiled, parameters, run_stage
+from kernel_drivers import SIDE_BY_SIDE, Buffer, buffer, compiled, parameters, run_stage, sink_of
 
 from sparsert.kernels.jit import TILE
 from sparsert.kernels.rows import FINISH, PREPARE
@@ -18,7 +18,10 @@ from sparsert.kernels.stages import STAGES
 ROUNDING = 2.0**-23
 """Relative error of two float32 roundings."""
 
-BYTES = ("rows", "quads", "signed_rows", "signed_quads")
+BYTES = [name for name in STAGES if "+" not in name and sink_of(name)[0] in (np.uint8, np.int8)]
+"""The forms of bytes, those of formats among them."""
+
+AFTER_GELU = [name for name in STAGES if name.startswith("dequantize+gelu+")]
 
 rows_and_seeds = given(rows=st.integers(1, 32), seed=st.integers(0, 2**16))
 
@@ -180,16 +183,16 @@ def test_dequantize_and_quantize(sink: str, rows: int) -> None:
     check_bytes(unsigned(sink, got), exact, step, 117, error)
 
 
-@pytest.mark.parametrize("sink", ["rows", "quads"])
+@pytest.mark.parametrize("name", AFTER_GELU)
 @pytest.mark.parametrize("rows", [1, 4, 31, 32])
-def test_dequantize_gelu_and_quantize(sink: str, rows: int) -> None:
+def test_dequantize_gelu_and_quantize(name: str, rows: int) -> None:
     rng = np.random.default_rng(rows)
     block = rng.integers(-4000, 4000, (rows, TILE), dtype=np.int32)
     acc_bias = rng.integers(-500, 500, rows, dtype=np.int32)
     scale, bias = np.full(rows, 1e-3, np.float32), rng.standard_normal(rows).astype(np.float32)
     exact = naive.gelu(naive.dequantize(block, acc_bias, scale, bias))
-    got = run_stage(f"dequantize+gelu+{sink}", block, acc_bias, scale, bias, parameters(0.02, 9))
-    check_bytes(unsigned(sink, got), exact, float(np.float32(0.02)), 9, 1e-5)
+    got = run_stage(name, block, acc_bias, scale, bias, parameters(0.02, 9))
+    check_bytes(got, exact, float(np.float32(0.02)), 9, 1e-5)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 32])
@@ -213,9 +216,11 @@ def test_sequences_that_end_in_floats(rows: int) -> None:
 
 def test_every_stage_is_tested() -> None:
     simple = {"dequantize", "dequantize_dynamic", "bias", "gelu", "gelu_tanh", "relu", "tanh", "add", "fake_quantize"}
-    fused = {f"dequantize+{sink}" for sink in BYTES} | {f"dequantize+gelu+{s}" for s in ("rows", "quads")}
+    fused = {f"dequantize+{sink}" for sink in BYTES} | {f"dequantize+gelu+{form}" for form in SIDE_BY_SIDE}
     ends = {"dequantize+add+floats", "bias+add+floats", "bias+gelu+floats", "bias+floats", "floats"}
-    assert set(STAGES) == simple | fused | ends | set(BYTES)
+    forms = {*SIDE_BY_SIDE, "signed_rows", "signed_quads"}
+    assert set(STAGES) == simple | fused | ends | forms
+    assert set(BYTES) == forms
 
 
 # -- sources of a block

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from sparsert.kernels.formats.matrix import Rows
 from sparsert.kernels.jit import TIER
 from sparsert.kernels.registry import Emit, Registry
+from sparsert.kernels.stages import STAGES
 
 __all__ = ["ACCUMULATORS", "BLOCK_ROWS", "FORMATS", "HEADER_BYTES", "Format", "PackedWeight", "add_format"]
 
@@ -19,7 +20,10 @@ BLOCK_ROWS = 32
 HEADER_BYTES = 8
 
 _VARIANTS = 8
-"""Codes of accumulators that each format has for itself."""
+"""Codes of accumulators that each format has for itself, and codes of stages."""
+
+_FORMAT_STAGES = 64
+"""The first code of stages that belong to formats."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,15 @@ class Format:
     code : int
         Its own number among the formats; those of its accumulators follow from it.
     form : str
-        Of the activations: "rows" (uint8 [K][TILE]), "quads" (uint8 [K/4][TILE][4]) or "floats" (float32 [K][TILE]).
+        Of the activations: "rows" (uint8 [K][TILE]), "quads" (uint8 [K/4][TILE][4]), "floats" (float32 [K][TILE]), or
+        one of its own for which it brings stages, in uint8 and of at most four input features side by side.
     pack : callable
         Makes a :class:`PackedWeight` of a matrix (N, K): int16 with values in -255..255, or float32.
     kernels : sequence of emitters
         Its accumulators, by variant.
+    stages : mapping
+        Those that bring activations into its form, if the form is its own: the name in
+        :data:`~sparsert.kernels.stages.STAGES` and an emitter.
     kernels_of : str
         Name of the format whose accumulators it shares, if it has none of its own.
     kept : callable
@@ -99,6 +107,7 @@ class Format:
     kept: Callable[[Rows], float]
     rates: Mapping[str, float]
     kernels: tuple[Emit, ...] = ()
+    stages: Mapping[str, Emit] = field(default_factory=dict)
     kernels_of: str = ""
     accepts: Callable[[Rows], bool] = lambda rows: True
     adjacent: int = 1
@@ -121,12 +130,14 @@ FORMATS: dict[str, Format] = {}
 
 
 def add_format(record: Format) -> None:
-    """Enter a format and its accumulators."""
+    """Enter a format, its accumulators and its stages."""
     assert record.kernels_of or 0 < len(record.kernels) <= _VARIANTS, record.name
+    assert len(record.stages) <= _VARIANTS, record.name
     if record.name in FORMATS or record.code in {other.code for other in FORMATS.values()}:
         raise ValueError(f"format '{record.name}' has code {record.code}, but one of them is taken: {list(FORMATS)}")
     ordered = sorted([*FORMATS.values(), record], key=lambda other: other.code)
     FORMATS.clear()
     FORMATS.update((other.name, other) for other in ordered)
-    for variant, emit in enumerate(record.kernels):
-        ACCUMULATORS.add(f"{record.name} {variant}", _VARIANTS * record.code + variant, emit)
+    kernels = {f"{record.name} {variant}": emit for variant, emit in enumerate(record.kernels)}
+    ACCUMULATORS.add_all(kernels, _VARIANTS * record.code)
+    STAGES.add_all(record.stages, _FORMAT_STAGES + _VARIANTS * record.code)

@@ -27,6 +27,7 @@ ATTENTION_WORK = FLOAT_ROW * TILE + TILE * TILE + FLOAT_ROW
 
 _STAGE_BYTES = 8 * STAGE_COLUMNS
 
+# Has the stages of formats too: it is made of what is entered when it is compiled, and the import above entered those.
 _run_stage = STAGES.dispatcher()
 
 
