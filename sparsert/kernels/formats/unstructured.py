@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,13 @@ from sparsert.kernels.formats.base import Format, PackedWeight, add_format
 from sparsert.kernels.formats.emit import finish_row, header_of
 from sparsert.kernels.formats.entries import integer_entries
 from sparsert.kernels.formats.grouping import lane_sums
-from sparsert.kernels.formats.streams import GROUP_SIZES, SLICE, cut, grouped, plain
+from sparsert.kernels.formats.streams import GROUP_SIZES, SLICE, Streams, cut, grouped, plain
 from sparsert.kernels.jit import TIER, TILE
 from sparsert.kernels.registry import Emit
 from sparsert.kernels.simd import Simd, Value
 from sparsert.kernels.simd.vector import Variable
 
-__all__ = ["MOST_GROUPS", "finish_int16"]
+__all__ = ["MOST_GROUPS", "finish_int16", "int16_streams"]
 
 MOST_GROUPS = 128
 """int16 groups of a row at most, where pairs are summed: 128 * 255 fits int16."""
@@ -103,21 +104,40 @@ _PAIR_COST = 11.0
 """Instructions per pair of the kernels that sum pairs, counted in their assembly."""
 
 
-def _pack(weight: np.ndarray) -> PackedWeight:
-    """Pack integer weights (N, K), zero point removed, values in -255..255, for any sparsity pattern."""
-    slices = cut(weight, SLICE)
-    if not TIER.pairs:
-        streams = plain(*integer_entries(slices.weight), slices, unroll=4, scale=TILE)
-        return streams.packed("unstructured", weight, 4, 8)
+def int16_streams(
+    weight: np.ndarray,
+    entries: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+    *,
+    entries_per_step: int,
+    scale: int,
+    step_cost: float,
+) -> Streams:
+    """Streams for kernels that end with :func:`finish_int16`, in slices so narrow that no row has too many groups.
+
+    ``entries`` gives those of a slice and their lanes, as :func:`sparsert.kernels.formats.streams.grouped` takes them.
+    """
     finer = 1
     while True:
-        indptr, columns, values = integer_entries(slices.weight)
-        lanes = lane_sums(values[:, None])
-        streams = grouped(indptr, columns, values, lanes, slices, entries_per_step=2, scale=TILE, step_cost=_PAIR_COST)
-        if not streams.counts.size or streams.counts.max() <= MOST_GROUPS:
-            break
-        finer *= 2
         slices = cut(weight, SLICE, finer)
+        found = entries(slices.weight)
+        streams = grouped(*found, slices, entries_per_step=entries_per_step, scale=scale, step_cost=step_cost)
+        if not streams.counts.size or streams.counts.max() <= MOST_GROUPS:
+            return streams
+        finer *= 2
+
+
+def _int16_entries(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    indptr, columns, values = integer_entries(weight)
+    return indptr, columns, values, lane_sums(values[:, None])
+
+
+def _pack(weight: np.ndarray) -> PackedWeight:
+    """Pack integer weights (N, K), zero point removed, values in -255..255, for any sparsity pattern."""
+    if not TIER.pairs:
+        slices = cut(weight, SLICE)
+        streams = plain(*integer_entries(slices.weight), slices, unroll=4, scale=TILE)
+        return streams.packed("unstructured", weight, 4, 8)
+    streams = int16_streams(weight, _int16_entries, entries_per_step=2, scale=TILE, step_cost=_PAIR_COST)
     joined = np.empty((len(streams.values) // 2, 4), np.int16)
     joined[:, 0] = joined[:, 1] = streams.values.view(np.int16)
     joined[:, 2:] = streams.offsets.reshape(-1, 2).view(np.int16)
