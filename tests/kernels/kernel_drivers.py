@@ -59,7 +59,7 @@ def compiled(kernel: Any, arity: int) -> Callable[..., None]:
 # -- layouts: from [channel][token] to what a tile holds
 
 
-SIDE_BY_SIDE = {"rows": 1, "quads": 4}
+SIDE_BY_SIDE = {"rows": 1, "duos": 2, "quads": 4}
 """Channels of a token that lie side by side, by the form of activations of bytes."""
 
 

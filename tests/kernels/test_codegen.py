@@ -115,8 +115,30 @@ def test_the_unstructured_loop_has_eight_shuffles_for_four_products(
         assert len(body) <= 25 * steps
 
 
+@pytest.mark.parametrize("target", WITH_DOT4)
+def test_the_loop_of_pairs_has_four_shuffles_for_four_products(
+    assembly: dict[str, dict[str, str]], target: str
+) -> None:
+    for body in hot_loops(assembly[target]["pairs 0"], "vpdpbusd"):
+        steps = sum(line.startswith("vpdpbusd") for line in body) // 4
+        assert sum(line.startswith("vpunpck") for line in body) == 4 * steps
+        assert not any(line.startswith("vperm") for line in body)
+        # 4 loads, 2 offsets, 4 shuffles, 4 products, 1 broadcast, and what moves the pointers
+        assert len(body) <= 17 * steps
+
+
 @pytest.mark.parametrize("target", WITH_PAIRS)
-@pytest.mark.parametrize(("kernel", "products_per_entry"), [("unstructured", 2), ("blocks", 4)])
+def test_the_loops_of_pairs_in_pairs_have_no_shuffle(assembly: dict[str, dict[str, str]], target: str) -> None:
+    for variant, size in enumerate(GROUP_SIZES):
+        for body in hot_loops(assembly[target][f"pairs {variant}"], "vpmaddubsw"):
+            assert not any(line.startswith(("vpunpck", "vperm", "vpshuf")) for line in body)
+            groups = sum(line.startswith("vpmaddubsw") for line in body) // (2 * size)
+            # a pair is 2 loads, 2 products, 2 sums, a broadcast and an offset; a group adds to 4 sums and moves on
+            assert len(body) <= (8 * size + 8) * groups
+
+
+@pytest.mark.parametrize("target", WITH_PAIRS)
+@pytest.mark.parametrize(("kernel", "products_per_entry"), [("unstructured", 2), ("blocks", 4), ("pairs", 2)])
 def test_loops_use_products_in_pairs_and_spill_nothing(
     assembly: dict[str, dict[str, str]], target: str, kernel: str, products_per_entry: int
 ) -> None:

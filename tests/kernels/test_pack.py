@@ -36,10 +36,10 @@ weights = st.builds(
 
 def rows_of(packed: PackedWeight) -> Iterator[tuple[int, int, int, int, int]]:
     """(output row, first column, groups, first byte in weights, first byte in offsets) in the order of the streams."""
-    sizes = {"unstructured": (4, 8), "blocks": (8, 4), "float_sparse": (8, 8)}
+    sizes = {"unstructured": (4, 8), "blocks": (8, 4), "pairs": (8, 8), "float_sparse": (8, 8)}
     if TIER.pairs and packed.format != "float_sparse":
         group = GROUP_SIZES[packed.variant]
-        sizes = {"unstructured": (8 * group, 0), "blocks": (4 * group, 2 * group)}
+        sizes = {"unstructured": (8 * group, 0)} | dict.fromkeys(("blocks", "pairs"), (4 * group, 2 * group))
     weight_bytes, offset_bytes = sizes[packed.format]
     places = np.zeros(2, np.int64)
     starts = iter(packed.starts)
@@ -130,6 +130,41 @@ def test_block_streams(weight: np.ndarray) -> None:
     kept = quads.any(axis=2)
     assert ((entries > 0) == kept).all()
     if np.abs(weight).max(initial=0) <= 32:
+        np.testing.assert_array_equal(entries, kept)  # what fits is never split
+
+
+@settings(max_examples=100)
+@given(weight=weights)
+@example(weight=np.full((1, 3), 255, np.int16))
+def test_pair_streams(weight: np.ndarray) -> None:
+    packed = FORMATS["pairs"].pack(weight)
+    assert (packed.form, packed.format) == ("duos", "pairs")
+    check_order(packed)
+    duos = np.pad(weight, ((0, 0), (0, weight.shape[1] % 2))).reshape(len(weight), -1, 2)
+    sums, entries = np.zeros(duos.shape, np.int64), np.zeros(duos.shape[:2], np.int64)
+    values, per_group = packed.weights.view(np.int8).reshape(-1, 2), 4
+    if TIER.pairs:  # every pair twice, to fill 32 bits
+        np.testing.assert_array_equal(values[::2], values[1::2])
+        values, per_group = values[::2], GROUP_SIZES[packed.variant]
+        assert packed.headers[:, 1].max() <= MOST_GROUPS
+    for row, first_column, groups, _, offset_start in rows_of(packed):
+        for group in range(groups):
+            entry = offset_start // 2 + group * per_group
+            places = packed.offsets[entry:][:per_group].astype(np.int64)
+            assert (places % (2 * TILE) == 0).all()
+            columns = first_column // 2 + places // (2 * TILE)
+            members = values[entry:][:per_group].astype(np.int64)
+            if TIER.pairs:  # all meet in one int16 lane
+                assert np.maximum(members, 0).sum() <= 128
+                assert np.minimum(members, 0).sum() >= -128
+            used = members.any(axis=1)
+            assert (columns[used] < duos.shape[1]).all()
+            np.add.at(sums[row], columns[used], members[used])
+            np.add.at(entries[row], columns[used], 1)
+    np.testing.assert_array_equal(sums, duos)
+    kept = duos.any(axis=2)
+    assert ((entries > 0) == kept).all()
+    if np.abs(weight).max(initial=0) <= 64:
         np.testing.assert_array_equal(entries, kept)  # what fits is never split
 
 
