@@ -21,7 +21,7 @@ LAYER_KEYS = {
     "op": "what was fused into one step",
     "kind": ", ".join(KINDS),
     "kernel": "what runs it",
-    "weight_format": "unstructured, blocks, sparse (float) or dense; empty without weights",
+    "weight_format": "unstructured, pairs, blocks, sparse (float) or dense; empty without weights",
     "shape": "of the weight, (in_features, out_features)",
     "sparsity": "part of the weights that is zero; null without weights",
     "block_sparsity": "part of the blocks of 4 along the input features that is zero",

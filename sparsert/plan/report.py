@@ -25,7 +25,7 @@ class StepReport:
     kernel : str
         What runs it, such as ``"unstructured u8s8 avx2"``, or ``"onnx.reference"`` for a fallback.
     weight_format : str
-        ``"unstructured"``, ``"blocks"``, ``"sparse"`` (float) or ``"dense"``; ``""`` for a step without weights.
+        ``"unstructured"``, ``"pairs"``, ``"blocks"``, ``"sparse"`` (float) or ``"dense"``; ``""`` without weights.
     shape : tuple of int
         Shape of the weight, ``(in_features, out_features)``.
     sparsity, block_sparsity : float or None

@@ -33,8 +33,8 @@ def lane_sums(values: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    values : int8 array, shape (entries, 1) or (entries, 4)
-        Single weights, or blocks of four, of which the first two and the last two share a lane.
+    values : int8 array, shape (entries, 1), (entries, 2) or (entries, 4)
+        Single weights, pairs, or blocks of four, of which the first two and the last two share a lane.
 
     Returns
     -------
