@@ -136,5 +136,5 @@ def test_paths_are_checked(tmp_path: Path) -> None:
 def test_a_missing_matplotlib_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for needs in (plots.require_matplotlib, roofline, lambda: plots.check_plot_path(tmp_path / "a.png")):
-        with pytest.raises(EngineError, match=r"pip install 'sparsert\[plot\]'"):
+        with pytest.raises(EngineError, match=r"pip install 'sparsert\[bench\]'"):
             needs()
