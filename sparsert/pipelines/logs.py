@@ -42,9 +42,13 @@ class _Rule:
         self._loggers = loggers
         self._count = itertools.count()
 
+    def matches(self, name: str) -> bool:
+        """Whether a value of this name is one to log."""
+        return self._pattern.fullmatch(name) is not None
+
     def apply(self, values: Mapping[str, Any], pipeline_name: str) -> None:
         """Log the function of each value whose name matches."""
-        chosen = {name: value for name, value in values.items() if self._pattern.fullmatch(name)}
+        chosen = {name: value for name, value in values.items() if self.matches(name)}
         if chosen and next(self._count) % self._frequency == 0:
             for name, value in chosen.items():
                 result = self._function(value)
@@ -119,11 +123,21 @@ class PipelineLogging:
                 self._data({**_named("pipeline_inputs", item), **_named("pipeline_outputs", best)})
         self._flush()
 
-    def engine(self, part: Any) -> None:
-        """Log a run of the engine, if its result says what went in and came out (``engine_inputs, engine_outputs``)."""
-        if self._rules:
-            targets = {target: getattr(part, target, {}) for target in ("engine_inputs", "engine_outputs")}
-            self._data({f"{target}.{name}": array for target in targets for name, array in targets[target].items()})
+    def engine_values(self, part: Any) -> dict[str, Any]:
+        """What is to be logged of a run of the engine, whose result may say what went in and came out.
+
+        That is in ``engine_inputs`` and ``engine_outputs``. The other arrays of the part are not kept by this.
+        """
+        values = {}
+        with self._guarded():
+            for target in ("engine_inputs", "engine_outputs") if self._rules else ():
+                values |= {f"{target}.{name}": array for name, array in getattr(part, target, {}).items()}
+        return {name: value for name, value in values.items() if any(rule.matches(name) for rule in self._rules)}
+
+    def engine(self, values: Mapping[str, Any]) -> None:
+        """Log what :meth:`engine_values` gave."""
+        if values:
+            self._data(values)
             self._flush()
 
     def _data(self, values: Mapping[str, Any]) -> None:

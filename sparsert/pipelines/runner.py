@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pydantic import BaseModel
@@ -16,10 +14,15 @@ from sparsert.pipelines.timing import ENGINE_FORWARD, POST_PROCESS, PRE_PROCESS,
 
 __all__ = ["Batch", "Runner", "Stages"]
 
+_HELD_TOKENS = 65_536
+"""Tokens of a batch whose outputs may all be in memory: 3 MB at the 50 bytes of a question's token. A server's requests
+have no more unless its limits are raised."""
+
 
 class Stages(Protocol):
     """What a pipeline is for its runner."""
 
+    def tokens(self, prepared: Any, /) -> int: ...
     def preprocess(self, inputs: Sequence[Any], /) -> Sequence[Any]: ...
     def forward(self, prepared: Sequence[Any], /) -> Any: ...
     def postprocess(self, prepared: Sequence[Any], outputs: Any, /) -> Sequence[Any]: ...
@@ -33,6 +36,7 @@ class Batch:
     timer: StageTimer
     outputs: Any = None
     results: list[Any] | None = None
+    unlogged: list[Mapping[str, Any]] = field(default_factory=list)
 
 
 class Runner:
@@ -55,26 +59,40 @@ class Runner:
         with timer.stage(PRE_PROCESS):
             return self._pipeline.preprocess(inputs)
 
-    def forward(self, prepared: Sequence[Any], timer: StageTimer) -> Any:
-        """Run the engine: at once, or as the parts of its outputs are taken."""
+    def forward(
+        self, prepared: Sequence[Any], timer: StageTimer, unlogged: list[Mapping[str, Any]] | None = None
+    ) -> Any:
+        """Run the engine: at once, or as the parts of its outputs are taken.
+
+        What its runs say is logged, or, with ``unlogged``, added there for whoever logs it later.
+        """
         with timer.stage(ENGINE_FORWARD):
             outputs = self._pipeline.forward(prepared)
         if isinstance(outputs, Iterator):
-            return self._parts(outputs, timer)
-        if self._log is not None:
-            self._log.engine(outputs)
+            return self._parts(outputs, timer, unlogged)
+        self._note(outputs, unlogged)
         return outputs
 
-    def _parts(self, outputs: Iterator[Any], timer: StageTimer) -> Iterator[Any]:
+    def _parts(
+        self, outputs: Iterator[Any], timer: StageTimer, unlogged: list[Mapping[str, Any]] | None
+    ) -> Iterator[Any]:
         while True:
             with timer.stage(ENGINE_FORWARD):
                 part = next(outputs, None)
             if part is None:
                 return
-            if self._log is not None:
-                self._log.engine(part)
+            self._note(part, unlogged)
             yield part
             del part  # not kept while the next one runs
+
+    def _note(self, part: Any, unlogged: list[Mapping[str, Any]] | None) -> None:
+        if self._log is None:
+            return
+        values = self._log.engine_values(part)
+        if unlogged is None:
+            self._log.engine(values)
+        else:
+            unlogged.append(values)
 
     def postprocess(self, prepared: Sequence[Any], outputs: Any, timer: StageTimer) -> list[Any]:
         """Results of prepared requests from what :meth:`forward` gave.
@@ -95,21 +113,24 @@ class Runner:
     def begin(self, prepared: Sequence[Any]) -> Batch:
         """Run the engine for a batch whose results :meth:`end` gives, on the same thread.
 
-        Outputs in one part are left to ``end``, so that meanwhile the engine may run another batch. Those of several,
-        which only a batch with a very long request has, are taken and post-processed here, as they come: more than two
-        of them are never in memory.
+        Outputs are left to ``end``, and so is what is logged of them, so that meanwhile the engine may run another
+        batch. Only the parts of a batch of very many tokens are post-processed here, as they come, so that memory does
+        not grow with it.
         """
         batch = Batch(prepared, StageTimer())
-        batch.outputs = self.forward(prepared, batch.timer)
+        batch.outputs = self.forward(prepared, batch.timer, batch.unlogged)
         if isinstance(batch.outputs, Iterator):
-            ahead, rest = deque(islice(batch.outputs, 2)), batch.outputs
-            batch.outputs = _resumed(ahead, rest)
-            if len(ahead) > 1:
+            if sum(map(self._pipeline.tokens, prepared)) > _HELD_TOKENS:
                 batch.results = self.postprocess(prepared, batch.outputs, batch.timer)
+            else:
+                batch.outputs = iter(list(batch.outputs))
         return batch
 
     def end(self, batch: Batch) -> list[Any]:
         """Results of a batch that has begun; its ``timer`` has the times of both stages then."""
+        if self._log is not None:
+            for values in batch.unlogged:
+                self._log.engine(values)
         if batch.results is not None:
             return batch.results
         return self.postprocess(batch.prepared, batch.outputs, batch.timer)
@@ -119,10 +140,3 @@ class Runner:
         timer.finish()
         if self._log is not None:
             self._log.call(inputs, results, timer.times)
-
-
-def _resumed(ahead: deque[Any], rest: Iterator[Any]) -> Iterator[Any]:
-    """Parts that were taken already, then the others; none is kept once it is taken."""
-    while ahead:
-        yield ahead.popleft()
-    yield from rest

@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 from questions import ANSWER, QUESTION
 
 from sparsert.errors import InputError
+from sparsert.pipelines.imports import load_module
 from sparsert.server import load_config
 from sparsert.server.logs import JsonFormatter
 
@@ -134,6 +135,52 @@ def test_what_goes_into_the_engine(make_client: Callable[..., FlaskClient], line
     client.post("/predict", json=QUESTION)
     (line,) = lines
     assert line["values"]["engine_inputs.input_ids__np.max"] > 100  # ids of words; those below are special
+
+
+WATCHFUL = """
+import traceback
+
+from sparsert.pipelines.loggers import MetricLogger
+
+places = []
+
+def place():
+    return {frame.name for frame in traceback.extract_stack()} & {"begin", "end"}
+
+class Watchful(MetricLogger):
+    def log(self, identifier, value, category, pipeline_name):
+        if identifier.startswith("engine_"):
+            places.append(place())
+"""
+
+
+def test_while_the_engine_runs_nothing_is_finished_or_logged(
+    make_client: Callable[..., FlaskClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "watchful.py").write_text(WATCHFUL)
+    watchful = load_module(f"{tmp_path}/watchful.py")
+    client = make_client(
+        endpoints=endpoint(
+            batch_size=2,
+            kwargs={"sequence_length": 24, "doc_stride": 4},
+            data_logging={"engine_outputs.start_logits": [{"func": "np.max"}]},
+        ),
+        loggers={"mine": {"path": f"{tmp_path}/watchful.py:Watchful"}},
+    )
+    pipeline = client.application.extensions["sparsert"].registry.endpoints[0]._pipeline
+    finished: list[set[str]] = []
+    original = pipeline.postprocess
+
+    def postprocess(*stages: Any) -> Any:
+        finished.append(watchful.place())
+        return original(*stages)
+
+    monkeypatch.setattr(pipeline, "postprocess", postprocess)
+    answer = client.post("/predict", json={"question": "Who?", "context": "Ada keeps bees. " * 30})
+    assert answer.status_code == 200
+    assert finished == [{"end"}]
+    # Several runs of two windows each; all are told of.
+    assert len(watchful.places) > 2 and all(place == {"end"} for place in watchful.places)
 
 
 def test_prometheus_adds_the_values_to_the_metrics(make_client: Callable[..., FlaskClient]) -> None:
