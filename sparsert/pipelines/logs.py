@@ -26,18 +26,19 @@ _log = logging.getLogger(__name__)
 SYSTEM, DATA = "system", "data"
 
 TaskFunctions = Mapping[str, Mapping[str, Callable[[Any], Any]]]
-"""A task's functions of data by target and name: all may be chosen by name, and ``predefined`` means all of them."""
+"""A task's functions of data by target and name: on its target each may be chosen by name, ``predefined`` means all."""
 
 
 class _Rule:
     """One function on one target, every so many-th request."""
 
     def __init__(
-        self, target: str, config: DataFunction, function: Callable[[Any], Any], loggers: Sequence[MetricLogger]
+        self, target: str, config: DataFunction, functions: TaskFunctions, loggers: Sequence[MetricLogger]
     ) -> None:
         self._pattern = re.compile(target[3:] if target.startswith("re:") else re.escape(target))
         self._name = config.func
-        self._function = function
+        own = (named.items() for place, named in functions.items() if self.matches(place))
+        self._function = _function(config.func, dict(itertools.chain(FUNCTIONS.items(), *own)))
         self._frequency = config.frequency
         self._loggers = loggers
         self._count = itertools.count()
@@ -57,7 +58,7 @@ class _Rule:
 
 
 class PipelineLogging:
-    """Log the calls of one pipeline. A logger that fails is reported once and never spoils an answer.
+    """Log the calls of one pipeline. What fails there is reported once and never spoils an answer.
 
     Parameters
     ----------
@@ -100,9 +101,8 @@ class PipelineLogging:
             for name, group in groups.items()
             if system.enable and group.enable
         }
-        known = dict(itertools.chain(FUNCTIONS.items(), *(named.items() for named in functions.values())))
         self._rules = [
-            _Rule(target, function, _function(function.func, known), self._targets(function.target_loggers))
+            _Rule(target, function, functions, self._targets(function.target_loggers))
             for target, function in _spelled_out(config.data_logging, task, functions)
         ]
 
@@ -119,8 +119,9 @@ class PipelineLogging:
                         logger.log(f"{group}/{name}", value, SYSTEM, self.pipeline_name)
         if self._rules:
             for item, output in zip(inputs, outputs, strict=True):
-                best = output[0] if isinstance(output, list) else output
-                self._data({**_named("pipeline_inputs", item), **_named("pipeline_outputs", best)})
+                with self._guarded():
+                    best = output[0] if isinstance(output, list) else output
+                    self._data({**_named("pipeline_inputs", item), **_named("pipeline_outputs", best)})
         self._flush()
 
     def engine_values(self, part: Any) -> dict[str, Any]:
@@ -128,7 +129,7 @@ class PipelineLogging:
 
         That is in ``engine_inputs`` and ``engine_outputs``. The other arrays of the part are not kept by this.
         """
-        values = {}
+        values: dict[str, Any] = {}
         with self._guarded():
             for target in ("engine_inputs", "engine_outputs") if self._rules else ():
                 values |= {f"{target}.{name}": array for name, array in getattr(part, target, {}).items()}

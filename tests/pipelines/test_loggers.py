@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from sparsert.errors import InputError
 from sparsert.pipelines import Pipeline
 from sparsert.pipelines.loggers import MetricLogger, PrometheusLogger
+from sparsert.pipelines.logs import PipelineLogging
 
 PREDEFINED = {"predefined": [{"func": "question_answering"}]}
 
@@ -177,6 +178,42 @@ def test_a_failing_logger_is_reported_once_and_spoils_nothing(model: Path, caplo
     assert [record.getMessage() for record in caplog.records].count(
         "a logger of pipeline question_answering fails: disk full; further failures are not reported"
     ) == 1
+
+
+class Pair(BaseModel):
+    text: str
+
+
+FUNCTIONS = {"pipeline_inputs": {"size": lambda value: len(value.text)}, "pipeline_outputs": {"size": lambda value: 7}}
+
+
+@pytest.mark.parametrize("target", ["predefined", "pipeline_inputs", "re:pipeline_(in)puts"])
+def test_functions_of_one_name_belong_to_their_targets(recorder: Path, target: str) -> None:
+    """The one of the outputs comes last, and may not answer for both."""
+    data = {target: [{"func": "echo" if target == "predefined" else "size"}]}
+    config = {"loggers": {"mine": {"path": f"{recorder}:Recorder"}}, "data_logging": data}
+    PipelineLogging(config, "mine", "echo", FUNCTIONS).call([Pair(text="ab")], [Pair(text="abc")], {})
+    found = [("pipeline_inputs__size", 2), ("pipeline_outputs__size", 7)]
+    assert recorded(recorder) == found[: 2 if target == "predefined" else 1]
+
+
+def test_a_function_of_another_target_is_unknown() -> None:
+    data = {"pipeline_inputs.text": [{"func": "size"}]}
+    with pytest.raises(InputError, match="func must be one of"):
+        PipelineLogging({"data_logging": data}, "mine", "echo", FUNCTIONS)
+
+
+def test_data_that_cannot_be_had_is_reported_once_and_spoils_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        @property
+        def engine_inputs(self) -> dict[str, Any]:
+            raise OSError("gone")
+
+    log = PipelineLogging({"data_logging": {"pipeline_outputs": [{"func": "identity"}]}}, "mine", "echo", {})
+    with caplog.at_level(logging.WARNING, logger="sparsert"):
+        log.call([Pair(text="ab")], [[]], {})  # no best answer
+        log.engine(log.engine_values(Broken()))
+    assert len(caplog.messages) == 1 and "pipeline mine fails" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(
