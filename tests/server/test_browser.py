@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +81,61 @@ def test_pages_answer_in_a_browser(server: RunningServer, browser: Any) -> None:
     assert answered
     problems = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert not problems
+
+
+MARKER = '''
+from pydantic import BaseModel, ConfigDict
+
+from sparsert import Pipeline
+
+TASK = "marker"
+
+
+class Note(BaseModel):
+    note: str | None
+
+
+class Digits(BaseModel):
+    """Says no score."""
+
+    model_config = ConfigDict(json_schema_extra={"x-span-of": "note"})
+    start: int
+    end: int
+
+
+@Pipeline.register(TASK, default_model_path="default")
+class Marker(Pipeline):
+    input_schema = Note
+    output_schema = Digits
+
+    def preprocess(self, inputs):
+        return [item.note for item in inputs]
+
+    def forward(self, prepared):
+        return prepared
+
+    def postprocess(self, prepared, outputs):
+        return [Digits(start=0, end=len(note)) for note in outputs]
+'''
+
+
+def test_the_page_takes_what_a_task_may_do(
+    start_server: Callable[..., RunningServer], browser: Any, tmp_path: Path
+) -> None:
+    """A route like one of the protocol's, a text that looks like a number or may be null, an answer without a score."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    (tmp_path / "marker.py").write_text(MARKER)
+    (tmp_path / "config.yaml").write_text("endpoints:\n- task: import:marker.py\n  route: /tools/infer\n")
+    served = start_server("--config-file", "config.yaml")
+    wait = WebDriverWait(browser, 60)
+    browser.get(served.url + "/")
+    field = wait.until(lambda page: page.find_elements(By.NAME, "note"))[0]
+    assert browser.find_element(By.ID, "endpoint").get_attribute("value") == "/v2/models/marker-0/infer"
+    field.send_keys("12" + Keys.ENTER)
+    wait.until(lambda page: page.find_element(By.ID, "status").text.endswith(" ms"))
+    assert "score" not in browser.find_element(By.ID, "status").text
+    assert browser.find_element(By.CSS_SELECTOR, "#highlighted mark").text == "12"
+    assert field.get_attribute("value") == "12"

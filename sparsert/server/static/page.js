@@ -7,7 +7,7 @@ const resolved = (schema) => api.components.schemas[schema.$ref.split("/").at(-1
 
 async function loadEndpoints() {
   api = await (await fetch("/openapi.json")).json();
-  const paths = Object.keys(api.paths).filter((path) => path.endsWith("/infer"));
+  const paths = Object.keys(api.paths).filter((path) => path.startsWith("/v2/models/") && path.endsWith("/infer"));
   element("endpoint").replaceChildren(...paths.map((path) => new Option(path.split("/").at(-2), path)));
   element("endpoint-label").hidden = paths.length < 2;
   if (paths.length) showFields();
@@ -33,15 +33,23 @@ function showFields() {
     Object.assign(field, { name, required: required.includes(name) });
     field.value = typeof value === "string" ? value : JSON.stringify(value);
     field.rows = Math.min(1 + Math.floor(field.value.length / 50), 12);
+    if (field.rows === 1) field.addEventListener("keydown", askOnEnter);
     const label = document.createElement("label");
     label.append(input.properties[name].title ?? name, field);
     return label;
   }));
 }
 
-// A text as it is; anything else as JSON, if it is that.
+function askOnEnter(event) {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  element("form").requestSubmit();
+}
+
+// A text, which may be null, as it is; anything else as JSON, if it is that.
 function valueOf(field, schema) {
-  if (schema.type === "string") return field.value;
+  const kinds = (schema.anyOf ?? [schema]).map((kind) => kind.type).filter((kind) => kind !== "null");
+  if (kinds.length && kinds.every((kind) => kind === "string")) return field.value;
   try {
     return JSON.parse(field.value);
   } catch {
@@ -63,7 +71,8 @@ function showAnswer(request, answer, place) {
   mark.textContent = points.slice(answer.start, answer.end).join("");
   element("highlighted").replaceChildren(
     points.slice(0, answer.start).join(""), mark, points.slice(answer.end).join(""));
-  return answer.start === answer.end ? "no answer, " : `score ${answer.score.toFixed(2)}, `;
+  if (answer.start === answer.end) return "no answer, ";
+  return answer.score === undefined ? "" : `score ${answer.score.toFixed(2)}, `;
 }
 
 function showStatus(text, isError) {
@@ -73,15 +82,16 @@ function showStatus(text, isError) {
 
 async function ask(event) {
   event.preventDefault();
-  const { input, output } = chosen();
-  const filled = [...element("fields").querySelectorAll("textarea")].filter((field) => field.required || field.value);
-  const request = Object.fromEntries(filled.map((field) => [field.name, valueOf(field, input.properties[field.name])]));
   const headers = { "Content-Type": "application/json" };
   if (element("key").value) headers.Authorization = `Bearer ${element("key").value}`;
   element("ask").disabled = true;
   element("highlighted").hidden = true;
   showStatus("…", false);
   try {
+    const { input, output } = chosen();
+    const filled = [...element("fields").querySelectorAll("textarea")].filter((field) => field.required || field.value);
+    const request = Object.fromEntries(
+      filled.map((field) => [field.name, valueOf(field, input.properties[field.name])]));
     const start = performance.now();
     const response = await fetch(element("endpoint").value, { method: "POST", headers, body: JSON.stringify(request) });
     const content = await response.json();
