@@ -122,7 +122,10 @@ class Endpoint:
         if pipeline is None or runner is None or batcher is None:
             raise NotReadyError(f"the model of endpoint {self.name} could not be loaded")
         timer = StageTimer()
-        prepared = runner.preprocess(requests, timer)
+        try:
+            prepared = runner.preprocess(requests, timer)
+        except InputError as error:  # of all of them
+            raise SchemaError.at((), str(error)) from error
         for row, item in enumerate(prepared):
             if isinstance(item, InputError):
                 raise SchemaError.at((row,) if len(prepared) > 1 else (), str(item)) from item
@@ -156,8 +159,9 @@ def _is_text(value: Any) -> bool:
             value.encode()
         except UnicodeEncodeError:
             return False
-    inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
-    return all(map(_is_text, inside))
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    return not isinstance(value, (list, tuple, set, frozenset)) or all(map(_is_text, value))
 
 
 class Registry:

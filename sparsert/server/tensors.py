@@ -99,7 +99,13 @@ def read_request(
 
 
 def write_response(request: TensorRequest, model: str, answers: Sequence[BaseModel]) -> Response:
-    """The answers as tensors, in JSON or, where the client wants it, as bytes after the JSON."""
+    """The answers as tensors, in JSON or, where the client wants it, as bytes after the JSON.
+
+    Raises
+    ------
+    SchemaError
+        An output that is wanted as bytes is None in some row.
+    """
     content: dict[str, Any] = {"model_name": model, "model_version": "1"}
     if request.id is not None:
         content["id"] = request.id
@@ -109,9 +115,13 @@ def write_response(request: TensorRequest, model: str, answers: Sequence[BaseMod
         datatype = _datatype(type(answers[0]).model_fields[name].annotation)
         values = [getattr(answer, name) for answer in answers]
         if datatype == "BYTES":  # what no tensor can hold travels as JSON
-            values = [value if isinstance(value, str) else to_json(value).decode() for value in values]
+            values = [value if isinstance(value, str | None) else to_json(value).decode() for value in values]
         tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [len(values)]}
         if name in request.binary:
+            if None in values:
+                raise SchemaError.at(
+                    ("outputs",), f"{name} has no value in some rows, which bytes cannot say; ask for it in JSON"
+                )
             packed = _packed(values, datatype)
             tensor["parameters"] = {"binary_data_size": len(packed)}
             tail += packed

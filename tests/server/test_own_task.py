@@ -128,3 +128,53 @@ def test_a_module_may_register_it_too(make_client: Callable[..., FlaskClient]) -
     client = make_client(endpoints=[{"task": "first-words", "route": "/words"}])
     assert client.post("/words", json={"texts": TEXTS[:1]}).get_json()["words"]
     assert "own_task" not in sys.modules
+
+
+PICKY = """
+from typing import Any
+
+from pydantic import BaseModel
+
+from sparsert import Pipeline
+from sparsert.errors import InputError
+
+TASK = "picky"
+
+
+class Words(BaseModel):
+    row: tuple[Any, ...] = ()
+    bag: frozenset[Any] = frozenset()
+
+
+class Count(BaseModel):
+    words: int
+
+
+@Pipeline.register(TASK, default_model_path="default")
+class Picky(Pipeline):
+    input_schema = Words
+    output_schema = Count
+
+    def preprocess(self, inputs):
+        for item in inputs:
+            if not item.row:
+                raise InputError("a row has no words")
+        return [item.row for item in inputs]
+
+    def forward(self, prepared):
+        return prepared
+
+    def postprocess(self, prepared, outputs):
+        return [Count(words=len(row)) for row in outputs]
+"""
+
+
+def test_what_a_task_refuses_is_the_clients_fault(make_client: Callable[..., FlaskClient], tmp_path: Path) -> None:
+    (tmp_path / "picky.py").write_text(PICKY)
+    client = make_client(endpoints=[{"task": f"import:{tmp_path}/picky.py", "route": "/picky"}])
+    assert client.post("/picky", json={"row": ["a", "b"], "bag": ["c"]}).get_json() == {"words": 2}
+    response = client.post("/picky", json={"row": []})
+    assert (response.status_code, "a row has no words" in response.text) == (422, True)
+    # Whatever the strings of a request are in.
+    for content in ({"row": ["\ud800"]}, {"row": ["a"], "bag": ["\ud800"]}, {"row": [{"a": ["\ud800"]}]}):
+        assert client.post("/picky", json=content).status_code == 422

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from questions import ANSWER, CONTEXT, QUESTION
 from running_server import RunningServer
 
+from sparsert.server.errors import SchemaError
 from sparsert.server.tensors import TensorRequest, write_response
 
 INFER = "/v2/models/question-answering-0/infer"
@@ -158,3 +159,20 @@ def test_what_no_tensor_can_hold_travels_as_json() -> None:
     assert ([json.loads(value) for value in names["data"]], total["data"]) == ([["Ada", "\u00e9t\u00e9"], []], [1, 2])
     (length,) = struct.unpack_from("<I", response.data, head)
     assert json.loads(response.data[head + 4 : head + 4 + length]) == [0.5]
+
+
+class Found(BaseModel):
+    """An output that may be missing, in either of a tensor's forms."""
+
+    name: str | None = None
+    total: int | None = None
+
+
+@pytest.mark.parametrize("name", ["name", "total"])
+def test_what_is_missing_is_null_and_no_bytes(name: str) -> None:
+    answers = [Found(name="Ada", total=1), Found()]
+    (output,) = write_response(TensorRequest(None, [], [name], frozenset()), "own", answers).get_json()["outputs"]
+    assert output["data"] == [getattr(answers[0], name), None]
+    with pytest.raises(SchemaError) as refused:
+        write_response(TensorRequest(None, [], [name], frozenset({name})), "own", answers)
+    assert refused.value.status == 422 and name in refused.value.detail[0]["msg"]
