@@ -150,6 +150,8 @@ class EndpointConfig(StrictModel):
                 raise ValueError("kwargs.logger: a server has loggers, and its endpoints logging_config, data_logging")
             if option not in known and option not in _OLD_OPTIONS:
                 raise ValueError(f"kwargs.{option}: unknown option of {self.task}{_hint(option, known)}")
+        if self.bucketing is not None and "sequence_length" not in known:
+            raise ValueError(f"bucketing: {self.task} has no sequence_length to choose; leave it out")
         if self.bucketing is not None and "sequence_length" in self.kwargs:
             raise ValueError("give either bucketing.sequence_lengths or kwargs.sequence_length, not both")
         return self

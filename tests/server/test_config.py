@@ -148,6 +148,14 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, message
     assert "config.yaml" in str(error.value)
 
 
+def test_bucketing_is_for_tasks_with_a_sequence_length(tmp_path: Path) -> None:
+    own = Path(__file__).with_name("own_task.py")
+    text = f"endpoints:\n- task: import:{own}\n  bucketing: {{sequence_lengths: [64]}}\n"
+    place = r"config.yaml, line 3: endpoints\[0\]: bucketing: import.*"
+    with pytest.raises(InputError, match=place + "has no sequence_length"):
+        load_config(write(tmp_path, text))
+
+
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         load_config(write(tmp_path, "endpoints:\n- task: qa\n  rout: /x\n  nam: y\nnum_worker: 2\n"))
