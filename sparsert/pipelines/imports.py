@@ -16,12 +16,20 @@ __all__ = ["load_module", "load_object"]
 
 
 def load_module(reference: str) -> ModuleType:
-    """Import a module by its dotted name or the path of its ``.py`` file; a file is run once a process."""
+    """Import a module by its dotted name or the path of its ``.py`` file; a file is run once a process.
+
+    Raises
+    ------
+    InputError
+        There is no such module or file, or it raises as it is imported.
+    """
     if not reference.endswith(".py"):
         try:
             return importlib.import_module(reference)
         except ModuleNotFoundError as error:
             raise InputError(f"there is no module {reference!r} to import: {error}") from error
+        except Exception as error:  # whatever code of one's own does
+            raise _failed(reference, error) from error
     path = Path(reference).resolve()
     if not path.is_file():
         raise InputError(f"there is no file {reference!r} to import")
@@ -34,10 +42,16 @@ def load_module(reference: str) -> ModuleType:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except BaseException as error:
             del sys.modules[name]
+            if isinstance(error, Exception):
+                raise _failed(reference, error) from error
             raise
     return sys.modules[name]
+
+
+def _failed(reference: str, error: Exception) -> InputError:
+    return InputError(f"{reference} cannot be imported: {type(error).__name__}: {error}; run it by itself to see where")
 
 
 def load_object(reference: str) -> Any:
