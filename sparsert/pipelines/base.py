@@ -289,12 +289,24 @@ class Pipeline(ABC):
     def register(
         task: str, task_aliases: Iterable[str] | None = None, default_model_path: str | None = None
     ) -> Callable[[_P], _P]:
-        """Class decorator that makes a subclass the pipeline of ``task`` and of its aliases."""
+        """Class decorator that makes a subclass the pipeline of ``task`` and of its aliases.
+
+        Raises
+        ------
+        InputError
+            The class is no pipeline, or has no schemas, or a name does not do.
+        RuntimeError
+            A name is taken.
+        """
         names = tuple(dict.fromkeys(registry.normalised(name) for name in (task, *(task_aliases or ()))))
 
         def decorate(cls: _P) -> _P:
             if not (isinstance(cls, type) and issubclass(cls, Pipeline)):
                 raise InputError(f"only a subclass of Pipeline can be registered as task {task}, got {cls!r}")
+            for schema in ("input_schema", "output_schema"):
+                found = getattr(cls, schema, None)
+                if not (isinstance(found, type) and issubclass(found, BaseModel)):
+                    raise InputError(f"task {task}: {schema} of {cls.__name__} must be a pydantic model, got {found!r}")
             registry.add(names, cls)
             cls.task, cls.task_aliases, cls.default_model_path = names[0], names[1:], default_model_path
             return cls

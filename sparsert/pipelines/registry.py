@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ IMPORT = "import:"
 """Before the file or module of a task that is not the package's own."""
 
 _OWN = dict.fromkeys(("question_answering", "qa"), "sparsert.pipelines.question_answering")
+
+# Endpoints of a server are named after their tasks, and those names stand in its routes.
+_USABLE = re.compile(r"[a-z0-9][a-z0-9._]{0,79}")
 
 _classes: dict[str, Any] = {}
 
@@ -31,10 +35,17 @@ def add(tasks: Sequence[str], kind: type) -> None:
 
     Raises
     ------
+    InputError
+        One of them has other characters than a name of an endpoint may have.
     RuntimeError
         One of them is taken.
     """
     for name in tasks:
+        if not _USABLE.fullmatch(name):
+            raise InputError(
+                "the name of a task has at most 80 letters from a to z, digits, '.', '_' and '-', and begins with a "
+                f"letter or digit; got {name!r}"
+            )
         if name in _OWN:  # lest a name of the package's own is taken before it is there
             importlib.import_module(_OWN[name])
         if name in _classes:

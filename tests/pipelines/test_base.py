@@ -78,6 +78,24 @@ def test_a_task_is_registered_once(echo: type[EchoBase]) -> None:
         Pipeline.register("other")(dict)
 
 
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("name", ["say again", "a/b", "-a", "été", "", "a" * 81])
+def test_a_name_must_do_for_an_endpoint_too(echo: type[EchoBase], name: str) -> None:
+    for names in ((name, []), ("fine", [name])):
+        with pytest.raises(InputError, match="the name of a task"):
+            Pipeline.register(*names)(echo)
+    assert "fine" not in Pipeline.supported_tasks()
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("schema", ["input_schema", "output_schema"])
+@pytest.mark.parametrize("value", [dict, "text", None])
+def test_a_task_needs_both_schemas(echo: type[EchoBase], schema: str, value: Any) -> None:
+    setattr(echo, schema, value)
+    with pytest.raises(InputError, match=f"task fine: {schema} of Echo must be a pydantic model"):
+        Pipeline.register("fine")(echo)
+
+
 def test_the_packages_own_names_are_those_of_its_classes() -> None:
     """So that a task is found, and its names are kept, without importing it."""
     kinds = {name: Pipeline.class_of(name) for name in tasks._OWN}
