@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -128,6 +128,10 @@ class Comparison:
     largest_logit_difference: float
     mean_logit_difference: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the predictions, ready for JSON."""
+        return vars(self) | {"scores": self.scores.to_dict()}
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -171,8 +175,8 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the predictions, ready for JSON."""
-        content: dict[str, Any] = _as_dict(self)
-        return content
+        comparison = None if self.comparison is None else self.comparison.to_dict()
+        return vars(self) | {"scores": self.scores.to_dict(), "comparison": comparison}
 
     def to_json(self) -> str:
         """:meth:`to_dict` as JSON text."""
@@ -344,14 +348,6 @@ class _Difference:
 def _logits(parts: Sequence[Any]) -> Iterator[np.ndarray]:
     for part in parts:
         yield from part.engine_outputs.values()
-
-
-def _as_dict(value: Any) -> Any:
-    if isinstance(value, EngineScores):
-        return value.to_dict()
-    return (
-        {field.name: _as_dict(getattr(value, field.name)) for field in fields(value)} if is_dataclass(value) else value
-    )
 
 
 def _comparison(scores: EngineScores, other: EngineScores, difference: _Difference) -> Comparison:

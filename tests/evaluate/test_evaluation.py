@@ -161,6 +161,7 @@ def test_a_result_is_json_with_settings_and_versions(result: Evaluation) -> None
     assert content["scores"]["metrics"] == result.scores.metrics
     assert content["comparison"]["scores"]["questions_per_second"] > 0
     assert "predictions" not in content["scores"]
+    assert result.comparison and json.loads(json.dumps(result.comparison.to_dict())) == content["comparison"]
 
 
 def test_progress_is_told_and_windows_are_counted() -> None:
