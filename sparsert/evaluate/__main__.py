@@ -134,13 +134,16 @@ def _table(result: Evaluation) -> list[str]:
         *(f"{name:<18}" + "".join(f"{value:>14}" for value in values) for name, values in rows),
     ]
     if result.comparison:
+        main = result.main_metric
         lines += [
             "",
             f"equal answers              {result.comparison.equal_answers:.2%}",
-            f"difference of F1           {result.comparison.f1_difference:+.2f}",
-            f"largest logit difference   {result.comparison.largest_logit_difference:.3g}",
-            f"mean logit difference      {result.comparison.mean_logit_difference:.3g}",
+            f"difference of {main:<13}{result.comparison.metric_differences[main]:+.2f}",
         ]
+        for name in ("largest", "mean"):
+            value = getattr(result.comparison, f"{name}_logit_difference")
+            if value is not None:
+                lines.append(f"{name + ' logit difference':<27}{value:.3g}")
     return lines
 
 

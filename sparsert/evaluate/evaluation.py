@@ -32,13 +32,15 @@ class Scorer(Protocol):
     """How a task is scored: its datasets, and what becomes of the engine's outputs. Each pipeline has its own.
 
     ``options`` are the pipeline's unless others are given, ``flags`` those that the command line takes, with type and
-    help, and ``datasets`` tells there what ``read`` can read. Examples have an ``id`` and ``answers``; ``check``
-    refuses what cannot be scored, and ``request`` is what the pipeline is asked of an example.
+    help, and ``datasets`` tells there what ``read`` can read; ``main`` is the metric to look at first. Examples have an
+    ``id`` and ``answers``; ``check`` refuses what cannot be scored, and ``request`` is what the pipeline is asked of an
+    example.
     """
 
     options: ClassVar[Mapping[str, Any]]
     flags: ClassVar[Mapping[str, tuple[type, str]]]
     datasets: ClassVar[str]
+    main: ClassVar[str]
 
     def __init__(self, pipeline: Any) -> None: ...
     @staticmethod
@@ -65,7 +67,8 @@ class EngineScores:
     engine : str
         ``sparsert`` or ``onnxruntime``.
     metrics : dict
-        As of :func:`sparsert.evaluate.squad_v1` or :func:`sparsert.evaluate.squad_v2`, in percent.
+        Those of the task's scorer: for question answering as of :func:`sparsert.evaluate.squad_v1` or
+        :func:`sparsert.evaluate.squad_v2`, in percent.
     seconds : float
         For all questions, from text to answers.
     engine_seconds : float
@@ -85,13 +88,13 @@ class EngineScores:
 
     @property
     def exact_match(self) -> float:
-        """Share of questions whose answer is one of the given ones, in percent."""
-        return self.metrics["exact" if "exact" in self.metrics else "exact_match"]
+        """Share of questions whose answer is one of the given ones, in percent; InputError if a task has no such."""
+        return _metric(self.metrics, "exact" if "exact" in self.metrics else "exact_match")
 
     @property
     def f1(self) -> float:
-        """Mean F1 of the answers, in percent."""
-        return self.metrics["f1"]
+        """Mean F1 of the answers, in percent; InputError if a task has no such."""
+        return _metric(self.metrics, "f1")
 
     @property
     def questions_per_second(self) -> float:
@@ -114,23 +117,29 @@ class Comparison:
         How the other engine did.
     equal_answers : float
         Share of questions with the same answer, letter by letter, from 0 to 1.
-    f1_difference : float
-        F1 less that of the other engine, in percent.
-    largest_logit_difference : float
-        Of all start and end logits of all windows.
-    mean_logit_difference : float
-        Mean of the absolute differences.
+    metric_differences : dict
+        Each metric less that of the other engine.
+    largest_logit_difference : float, optional
+        Of all numbers that the engines gave; None if the task's outputs do not say them.
+    mean_logit_difference : float, optional
+        Mean of the absolute differences, likewise.
     """
 
     scores: EngineScores
     equal_answers: float
-    f1_difference: float
-    largest_logit_difference: float
-    mean_logit_difference: float
+    metric_differences: dict[str, float]
+    largest_logit_difference: float | None
+    mean_logit_difference: float | None
+
+    @property
+    def f1_difference(self) -> float:
+        """F1 less that of the other engine, in percent; InputError if a task has no such."""
+        return _metric(self.metric_differences, "f1")
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the predictions, ready for JSON."""
-        return vars(self) | {"scores": self.scores.to_dict()}
+        content = vars(self) | {"scores": self.scores.to_dict()}
+        return content | ({"f1_difference": self.f1_difference} if "f1" in self.metric_differences else {})
 
 
 @dataclass(frozen=True)
@@ -143,6 +152,8 @@ class Evaluation:
         As given; ``dataset`` is empty if it was not a file.
     questions, windows, tokens : int
         How many there were; tokens are those of all windows, questions repeated.
+    main_metric : str
+        Name of the metric to look at first.
     scores : EngineScores
         How the engine did.
     comparison : Comparison, optional
@@ -158,6 +169,7 @@ class Evaluation:
     questions: int
     windows: int
     tokens: int
+    main_metric: str
     scores: EngineScores
     comparison: Comparison | None
     settings: dict[str, Any]
@@ -260,6 +272,7 @@ def evaluate(
         questions=len(examples),
         windows=runs[0].windows,
         tokens=runs[0].tokens,
+        main_metric=scorer.main,
         scores=scores,
         comparison=_comparison(scores, others[0], difference) if others else None,
         settings=settings | {"max_samples": max_samples, "compare": compare},
@@ -321,6 +334,7 @@ class _Run:
     def scores(self, truths: Mapping[str, Any]) -> EngineScores:
         """The metrics, once everything is answered."""
         metrics, predictions, null_odds = self._scorer.scores(truths)
+        _metric(metrics, self._scorer.main)  # refuses a scorer that names another
         engine = self.pipeline.options.engine_type
         return EngineScores(engine, metrics, self._seconds, self._engine_seconds, predictions, null_odds)
 
@@ -329,31 +343,42 @@ class _Difference:
     """Differences between the logits of two engines."""
 
     def __init__(self) -> None:
-        self.largest = 0.0
+        self._largest = 0.0
         self._sum = 0.0
         self._count = 0
 
     def add(self, ours: Sequence[Any], theirs: Sequence[Any]) -> None:
         for values, others in zip(_logits(ours), _logits(theirs), strict=True):
             differences = np.abs(values.astype(np.float64) - others)
-            self.largest = max(self.largest, float(differences.max()))
+            self._largest = max(self._largest, float(differences.max()))
             self._sum += float(differences.sum())
             self._count += differences.size
 
     @property
-    def mean(self) -> float:
-        return self._sum / self._count
+    def largest(self) -> float | None:
+        return self._largest if self._count else None
+
+    @property
+    def mean(self) -> float | None:
+        return self._sum / self._count if self._count else None
 
 
 def _logits(parts: Sequence[Any]) -> Iterator[np.ndarray]:
     for part in parts:
-        yield from part.engine_outputs.values()
+        yield from getattr(part, "engine_outputs", {}).values()
+
+
+def _metric(metrics: Mapping[str, float], name: str) -> float:
+    if name not in metrics:
+        raise InputError(f"the task has no metric {name}; its scorer gives {', '.join(metrics)}")
+    return metrics[name]
 
 
 def _comparison(scores: EngineScores, other: EngineScores, difference: _Difference) -> Comparison:
     equal = sum(other.predictions[name] == answer for name, answer in scores.predictions.items())
     share = equal / len(scores.predictions)
-    return Comparison(other, share, scores.f1 - other.f1, difference.largest, difference.mean)
+    differences = {name: value - other.metrics[name] for name, value in scores.metrics.items()}
+    return Comparison(other, share, differences, difference.largest, difference.mean)
 
 
 def _versions() -> dict[str, str]:

@@ -47,6 +47,7 @@ class SquadScorer:
 Datasets are SQuAD files (1.1 or 2.0), lists of flat records {"id", "question", "context", "answers"}, or JSON lines of
 either. Metrics are those of the published scripts: exact match and F1 after taking away case, punctuation and articles,
 the best over a question's answers."""
+    main: ClassVar[str] = "f1"
     read = staticmethod(read_dataset)
 
     def __init__(self, pipeline: QuestionAnsweringPipeline) -> None:
