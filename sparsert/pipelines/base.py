@@ -24,6 +24,7 @@ from sparsert.pipelines.options import PipelineConfig, PipelineOptions
 from sparsert.pipelines.runner import Runner
 from sparsert.pipelines.timing import StageTimer, TimerManager
 from sparsert.pipelines.tokenization import estimated_tokens
+from sparsert.zoo import ResolvedModel, resolve
 
 __all__ = ["Pipeline"]
 
@@ -74,6 +75,7 @@ class Pipeline(ABC):
     metric_functions: ClassVar[TaskFunctions] = {}
     scorer: ClassVar[str | None] = None
     options: PipelineOptions
+    model_path: str
 
     def __init__(self, model_path: str | Path | None = None, **options: Any) -> None:
         if model_path is None or model_path == "default":
@@ -116,6 +118,16 @@ class Pipeline(ABC):
         By default an estimate, see :func:`~sparsert.pipelines.tokenization.estimated_tokens`.
         """
         return estimated_tokens(prepared)
+
+    def resolve_model(self) -> ResolvedModel:
+        """The files of the pipeline's model; for one of the closed zoo, those of the task's default model.
+
+        Raises
+        ------
+        ModelNotFoundError
+            There is no such model.
+        """
+        return resolve(self.model_path, purpose="pipeline", stand_in=self.default_model_path)
 
     def task_options(self) -> dict[str, Any]:
         """Options of the task alone, JSON-able, by the names under which the constructor takes them."""

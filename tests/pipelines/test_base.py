@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from sparsert.errors import InputError
+from sparsert.errors import InputError, ModelNotFoundError
 from sparsert.pipelines import Pipeline, PipelineConfig
 from sparsert.pipelines import registry as tasks
 
@@ -112,6 +112,20 @@ def test_a_task_derived_from_another_is_one_of_its_own() -> None:
     Pipeline.register("derived")(type("Derived", (base,), {}))
     assert Pipeline.class_of("Derived") is not base is Pipeline.class_of("question-answering")
     assert Pipeline.class_of("derived").task == "derived"
+
+
+@pytest.mark.usefixtures("registry", "models_path")
+def test_a_model_of_the_closed_zoo_is_stood_in_for_by_the_tasks_own(echo: type[EchoBase], tmp_path: Path) -> None:
+    """Another task's default could not answer."""
+    stub = "zoo:nlp/question_answering/obert-base/pytorch/huggingface/squad/pruned90_quant-none"
+    own = tmp_path / "own" / "model.onnx"
+    own.parent.mkdir()
+    own.write_bytes(b"onnx")
+    Pipeline.register("echo", default_model_path=str(own))(echo)
+    for given in (None, "default", str(own), stub):
+        assert Pipeline.create("echo", given).resolve_model().onnx == own
+    with pytest.raises(ModelNotFoundError):
+        Pipeline.create("echo", "zoo:foo").resolve_model()
 
 
 def test_unknown_tasks_and_options() -> None:

@@ -13,7 +13,6 @@ from sparsert.errors import InputError
 from sparsert.pipelines.engines import Padding, load_engines
 from sparsert.pipelines.options import PipelineOptions, at_least, option
 from sparsert.pipelines.tokenization import TokenizedText, load_tokenizer
-from sparsert.zoo import resolve
 
 TASK = "beginnings"
 
@@ -56,7 +55,7 @@ class Beginnings(Pipeline):
 
     def __init__(self, model_path: str | None = None, **options: object) -> None:
         super().__init__(model_path, **options)
-        model = resolve(self.options.model_path, purpose="pipeline")
+        model = self.resolve_model()
         self.tokenizer = load_tokenizer(model.directory)
         length = self.options.longest
         (self._engine,) = load_engines(model, self.options, [length], lambda names: {"start logits": 0}).values()
@@ -97,9 +96,7 @@ class Beginnings(Pipeline):
             words = [text[slice(*tokens.offsets[place])] for (text, tokens), place in zip(texts, best, strict=True)]
             words = [word.upper() if self.options.capitals else word for word in words]
             scores = [float(values[place]) for values, place in zip(logits, best, strict=True)]
-            results.append(
-                Words(words=[word.upper() if self.options.capitals else word for word in words], scores=scores)
-            )
+            results.append(Words(words=words, scores=scores))
         return results
 
 

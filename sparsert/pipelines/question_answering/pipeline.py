@@ -32,7 +32,6 @@ from sparsert.pipelines.question_answering.windows import (
     window_ranges,
 )
 from sparsert.pipelines.tokenization import TokenizedText, load_tokenizer
-from sparsert.zoo import resolve
 
 __all__ = ["PreparedQuestion", "QuestionAnsweringPipeline", "WindowLogits", "start_and_end"]
 
@@ -135,7 +134,7 @@ class QuestionAnsweringPipeline(Pipeline):
         if chosen.return_probability:
             self.output_schema = QuestionAnsweringProbabilityOutput
         self._files = None if chosen.output_dir is None else PredictionFiles(chosen.output_dir)
-        model = resolve(self.options.model_path, purpose="pipeline")
+        model = self.resolve_model()
         self.tokenizer = load_tokenizer(model.directory)
         self._set_windows(model.directory)
         self._engines = load_engines(model, chosen, self.sequence_lengths, start_and_end)
