@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -51,6 +52,8 @@ def test_default_model_is_in_the_package(reference: str | None, purpose: str) ->
 
 def test_default_model_is_the_one_that_its_card_describes() -> None:
     """Six layers of six matrices of uint8 with zero point 128: 60 % pruned, and some that round to it."""
+    card = (resolve().directory / "README.md").read_text(encoding="utf-8")
+    assert f"| SHA-256 | `{hashlib.sha256(resolve().onnx.read_bytes()).hexdigest()}` |" in card
     tensors = {tensor.name: tensor for tensor in onnx.load(resolve().onnx).graph.initializer}
     matrices = [numpy_helper.to_array(tensor) for name, tensor in tensors.items() if name.endswith("weight_quantized")]
     encoder = [matrix for matrix in matrices if matrix.shape != (384, 2)]

@@ -45,7 +45,9 @@ def test_pages_load_nothing_from_elsewhere(client: FlaskClient, page: str) -> No
     assert "default-src 'self'" in client.get(page).headers["Content-Security-Policy"]
 
 
-def test_endpoints_change_at_run_time(make_client: Callable[..., FlaskClient], client: FlaskClient) -> None:
+def test_endpoints_change_at_run_time(
+    make_client: Callable[..., FlaskClient], client: FlaskClient, tmp_path: Path
+) -> None:
     endpoint: dict[str, Any] = {"task": "qa", "name": "second", "route": "/second"}
     question = {"question": "Who?", "context": "Ada."}
     assert client.post("/endpoints", json=endpoint).status_code == 403
@@ -59,7 +61,11 @@ def test_endpoints_change_at_run_time(make_client: Callable[..., FlaskClient], c
     assert open_client.post("/endpoints", json=endpoint | {"route": "/metrics"}).status_code == 422
     code = endpoint | {"name": "code", "route": "/code", "data_logging": {"pipeline_inputs": [{"func": "a.py:run"}]}}
     assert open_client.post("/endpoints", json=code).status_code == 422
-    assert open_client.post("/endpoints", json=endpoint | {"name": "own", "task": "import:json"}).status_code == 422
+    trace = tmp_path / "trace"
+    (tmp_path / "own.py").write_text(f"open({str(trace)!r}, 'w').close()\nTASK = 'qa'\n")
+    code = endpoint | {"name": "own", "route": "/own", "task": f"import:{tmp_path}/own.py"}
+    assert open_client.post("/endpoints", json=code).status_code == 422
+    assert not trace.exists()
     assert open_client.delete("/endpoints", json={"route": "/nothing"}).status_code == 404
     assert open_client.delete("/endpoints", json={}).status_code == 422
     assert open_client.delete("/endpoints", json=endpoint).get_json() is True
