@@ -56,7 +56,7 @@ _install() { # an environment of $2 in folder $1, with extra $3, and pip's optio
     wanted=$(cat setup.cfg setup.py pyproject.toml sparsert/_version.py | cksum)
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "installing sparsert[$extra] into $folder" >&2
-        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@" --editable ".[$extra]"
+        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@" --editable ".[$extra]" || return 1
         echo "$wanted" >"$stamp"
     fi
     # shellcheck disable=SC1091
@@ -72,11 +72,21 @@ prepare_environment() {
 }
 
 prepare_oldest_environment() {
-    local python bounds
+    local python
     python=$(_find_oldest_python)
     [ -n "$python" ] || python=$(_find_python) || return 1 # which says what is missing
-    bounds=$(mktemp)
-    "$python" scripts/lower_bounds.py >"$bounds"
-    _install .venv-oldest "$python" dev --constraint "$bounds"
-    rm "$bounds"
+    if ! "$python" -c "import sys; sys.exit(sys.version_info[:2] != (3, $_least))"; then
+        echo "the oldest Python here is $("$python" --version), $python, which need not have the oldest dependencies." >&2
+        echo "Install Python 3.$_least, with venv and ensurepip." >&2
+        return 1
+    fi
+    # In a subshell, which removes the file whatever happens.
+    (
+        bounds=$(mktemp)
+        trap 'rm -f "$bounds"' EXIT
+        "$python" scripts/lower_bounds.py >"$bounds" || exit 1
+        _install .venv-oldest "$python" dev --constraint "$bounds"
+    ) || return 1
+    # shellcheck disable=SC1091
+    . .venv-oldest/bin/activate
 }

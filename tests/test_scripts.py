@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -125,3 +128,25 @@ def test_lower_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="numba<1: expected name>=version"):
         bounds.lower_bounds(text.format("numba<1"))
     assert "numba==0.62" in bounds.lower_bounds((ROOT / "setup.cfg").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("newer", [True, False])
+def test_the_oldest_environment_fails_cleanly(newer: bool, tmp_path: Path) -> None:
+    """With newer Pythons alone it says so; where installing fails, no temporary file is left."""
+    least = sys.version_info.minor - newer
+    script = f"""
+        set -euo pipefail
+        . scripts/environment.sh
+        _least={least}
+        _candidates() {{ echo '{sys.executable}'; }}
+        _install() {{ echo installing >&2; return 1; }}
+        prepare_oldest_environment
+    """
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    result = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 1
+    if newer:
+        assert f"Install Python 3.{least}" in result.stderr and len(result.stderr.splitlines()) == 2
+    else:
+        assert result.stderr == "installing\n"
+    assert list(tmp_path.iterdir()) == []
