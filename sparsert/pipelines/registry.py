@@ -1,8 +1,7 @@
-"""Tasks by name: the classes that were registered, and where the package's own are until one is asked for."""
+"""Tasks by name: the classes that were registered."""
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +13,6 @@ __all__ = ["IMPORT", "add", "find", "names", "normalised"]
 
 IMPORT = "import:"
 """Before the file or module of a task that is not the package's own."""
-
-_OWN = dict.fromkeys(("question_answering", "qa"), "sparsert.pipelines.question_answering")
 
 # Endpoints of a server are named after their tasks, and those names stand in its routes.
 _USABLE = re.compile(r"[a-z0-9][a-z0-9._]{0,79}")
@@ -46,8 +43,6 @@ def add(tasks: Sequence[str], kind: type) -> None:
                 "the name of a task has at most 80 letters from a to z, digits, '.', '_' and '-', and begins with a "
                 f"letter or digit; got {name!r}"
             )
-        if name in _OWN:  # lest a name of the package's own is taken before it is there
-            importlib.import_module(_OWN[name])
         if name in _classes:
             raise RuntimeError(
                 f"task {name} already registered by Pipeline.register. attempting to register pipeline: "
@@ -70,8 +65,6 @@ def find(task: str) -> Any:
             raise InputError(f"{task}: expected a str named TASK that names a registered task, got {found!r}")
         task = found
     name = normalised(task)
-    if name not in _classes and name in _OWN:
-        importlib.import_module(_OWN[name])
     if name not in _classes:
         raise InputError(f"Unknown Pipeline task {task}. Currently supported tasks are {names()}")
     return _classes[name]
@@ -79,4 +72,4 @@ def find(task: str) -> Any:
 
 def names() -> list[str]:
     """Names and aliases of all tasks, sorted."""
-    return sorted({*_OWN, *_classes})
+    return sorted(_classes)
