@@ -22,7 +22,7 @@ from numba.np.ufunc import parallel as numba_parallel
 from sparsert.errors import EngineError
 from sparsert.kernels.jit import jit
 
-__all__ = ["inherited_gnu_openmp", "max_threads", "parallel_guard", "prepare"]
+__all__ = ["compile_pinning", "inherited_gnu_openmp", "max_threads", "parallel_guard", "prepare"]
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +78,11 @@ def _pin_team(address, masks, status):  # type: ignore[no-untyped-def]
         thread = numba.get_thread_id()
         # OpenMP deals one item to each thread of the team, thread t the item t; anything else must show as a failure.
         status[item] = _sched_setaffinity(address, masks.shape[1], masks[thread].ctypes.data) + thread - item
+
+
+def compile_pinning() -> None:
+    """Compile, or load from the cache, what :func:`prepare` pins threads with."""
+    _pin_team.compile((types.int64, types.uint8[:, ::1], types.int64[::1]))
 
 
 @functools.lru_cache(maxsize=1)

@@ -23,7 +23,7 @@ class Warmup:
 
     isa: str
     directory: Path
-    """Where the kernels are cached."""
+    """Where the kernels are cached, in folders of which each belongs to one folder of sources."""
     seconds: float
     compiled: int
     """Functions that were compiled now; the rest was in the cache."""
@@ -47,10 +47,9 @@ def warmup(progress: Callable[[str, int, int], None] | None = None) -> Warmup:
     from numba.core import event
 
     from sparsert.kernels import cache
-    from sparsert.kernels.jit import FINGERPRINT, TIER, jit
+    from sparsert.kernels.jit import FINGERPRINT, TIER, cache_folders, jit
 
-    folder = cache.directory(jit)
-    if folder is None:
+    if cache.directory(jit) is None:
         wanted = os.environ.get("NUMBA_CACHE_DIR")
         raise EngineError(
             "No folder for compiled kernels can be written: neither "
@@ -68,15 +67,17 @@ def warmup(progress: Callable[[str, int, int], None] | None = None) -> Warmup:
     names = {
         compiled.data["dispatcher"].py_func.__qualname__ for _, compiled in recorder.buffer if compiled.is_start
     }  # also inner functions, which are cached with those that call them
-    removed = cache.remove_stale(folder, FINGERPRINT)
+    folders = cache_folders()
+    removed = sum(len(cache.remove_stale(folder, FINGERPRINT)) for folder in folders)
     ours = sum(FINGERPRINT in name for name in names)
-    return Warmup(TIER.name, folder, time.perf_counter() - start, ours, len(removed))
+    root = Path(os.path.commonpath(folders))
+    return Warmup(TIER.name, root, time.perf_counter() - start, ours, removed)
 
 
 def _jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     """A name and a call for each function that is compiled for use from Python."""
     import numpy as np
-    from numba import int64, uint8
+    from numba import int64
 
     from sparsert import _team
     from sparsert.kernels.formats import FORMATS, matrix
@@ -87,7 +88,7 @@ def _jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "reading of floats", lambda: matrix.float_rows(floats)
     for record in FORMATS.values():
         yield f"packing as {record.name}", functools.partial(record.pack, floats if record.floating else integers)
-    yield "pinning of threads", lambda: _team._pin_team.compile((int64, uint8[:, ::1], int64[::1]))
+    yield "pinning of threads", _team.compile_pinning
     yield "kernels", run.run_entry
     table = int64[:, ::1]
     yield "run loop", lambda: run.run_regions.compile((table, table, table, table, int64, int64, int64, int64))

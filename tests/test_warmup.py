@@ -11,7 +11,11 @@ import numba
 import pytest
 
 import sparsert
+from sparsert import _team
+from sparsert.kernels import cache
+from sparsert.kernels.formats import streams
 from sparsert.kernels.jit import TIER
+from sparsert.kernels.loop import run as run_loop
 from sparsert.warmup import main, warmup
 
 ANSWER = """
@@ -56,6 +60,20 @@ def test_a_second_time_compiles_nothing(capsys: pytest.CaptureFixture[str]) -> N
     assert [step[1] for step in steps] == list(range(1, steps[0][2] + 1))
     assert main([]) == 0
     assert "nothing, all was there" in capsys.readouterr().out
+
+
+def test_stale_kernels_of_all_folders_are_deleted() -> None:
+    functions = (_team._pin_team, run_loop.run_regions, streams._sort_rows)
+    folders = [folder for function in functions if (folder := cache.directory(function.py_func)) is not None]
+    assert len(set(folders)) == 3, "Numba has a folder for each folder of sources"
+    warmup()
+    stale = [folder / f"old.kernel_{TIER.name}_0123456789ab-1.py311.nbi" for folder in folders]
+    for path in stale:
+        path.write_text("")
+    done = warmup()
+    assert not any(path.exists() for path in stale)
+    assert done.removed == 3
+    assert all(folder.is_relative_to(done.directory) for folder in folders)
 
 
 LOCATORS = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sparsert import cpu
 from sparsert.kernels import cache
 from sparsert.tiers import TIERS, Tier
 
-__all__ = ["FINGERPRINT", "PORTABLE", "TIER", "TILE", "entry", "inner", "jit"]
+__all__ = ["FINGERPRINT", "PORTABLE", "TIER", "TILE", "cache_folders", "entry", "inner", "jit"]
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +56,16 @@ if not _CACHED:
     )
 
 
+_SOURCE_FOLDERS: dict[str, Callable[..., Any]] = {}
+"""Folders of the sources that were compiled from so far, each with one of its functions."""
+
+
+def cache_folders() -> list[Path]:
+    """Where all kernels that have been imported are cached: Numba makes a folder for each folder of sources."""
+    found = {cache.directory(function) for function in _SOURCE_FOLDERS.values()}
+    return sorted(folder for folder in found if folder is not None)
+
+
 def jit(**flags: Any) -> Callable[[Callable[..., Any]], Any]:
     """``numba.njit`` with this package's flags: cached on disk, GIL released, no Python-style division checks.
 
@@ -87,5 +98,7 @@ def entry(function: Callable[..., Any], arity: int) -> Any:
 
 
 def _rename(function: Callable[..., Any]) -> None:
+    """Give a function the name that its cache entry is found by, and note where it is from."""
+    _SOURCE_FOLDERS.setdefault(os.path.dirname(function.__code__.co_filename), function)
     variant = f"{TIER.name}_portable" if PORTABLE else TIER.name
     function.__qualname__ = f"{function.__qualname__}_{variant}_{FINGERPRINT}"
