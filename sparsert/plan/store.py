@@ -1,7 +1,7 @@
 """A folder of packed weights, which processes of one machine map into memory instead of each packing its own.
 
 ``SPARSERT_WEIGHTS`` names the folder; without it nothing is stored. A matrix is kept under a hash of all that its
-packed form follows from: the file's numbers, the tier, and the sources that pack it. Nobody else may write to the
+packed form follows from: the op with its numbers, the tier, and the sources that pack it. Nobody else may write to the
 folder: what is in it goes to the kernels unchecked.
 """
 
@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from sparsert.graph import quantization
 from sparsert.kernels.formats import PackedWeight
 from sparsert.kernels.jit import FINGERPRINT, PORTABLE, TIER
-from sparsert.ops import Linear
+from sparsert.ops import Linear, linear, steps
 from sparsert.ops.steps import PackedLinear
 from sparsert.plan import weights
 from sparsert.plan.weights import pack_linear
@@ -31,6 +32,9 @@ from sparsert.plan.weights import pack_linear
 __all__ = ["load_or_pack"]
 
 _log = logging.getLogger(__name__)
+
+_SOURCES = (*(Path(str(module.__file__)) for module in (quantization, linear, steps, weights)), Path(__file__))
+"""What the packed form follows from, beside the kernels' sources: those have a fingerprint of their own."""
 
 _LEAST_BYTES = 1 << 16
 """Smaller matrices are packed anew: a mapping of their own would cost more than they do."""
@@ -63,9 +67,7 @@ def _key(op: Linear, wanted: str | None) -> str:
 
 @functools.cache
 def _packer() -> str:
-    """Hash of the sources that choose the format, which the kernels' fingerprint leaves out."""
-    sources = [Path(str(weights.__file__)), Path(__file__)]
-    return hashlib.blake2b(b"".join(source.read_bytes() for source in sources), digest_size=8).hexdigest()
+    return hashlib.blake2b(b"".join(source.read_bytes() for source in _SOURCES), digest_size=8).hexdigest()
 
 
 def _update(digest: Any, value: Any) -> None:

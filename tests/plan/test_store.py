@@ -10,7 +10,8 @@ import pytest
 
 from sparsert.fuse import fuse_graph
 from sparsert.graph import load_graph
-from sparsert.plan import weights
+from sparsert.ops import Linear
+from sparsert.plan import store, weights
 from sparsert.plan.program import compile_graph
 from sparsert.utils.model_path import model_to_path
 
@@ -65,3 +66,22 @@ def test_a_damaged_entry_is_packed_again(tmp_path: Path, monkeypatch: pytest.Mon
         path.write_text("{}")
     for result, wanted in zip(run(model, ids), expected, strict=True):
         np.testing.assert_array_equal(result, wanted)
+
+
+def test_the_key_follows_every_source_of_the_packed_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Path(store.__file__).parents[1]
+    names = {source.relative_to(package).as_posix() for source in store._SOURCES}
+    assert names >= {"graph/quantization.py", "ops/linear.py", "ops/steps.py", "plan/store.py", "plan/weights.py"}
+    op, keys = Linear(weight=np.ones((4, 4), np.float32)), set()
+    for edited in (None, *store._SOURCES):
+        sources = []
+        for source in store._SOURCES:
+            copy = tmp_path / source.name
+            copy.write_bytes(source.read_bytes() + (b"\n" if source == edited else b""))
+            sources.append(copy)
+        monkeypatch.setattr(store, "_SOURCES", sources)
+        store._packer.cache_clear()
+        keys.add(store._key(op, None))
+        monkeypatch.undo()
+    store._packer.cache_clear()
+    assert len(keys) == 1 + len(store._SOURCES)
