@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import operator
 import os
 import time
@@ -23,7 +24,7 @@ from sparsert.context import (
     parse_num_streams,
     parse_scheduler,
 )
-from sparsert.errors import EngineError, InputError, InputShapeError, InputTypeError
+from sparsert.errors import EngineError, InputError, InputRangeError, InputShapeError, InputTypeError
 from sparsert.plan.profile import StepTiming, time_steps
 from sparsert.plan.report import Report
 from sparsert.ragged import per_token, run_padded
@@ -262,16 +263,24 @@ class Engine:
         ]
         return random_arrays(wanted, self._model.vocabularies, seed)
 
-    def profile(self, feeds: dict[str, np.ndarray], seconds: float) -> tuple[list[StepTiming], np.ndarray]:
+    def profile(self, inp: list[np.ndarray], seconds: float) -> tuple[list[StepTiming], np.ndarray]:
         """Time the steps of the model one by one, see :func:`sparsert.plan.profile.time_steps`.
 
         Parameters
         ----------
-        feeds : dict
-            One array per input, by name.
-        seconds : float
-            How long to measure.
+        inp
+            One array for each input, as for :meth:`run`.
+        seconds
+            How long to measure; there are three passes in any case.
+
+        Raises
+        ------
+        InputError
+            An array does not fit, or ``seconds`` is negative or not finite.
         """
+        if not 0 <= seconds < math.inf:
+            raise InputRangeError(f"seconds must be a finite number, 0 or more, given {seconds}")
+        feeds = dict(zip(self._input_names, self._validator.validate(inp, True), strict=True))
         return self._pool.run(time_steps, self._model.program, feeds, seconds)
 
     def report(self) -> Report:

@@ -66,8 +66,7 @@ def analyze(
     arrays = engine.generate_random_inputs() if inputs is None else inputs
     engine.run(arrays)  # checks the arrays, and compiles the kernels
     limits = measure_limits(engine.num_cores, _LIMIT_SECONDS) if roofline else None
-    feeds = dict(zip(engine.input_names, arrays, strict=True))
-    timings, whole = engine.profile(feeds, time)
+    timings, whole = engine.profile(arrays, time)
     medians = [float(np.median(timing.seconds)) * 1e3 for timing in timings]
     total = sum(medians)
     # several steps may stand for the same nodes; the last of them counts these
@@ -129,7 +128,7 @@ def _op_and_kind(timing: StepTiming) -> tuple[str, str]:
     if moved:
         return moved, "Other"
     # the first node of a step is the one that lowered itself to it; the others were absorbed
-    kind = next(op.layer_kind for op in all_ops() if op.__name__ == names[0])
+    kind = next((op.layer_kind for op in all_ops() if op.__name__ in names[:1]), "Other")
     helper = step.opcode not in ("linear", "attention", "embed", "rows")
     op = step.opcode.replace("_", " ").capitalize() if helper else "+".join(dict.fromkeys(names))
     return op, kind

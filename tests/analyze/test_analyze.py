@@ -15,12 +15,15 @@ import small_models
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsert import Engine, synthetic
-from sparsert.analyze import Analysis, analyze
+from sparsert.analyze import Analysis, analyze, measure
 from sparsert.analyze.__main__ import main, make_parser
 from sparsert.analyze.plot import analysis_figure
 from sparsert.analyze.result import ANALYSIS_KEYS, KINDS, LAYER_KEYS, LayerAnalysis
-from sparsert.errors import InputRangeError, ModelNotFoundError
+from sparsert.errors import InputRangeError, InputShapeError, InputTypeError, ModelNotFoundError
 from sparsert.ops import all_ops
+from sparsert.ops.steps import Step
+from sparsert.plan.profile import StepTiming
+from sparsert.plan.report import StepReport
 
 MODEL = "synthetic:bert-tiny-pruned90_quant"
 BATCH, TOKENS = 2, 40
@@ -117,7 +120,6 @@ def test_timed_steps_compute_what_a_run_computes() -> None:
     engine = Engine(MODEL, 3, num_cores=1, input_shapes=[[3, 70]] * 3)
     arrays = engine.generate_random_inputs()
     expected = engine.run(arrays)
-    feeds = dict(zip(engine.input_names, arrays, strict=True))
     outputs: list[dict[str, Any]] = []
 
     from sparsert.plan import profile
@@ -138,12 +140,31 @@ def test_timed_steps_compute_what_a_run_computes() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(profile, "_run_timed", watched)
-        timings, whole = engine.profile(feeds, 0.0)
+        timings, whole = engine.profile(arrays, 0.0)
     assert len(whole) == 3
     assert all(timing.seconds.shape == (3,) and (timing.seconds > 0).all() for timing in timings)
     for found in outputs:
         for array, reference in zip(found.values(), expected, strict=True):
             np.testing.assert_array_equal(array, reference)
+
+
+def test_a_profile_checks_its_arguments() -> None:
+    engine = Engine(MODEL, 1, num_cores=1, input_shapes=[[1, 8]] * 3)
+    arrays = engine.generate_random_inputs()
+    with pytest.raises(InputTypeError, match="must be a list"):
+        engine.profile(dict(zip(engine.input_names, arrays, strict=True)), 0.0)  # type: ignore[arg-type]
+    with pytest.raises(InputShapeError):
+        engine.profile([array[:, :4].copy() for array in arrays], 0.0)
+    with pytest.raises(InputRangeError, match="outside the vocabulary"):
+        engine.profile([np.full_like(array, 10**6) for array in arrays], 0.0)
+    for seconds in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(InputRangeError, match="seconds must be"):
+            engine.profile(arrays, seconds)
+
+
+def test_a_step_of_an_op_that_is_gone_has_a_kind() -> None:
+    timing = StepTiming([StepReport(0, "Gone", "node")], Step("linear"), None, (1, 1), np.ones(1))
+    assert measure._op_and_kind(timing) == ("Gone", "Other")
 
 
 def test_nodes_without_a_kernel_are_timed_as_fallback(tmp_path: Path) -> None:
