@@ -34,7 +34,17 @@ class Baked:
     def contradicts(self, shapes: Sequence[Sequence[Any]]) -> bool:
         """Whether inputs of these shapes give another number."""
         sizes = {dim: shapes[index][axis] for dim, (index, axis) in self.dims.items()}
-        return all(isinstance(size, int) for size in sizes.values()) and evaluate(self.expr, sizes) != self.number
+        if not all(isinstance(size, int) for size in sizes.values()):
+            return False
+        return _value(self.expr, sizes) not in (self.number, None)
+
+
+def _value(expr: Expr, sizes: Mapping[Expr, int]) -> Expr | None:
+    """What an expression is for dimensions of these sizes; None if it divides by zero, say: no number forbids these."""
+    try:
+        return evaluate(expr, sizes)
+    except (ArithmeticError, ValueError):
+        return None
 
 
 def baked_dimensions(graph: Graph, opened: Mapping[Axis, int]) -> list[Baked]:
@@ -49,6 +59,8 @@ def baked_dimensions(graph: Graph, opened: Mapping[Axis, int]) -> list[Baked]:
     opened : mapping
         The dimensions and their numbers in the file.
     """
+    if not opened:
+        return []
     editor = Editor(graph)
     editor.sweep()
     facts = editor.facts
@@ -65,7 +77,7 @@ def baked_dimensions(graph: Graph, opened: Mapping[Axis, int]) -> list[Baked]:
             continue  # what is malformed is refused later
         for expr, number in pairs:
             dims: dict[Expr, Axis] = {dim: axes[dim] for dim in leaves_of(expr) if dim in axes}
-            if dims and expr not in baked and evaluate(expr, numbers) == number:
+            if dims and expr not in baked and _value(expr, numbers) == number:
                 baked[expr] = Baked(node.name, node.op, number, expr, dims)
     return list(baked.values())
 

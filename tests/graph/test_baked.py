@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from sparsert import Engine
 from sparsert.errors import InputShapeError
+from sparsert.graph.baked import Baked
 
 FIXED = ("bert-qa-eager-dynamo18fixed", "bert-qa-eager-script14fixed")
 
@@ -80,6 +81,27 @@ def test_constants_that_fit_one_size(form: str, tmp_path: Path) -> None:
     with pytest.raises(InputShapeError, match="dimension 1 is 6 in the file and cannot be 5"):
         Engine(path, batch_size=None, input_shapes=[1, 5, 4])
     assert Engine(path, batch_size=None).run([np.ones((1, 6, 4), np.float32)])[0].size
+
+
+def test_arithmetic_without_an_answer(tmp_path: Path) -> None:
+    """Divided by tokens - 6, which the file's own size makes zero."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "axis"], ["tokens"]),
+        helper.make_node("Sub", ["tokens", "six"], ["rest"]),
+        helper.make_node("Div", ["three", "rest"], ["size"]),
+        helper.make_node("Expand", ["c", "size"], ["y"]),
+    ]
+    constants = {"axis": np.array([1]), "six": np.array([6]), "three": np.array([3]), "c": np.ones(3, np.float32)}
+    path = fixed(tmp_path / "zero.onnx", nodes, constants)
+    engine = Engine(path, batch_size=None, input_shapes=[1, 7, 4])
+    assert engine.run([np.ones((1, 7, 4), np.float32)])[0].shape == (3,)
+
+
+def test_a_size_without_an_answer_contradicts_nothing() -> None:
+    tokens = ("dim", "tokens")
+    item = Baked("node", "Reshape", 3, ("Div", 12, ("Sub", tokens, 2)), {tokens: (0, 1)})
+    assert [item.contradicts([[1, size]]) for size in (2, 6, 7)] == [False, False, True]
 
 
 def test_a_model_that_another_engine_has_opened(tmp_path: Path) -> None:
