@@ -13,8 +13,9 @@ __all__ = ["pack_linear"]
 
 
 def _cheapest(rows: Rows, floating: bool) -> Format:
-    fitting = [format for format in FORMATS.values() if format.floating == floating and format.accepts(rows)]
-    return min(fitting, key=lambda format: format.cost(rows))
+    """The cheapest format that can hold a matrix; whether one can takes a look at every weight, so it is asked last."""
+    fitting = [format for format in FORMATS.values() if format.floating == floating]
+    return next(format for format in sorted(fitting, key=lambda format: format.cost(rows)) if format.accepts(rows))
 
 
 def pack_linear(op: Linear, wanted: str | None = None) -> PackedLinear:
