@@ -65,7 +65,9 @@ class CumSum(OpRun):
 def failure(node: Node, feeds: Mapping[str, Any], error: Exception) -> SparsertError:
     """The error that a node failed when it ran: because of the caller's arrays, or of the file, or of sparsert."""
     shapes = ", ".join(f"{name} {getattr(array, 'shape', None)}" for name, array in feeds.items())
-    kind = InputRangeError if isinstance(error, IndexError) else EngineError
+    # NumPy's error of a wrong axis is an IndexError too, but the axis is the model's
+    blames_values = isinstance(error, IndexError) and not isinstance(error, np.exceptions.AxisError)
+    kind = InputRangeError if blames_values else EngineError
     return kind(
         f"node {node.name or node.outputs[0]!r}: op {node.op!r} failed on inputs of shapes {shapes}: {error}. Either "
         "the model does not take arrays of these shapes and values, or it is malformed. If another runtime runs it on "
@@ -143,6 +145,8 @@ def make_runner(node: Node, opsets: Mapping[str, int]) -> Runner:
         try:
             with np.errstate(all="ignore"):  # infinities and NaN go their way
                 results = evaluator.run(None, feeds)
+        except MemoryError:
+            raise
         except Exception as error:  # whatever an operator of the onnx package raises on arrays that do not fit
             raise failure(node, feeds, error) from error
         return [np.ascontiguousarray(result) if np.ndim(result) else np.asarray(result) for result in results]

@@ -57,7 +57,7 @@ def _array_part(node: Node, graph: Graph) -> ArrayPart:
 def _run_fused(node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
     try:
         return run_fused(node.fused, arrays)
-    except SparsertError:
+    except (SparsertError, MemoryError):
         raise
     except Exception as error:  # whatever NumPy raises on arrays that do not fit
         raise failure(node, dict(zip(node.inputs, arrays, strict=True)), error) from error

@@ -179,3 +179,14 @@ def test_failures_name_the_node() -> None:
         make_runner(Node("Add", ["x", "y"], ["z"], {}, "sum"), {"": 17})([FLOATS, np.ones(5, np.float32)])
     with pytest.raises(InputRangeError, match="node 'pick'"):
         make_runner(Node("Gather", ["x", "i"], ["z"], {}, "pick"), {"": 17})([FLOATS, np.array([99])])
+
+
+def test_an_axis_of_the_model_is_not_the_callers_fault() -> None:
+    with pytest.raises(EngineError, match="node 'normal'") as caught:
+        make_runner(Node("Softmax", ["x"], ["y"], {"axis": 7}, "normal"), {"": 17})([FLOATS])
+    assert not isinstance(caught.value, InputRangeError)
+
+
+def test_a_lack_of_memory_is_told_as_such() -> None:
+    with pytest.raises(MemoryError):
+        make_runner(Node("ConstantOfShape", ["x"], ["y"], {}, "huge"), {"": 17})([np.array([2**30, 2**30])])
