@@ -146,13 +146,16 @@ class Roofline:
 
 
 def measure_limits(cores: int | None = None, budget: float = _BUDGET) -> Limits:
-    """Measure peaks and bandwidths on one core and on the first ``cores`` (all by default), ``budget`` s a figure."""
+    """Measure peaks and bandwidths on one core and on the first ``cores``, ``budget`` s a figure.
+
+    By default there are as many cores as :func:`~sparsert.cpu.default_cores` says.
+    """
     # Imported here, since it brings Numba, which a comparison of engines does without.
     from sparsert.bench.peaks import measure_bandwidths, measure_peaks
     from sparsert.kernels.cache import announce_compilation
 
     announce_compilation(cpu.isa())
-    chosen = cpu.core_list()[: cores or cpu.available_cores()]
+    chosen = cpu.core_list()[: cores or cpu.default_cores()]
     sizes = cpu.cache_sizes()
     with Team(chosen[:1]) as one, Team(chosen) as several:
         teams = (one, several)

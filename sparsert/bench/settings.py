@@ -121,7 +121,7 @@ def make_settings(
         raise InputRangeError(f"num_cores must be greater than 0, given {num_cores}")
     if num_streams is not None and num_streams < 0:
         raise InputRangeError(f"num_streams must be greater than 0, given {num_streams}")
-    cores = num_cores or cpu.available_cores()
+    cores = num_cores or cpu.default_cores()
     return Settings(
         batch_size=batch_size,
         input_shapes=input_shapes or "",

@@ -219,9 +219,9 @@ class Lowering:
 
 
 def _pack(nodes: Sequence[Node], wanted: str | None) -> dict[str, PackedLinear]:
-    """Pack all weights, on all cores: the packers release the GIL most of the time."""
+    """Pack all weights, on the cores that the environment grants: the packers release the GIL most of the time."""
     linears = [node for node in nodes if isinstance(node.fused, Linear)]
-    with ThreadPoolExecutor(cpu.available_cores()) as pool:
+    with ThreadPoolExecutor(cpu.default_cores()) as pool:
         packed = pool.map(lambda node: _pack_one(node, wanted), linears)
         return {node.outputs[0]: result for node, result in zip(linears, packed, strict=True)}
 

@@ -38,10 +38,16 @@ def test_bad_settings(arguments: dict[str, Any], message: str) -> None:
 
 def test_defaults_follow_the_machine() -> None:
     settings = make_settings()
-    assert settings.num_cores == cpu.available_cores()
+    assert settings.num_cores == cpu.default_cores()
     assert settings.cpus == cpu.thread_list()[: settings.num_cores]
     assert settings.num_streams == 1
     assert make_settings(pinning="none").cpus == []
+
+
+def test_default_cores_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSERT_NUM_THREADS", "1")
+    assert make_settings().num_cores == 1
+    assert make_settings(num_cores=2).num_cores == 2
 
 
 @pytest.mark.parametrize(("cores", "streams"), [(1, 1), (2, 1), (4, 2), (7, 3)])
