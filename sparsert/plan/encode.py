@@ -127,7 +127,7 @@ def _linear(code: Code, row: np.ndarray, step: Step) -> None:
     code.place(row, LINEAR.x, step.reads[0])
     row[LINEAR.rows] = step.rows
     row[LINEAR.headers], row[LINEAR.weights] = code.address(weight.headers), code.address(weight.weights)
-    row[LINEAR.offsets] = weight.count or code.address(weight.offsets)
+    row[LINEAR.offsets] = code.address(weight.offsets) if weight.count is None else weight.count
     row[LINEAR.starts] = code.address(weight.starts)
     blocks = max(1, len(weight.starts) // weight.slices)
     fitting = max(1, min(blocks, _PANEL_BYTES * blocks // max(weight.nbytes, 1)))

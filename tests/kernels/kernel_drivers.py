@@ -87,7 +87,7 @@ def accumulate(packed: PackedWeight, x: np.ndarray) -> np.ndarray:
         scratch.array.view(np.uint8)[...] = _PATTERN
         for turn in range(packed.slices):
             weight_start, offset_start = packed.starts[turn * blocks + block].tolist()
-            place = packed.count or offsets + offset_start
+            place = offsets + offset_start if packed.count is None else packed.count
             header = headers + HEADER_BYTES * (turn * packed.out_features + first)
             begin = source.address + turn * packed.slice_features * TILE * x.itemsize
             call(begin, header, weights + weight_start, place, scratch.address, rows, turn > 0)

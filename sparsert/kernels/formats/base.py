@@ -46,8 +46,8 @@ class PackedWeight:
     slices: int = 1
     slice_features: int = 0
     """Input features from the start of one slice to the start of the next; 0 without slices."""
-    count: int = 0
-    """What an accumulator without offsets takes in their place."""
+    count: int | None = None
+    """What an accumulator without offsets takes in their place; None if it takes offsets."""
 
     @property
     def form(self) -> str:
