@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sparsert.kernels.jit import TILE
 from sparsert.kernels.records import parameter
-from sparsert.kernels.rows.sources import FINISH
+from sparsert.kernels.rows.sources import add_source
 from sparsert.kernels.simd import Simd, Value
 
 
@@ -28,5 +28,5 @@ def dequantize_rows(
         v.store_row(values, v.at(block, v.mul(row, 4 * TILE)))
 
 
-FINISH.add("load", 0, load_rows)
-FINISH.add("dequantize", 1, dequantize_rows)
+add_source("load", 0, load_rows)
+add_source("dequantize", 1, dequantize_rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sparsert.kernels.jit import TILE
-from sparsert.kernels.rows.sources import FINISH, PREPARE
+from sparsert.kernels.rows.sources import add_source
 from sparsert.kernels.rows.sums import column_sums
 from sparsert.kernels.simd import Simd, Value
 
@@ -52,5 +52,4 @@ def layer_norm_rows(
         v.store_row(values, v.at(block, offset))
 
 
-PREPARE.add("layer_norm", 2, layer_norm_statistics)
-FINISH.add("layer_norm", 2, layer_norm_rows)
+add_source("layer_norm", 2, layer_norm_rows, layer_norm_statistics)

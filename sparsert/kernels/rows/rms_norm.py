@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sparsert.kernels.jit import TILE
-from sparsert.kernels.rows.sources import FINISH, PREPARE
+from sparsert.kernels.rows.sources import add_source
 from sparsert.kernels.rows.sums import column_sums
 from sparsert.kernels.simd import Simd, Value
 
@@ -35,5 +35,4 @@ def rms_norm_rows(
         v.store_row([b.fmul(b.fmul(value, factor), weight) for value, factor in pairs], v.at(block, offset))
 
 
-PREPARE.add("rms_norm", 3, rms_norm_statistics)
-FINISH.add("rms_norm", 3, rms_norm_rows)
+add_source("rms_norm", 3, rms_norm_rows, rms_norm_statistics)

@@ -7,9 +7,9 @@ from those of ``x``. ``x``, ``gamma`` and ``beta`` point to the block's first ro
 
 from __future__ import annotations
 
-from sparsert.kernels.registry import Registry
+from sparsert.kernels.registry import Emit, Registry
 
-__all__ = ["FINISH", "PREPARE", "STATISTICS_ROWS"]
+__all__ = ["FINISH", "PREPARE", "STATISTICS_ROWS", "add_source"]
 
 FINISH = Registry("source of rows", 7)
 PREPARE = Registry("source of rows", 4)
@@ -17,3 +17,16 @@ PREPARE = Registry("source of rows", 4)
 
 STATISTICS_ROWS = 2
 """Float rows of a tile that a first pass may write."""
+
+
+def add_source(name: str, code: int, finish: Emit, prepare: Emit | None = None) -> None:
+    """Enter a source of rows; both its passes have one code, since a step states but one.
+
+    Raises
+    ------
+    ValueError
+        The name or the code is taken.
+    """
+    FINISH.add(name, code, finish)
+    if prepare is not None:
+        PREPARE.add(name, code, prepare)
