@@ -55,6 +55,9 @@ _ROOT = Path("/")
 MOST_CORES = 9999
 """No machine has more; larger numbers of cores are refused."""
 
+_CPU_NAME = re.compile("[a-z0-9._+-]+")
+"""Of CPUs that LLVM knows; in its assembly other characters could be anything."""
+
 _COUNT = re.compile("[0-9]{1,4}")  # int() would take signs, underscores and the digits of any script as well
 
 
@@ -75,14 +78,15 @@ def tier_of(features: Iterable[str]) -> str:
     return next(name for name, tier in TIERS.items() if present.issuperset(tier.features))
 
 
-def _features_of(name: str, asked: frozenset[str]) -> set[str]:
+@functools.lru_cache(maxsize=16)
+def _features_of(name: str, asked: frozenset[str]) -> frozenset[str]:
     """Those of the ``asked`` features that LLVM enables for a CPU's name; none for a name that it does not know.
 
     llvmlite lists the host's features only. But LLVM inlines a function just where the caller's CPU has all features of
     the function, so each feature gets a function that needs it, with a caller on the CPU in question.
     """
-    if not asked:
-        return set()
+    if not asked or not _CPU_NAME.fullmatch(name):
+        return frozenset()
     import llvmlite.binding as llvm
 
     functions = [
@@ -100,14 +104,14 @@ def _features_of(name: str, asked: frozenset[str]) -> set[str]:
     passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
     passes.getModulePassManager().run(module, passes)
     optimized = str(module)
-    return {feature for feature in asked if f"call void @needs_{feature}(" not in optimized}
+    return frozenset(feature for feature in asked if f"call void @needs_{feature}(" not in optimized)
 
 
 def _allowed_features(host: frozenset[str], environ: Mapping[str, str]) -> frozenset[str]:
     """Features that code generation may use: the host's, less what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES take away."""
     name = environ.get("NUMBA_CPU_NAME", "").lower()
     asked = host.intersection(feature for tier in TIERS.values() for feature in tier.features)
-    allowed = _features_of(name, asked) if name else set(host)
+    allowed = set(_features_of(name, asked) if name else host)
     for feature in environ.get("NUMBA_CPU_FEATURES", "").split(","):
         feature = feature.strip()
         if feature.startswith("+"):

@@ -42,6 +42,8 @@ x86 = pytest.mark.skipif("sse2" not in cpu.host_features(), reason="LLVM for thi
         (VNNI, {"NUMBA_CPU_NAME": "x86-64"}, "generic"),
         (VNNI, {"NUMBA_CPU_NAME": "generic"}, "generic"),
         (VNNI, {"NUMBA_CPU_NAME": "no-such-cpu"}, "generic"),
+        (VNNI, {"NUMBA_CPU_NAME": 'no "such" cpu'}, "generic"),
+        (VNNI, {"NUMBA_CPU_NAME": "zn\u00e9ver4\n"}, "generic"),
         pytest.param(VNNI, {"NUMBA_CPU_NAME": "skylake-avx512"}, "avx2", marks=x86),
         pytest.param(VNNI, {"NUMBA_CPU_NAME": "knl"}, "avx2", marks=x86),
         pytest.param(VNNI, {"NUMBA_CPU_NAME": "cascadelake"}, "avx512_vnni", marks=x86),
