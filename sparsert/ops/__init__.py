@@ -47,7 +47,10 @@ import_modules(__name__, __path__)
 
 def all_ops() -> list[type[FusedOp]]:
     """Return the class of every fused op, by name."""
-    return sorted(FusedOp.__subclasses__(), key=lambda op: op.__name__)
+    found: list[type[FusedOp]] = [FusedOp]
+    for op in found:  # which grows meanwhile
+        found += [below for below in op.__subclasses__() if below not in found]
+    return sorted(found[1:], key=lambda op: op.__name__)
 
 
 def run_fused(op: FusedOp, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray]:

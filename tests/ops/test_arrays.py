@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from collections.abc import Sequence
 from typing import Any
@@ -79,6 +80,13 @@ def check(op: FusedOp, inputs: Sequence[np.ndarray | None], rtol: float = 0, ato
 
 def test_every_op_has_a_twin() -> None:
     assert {kind.__name__ for kind in all_ops()} == set(naive._TWINS)
+
+
+def test_an_op_may_derive_from_another() -> None:
+    derived = type("Derived", (Linear,), {})
+    assert derived in all_ops()
+    del derived
+    gc.collect()  # the class goes, and no other test finds it
 
 
 # --------------------------------------------------------------------------------------------------------- quantization
