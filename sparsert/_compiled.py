@@ -29,11 +29,11 @@ class CompiledModel:
     """A program and what an engine must know about its inputs and outputs; the weights live in ``program`` alone."""
 
     program: Any
-    """Has ``run(feeds, threads) -> dict`` and ``steps``."""
+    """A :class:`sparsert.plan.program.Program`, whose import would bring Numba."""
     path: str
     isa: str
     inputs: list[TensorInfo]
-    """As the file states them, whatever was opened."""
+    """As the file states them, whatever was opened, with the symbols of the fused graph."""
     outputs: list[TensorInfo]
     opened: _Axes
     """Dimensions that the file fixes, and that the program takes in any size all the same."""
@@ -103,6 +103,7 @@ def _compile(path: str, isa: str, batch_size: int | None, input_shapes: InputSha
         baked = baked_dimensions(graph, sizes)
         _refuse_baked(baked, inputs, batch_size, input_shapes)
         inputs = [_renamed(info, found) for info, found in zip(inputs, fused.inputs, strict=True)]
+        outputs = [_renamed(info, found) for info, found in zip(outputs, fused.outputs, strict=True)]
         constants = frozenset(info.name for info in outputs if info.name in fused.constants)
         program = compile_graph(fused)
     except (SparsertError, MemoryError):
@@ -144,7 +145,7 @@ def _refuse_baked(
 
 
 def _renamed(info: TensorInfo, found: TensorInfo) -> TensorInfo:
-    """An input with the symbols that the fused graph relies on, for the check of what comes."""
+    """An input or output with the symbols that the fused graph relies on, for the check of what comes."""
     pairs = zip(info.shape, found.shape, strict=True)
     return replace(info, shape=tuple(new if isinstance(dim, str) else dim for dim, new in pairs))
 

@@ -19,7 +19,7 @@ from sparsert.fuse.linear import fuse_linear
 from sparsert.fuse.normalization import fuse_layer_norm
 from sparsert.fuse.quantization import fuse_quantization
 from sparsert.graph.editor import Editor
-from sparsert.graph.fold import fold
+from sparsert.graph.fold import fold, leave_training
 from sparsert.graph.ir import Dim, Graph
 from sparsert.graph.schema import check_node
 from sparsert.ops import Attention, all_ops
@@ -71,7 +71,7 @@ def fuse_graph(graph: Graph) -> Graph:
     fused = _fuse(graph)
     alike = _with_one_batch(graph) if any(node.op == "Softmax" for node in fused.nodes) else None
     if alike is not None:
-        other = _fuse(alike)
+        other = _fuse(alike, again=True)
         if _attentions(other) > _attentions(fused):
             return other
     return fused
@@ -103,11 +103,20 @@ def _with_one_batch(graph: Graph) -> Graph | None:
     return replace(graph, inputs=inputs, outputs=outputs)
 
 
-def _fuse(graph: Graph) -> Graph:
+def _fuse(graph: Graph, again: bool = False) -> Graph:
     editor = Editor(graph)
     editor.sweep()
     for node in editor.nodes():
         check_node(node, graph.opsets)
+    training = leave_training(editor)
+    if training and not again:
+        logger.warning(
+            "%s: the model was exported in training mode: Dropout at node %r and %d more. An engine drops nothing, so "
+            "these nodes are left out; export with model.eval() to be rid of this warning.",
+            graph.path or graph.name,
+            training[0],
+            len(training) - 1,
+        )
     for step in _PASSES:
         step(editor)
     fused = editor.finish()

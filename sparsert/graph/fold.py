@@ -28,7 +28,6 @@ _LARGEST_KNOWN = 64
 
 def fold(editor: Editor) -> None:
     """Replace every node whose outputs are known by constants and drop nodes that copy their input."""
-    _leave_training(editor)
     for node in editor.nodes():
         if not editor.alive(node) or editor.is_fused(node):
             continue
@@ -41,20 +40,16 @@ def fold(editor: Editor) -> None:
             _fold_known(editor, node)
 
 
-def _leave_training(editor: Editor) -> None:
-    """Let every Dropout pass its input on: in training mode, results would be random and of no use to anybody."""
+def leave_training(editor: Editor) -> list[str]:
+    """Let every Dropout pass its input on: in training mode, results would be random and of no use to anybody.
+
+    Returns the names of those that the file has in training mode.
+    """
     found = [node for node in editor.nodes("Dropout") if node.domain in ("", "ai.onnx") and any(node.inputs[2:])]
     training = [node.name for node in found if editor.scalar(node.inputs[2]) is not False]
     for node in found:
         editor.keep_inputs(node, 1)
-    if training:
-        logger.warning(
-            "%s: the model was exported in training mode: Dropout at node %r and %d more. An engine drops nothing, so "
-            "these nodes are left out; export with model.eval() to be rid of this warning.",
-            editor.graph.path or editor.graph.name,
-            training[0],
-            len(training) - 1,
-        )
+    return training
 
 
 def _is_copy(editor: Editor, node: Node) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from fusion_checks import DATA, LAYERS, check_transformer, edited, feeds_for, onnxruntime_outputs
+from onnx import TensorProto, helper, numpy_helper
 
 from sparsert import Engine
 from sparsert.errors import InputShapeError
@@ -50,3 +51,28 @@ def test_a_mask_of_another_length_is_another_mask(tmp_path: Path) -> None:
     fused = fuse_graph(load_graph(path))
     assert not any(isinstance(node.fused, Attention) for node in fused.nodes)
     assert [info.shape for info in fused.inputs] == [info.shape for info in load_graph(path).inputs]
+
+
+def test_an_output_with_the_masks_batch_is_bound_too(tmp_path: Path) -> None:
+    def edit(model: onnx.ModelProto) -> None:
+        for info in model.graph.output:
+            info.type.tensor_type.shape.dim[0].dim_param = "s86"
+
+    inputs = renamed(DATA / "bert-qa-sdpa-dynamo18.onnx", tmp_path / "inputs.onnx", axis=0)
+    path = edited(inputs, edit, tmp_path / "outputs.onnx")
+    engine = Engine(path, batch_size=None, input_shapes=[3, 12])
+    assert [shape[0] for shape in engine.output_shapes] == [3] * len(engine.output_names)
+
+
+def test_training_mode_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Although such a file is fused twice, with and without a batch for the mask alone."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(True), "on"))
+        model.graph.node.append(helper.make_node("Dropout", [model.graph.output[0].name, "", "on"], ["z"], "drop"))
+        model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+
+    inputs = renamed(DATA / "bert-qa-sdpa-dynamo18.onnx", tmp_path / "inputs.onnx", axis=0)
+    fused = fuse_graph(load_graph(edited(inputs, edit, tmp_path / "training.onnx")))
+    assert any(isinstance(node.fused, Attention) for node in fused.nodes)
+    assert sum("training mode" in record.getMessage() for record in caplog.records) == 1
