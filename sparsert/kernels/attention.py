@@ -14,11 +14,12 @@ forms leave them out, so that a neighbour's NaN or infinity stays with him.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from sparsert.kernels.attention_pairs import add_single_products, sum_values
 from sparsert.kernels.jit import TIER, TILE, inner, jit
 from sparsert.kernels.memory import load_f32
 from sparsert.kernels.records import ATTENTION_PARAMETERS, parameter
@@ -32,7 +33,6 @@ _KEYS = 4
 WIDTH = 4 if TIER.registers >= 32 else 2
 """Vectors of queries that stay in registers, beside four keys or four rows of V."""
 
-_LANE_LIMIT = 255
 _PAIR_LIMIT = 128
 """Two weights whose positive and whose negative parts sum to this at most times any two bytes stay in int16."""
 
@@ -43,7 +43,9 @@ _LEAST_SUM = 1e-20
 """A query's exponentials hold a 1, unless every key is masked with -inf: all are 2**-126 then, and zeros over this."""
 
 SUM_ROWS = 3
-"""Rows of int32 that :func:`byte_sums` writes for a head."""
+"""Rows of int32 that :func:`byte_sums` writes for a head: :data:`_KEY_TERM` and those after it."""
+
+_KEY_TERM, _KEY_PEAK, _QUERY_TERM = range(SUM_ROWS)
 
 _Product = Callable[[Simd, Value, Value, Value], Value]
 
@@ -101,11 +103,11 @@ def byte_sums(v: Simd, queries: Value, keys: Value, quads: Value, params: Value,
                 for sums in (positive, b.sub(v.zero(v.i16), negative)):
                     peak.set(v.select_greater(sums, peak.get(), sums, peak.get()))
         term = b.mul(zero_point, b.add(key_sum.get(), b.mul(offset, size)))
-        v.store(b.sub(v.zero(v.i32), term), v.at(out, column))
+        v.store(b.sub(v.zero(v.i32), term), v.at(out, _KEY_TERM * _ROW + column))
         both = v.cast(peak.get(), v.i32)
         left, right = b.ashr(b.shl(both, sixteen), sixteen), b.ashr(both, sixteen)
-        v.store(v.select_greater(left, right, left, right), v.at(out, _ROW + column))
-        v.store(b.mul(offset, query_sum.get()), v.at(out, 2 * _ROW + column))
+        v.store(v.select_greater(left, right, left, right), v.at(out, _KEY_PEAK * _ROW + column))
+        v.store(b.mul(offset, query_sum.get()), v.at(out, _QUERY_TERM * _ROW + column))
 
 
 def _add_products(v: Simd, accumulator: Value, unsigned: Value, signed: Value) -> Value:
@@ -113,14 +115,6 @@ def _add_products(v: Simd, accumulator: Value, unsigned: Value, signed: Value) -
     if v.tier.pairs:
         return v.dot2(accumulator, v.multiply_pairs_u8s8(unsigned, signed), v.constant(v.i16, 1))
     return v.dot4(accumulator, v.cast(unsigned, v.i32), v.cast(signed, v.i32))
-
-
-def _add_single_products(v: Simd, accumulator: Value, unsigned: Value, signed: Value) -> Value:
-    """AVX2: plus four u8 * s8 products, whatever they are."""
-    for mask in (0x00FF, -256):
-        single = v.builder.and_(v.cast(unsigned, v.i16), v.constant(v.i16, mask))
-        accumulator = v.dot2(accumulator, v.multiply_pairs_u8s8(single, signed), v.constant(v.i16, 1))
-    return accumulator
 
 
 def _score_tile(
@@ -179,20 +173,20 @@ def _scores_int(
     """
     b = v.builder
     queries, query_sums, keys, key_sums, out = (v.pointer(a) for a in (queries, query_sums, keys, key_sums, out))
-    offsets = v.load_row(v.at(query_sums, 2 * _ROW), v.i32) if v.tier.registers >= 32 else None
+    offsets = v.load_row(v.at(query_sums, _QUERY_TERM * _ROW), v.i32) if v.tier.registers >= 32 else None
     with v.loop(tiles) as tile:
         base, sums = v.at(keys, v.mul(tile, key_stride)), v.at(key_sums, v.mul(tile, sums_stride))
         rows = v.at(out, v.mul(tile, TILE * _ROW))
         start, end = _keys_of(v, tile, first_key, stop_key)
 
         def initial(key: Value, k: int, sums: Value = sums) -> Value:
-            offset = offsets[k] if offsets else v.load(v.at(query_sums, 2 * _ROW + k * v.bytes), v.i32)
+            offset = offsets[k] if offsets else v.load(v.at(query_sums, _QUERY_TERM * _ROW + k * v.bytes), v.i32)
             return b.add(v.broadcast_i32(v.at(sums, v.mul(key, 4))), offset)
 
         _score_tile(v, queries, base, rows, (start, end), quads, v.i8, initial, _add_products)
         if v.tier.pairs:
             with v.loop(end, start) as key:
-                peak = v.load_i32(v.at(sums, v.add(v.mul(key, 4), _ROW)))
+                peak = v.load_i32(v.at(sums, v.add(v.mul(key, 4), _KEY_PEAK * _ROW)))
                 with v.when(b.icmp_signed(">", peak, v.integer(_PAIR_LIMIT))):
                     for k in range(4):
                         total = v.variable(initial(key, k))
@@ -200,7 +194,7 @@ def _scores_int(
                             offset = v.mul(quad, _ROW)
                             vector = v.load(v.at(queries, v.add(offset, k * v.bytes)), v.i8)
                             scalar = v.cast(v.broadcast_i32(v.at(base, v.add(offset, v.mul(key, 4)))), v.i8)
-                            total.set(_add_single_products(v, total.get(), vector, scalar))
+                            total.set(add_single_products(v, total.get(), vector, scalar))
                         v.store(total.get(), v.at(rows, v.add(v.mul(key, _ROW), k * v.bytes)))
 
 
@@ -419,103 +413,8 @@ _context_float = _context(_multiply_add, True)
 _context_int = _context(_dot4, False)
 
 
-def _context_int16(split: bool) -> Any:
-    """AVX2: ``out += V P`` over tiles whose probability bytes sum to at most 255 per int16 lane, so that
-    ``255 * 128`` bounds every partial sum and int16 is exact; widened once per call.
-
-    ``split`` handles one tile that exceeds the bound: single products, widened at every step.
-    """
-
-    @micro_kernel(6)
-    def context(
-        v: Simd, values: Value, value_stride: Value, tiles: Value, probabilities: Value, rows: Value, out: Value
-    ) -> None:
-        b = v.builder
-        values, probabilities, out = v.pointer(values), v.pointer(probabilities), v.pointer(out)
-        ones = v.constant(v.i16, 1)
-        with v.loop(rows, step=4) as row:
-            for first in range(0, 4, 2):
-                places = [
-                    [v.at(out, v.add(v.mul(v.add(row, r), _ROW), (first + k) * v.bytes)) for k in range(2)]
-                    for r in range(4)
-                ]
-                sums = [[v.variable(v.zero(v.i16)) for _ in range(2)] for _ in range(4)]
-                with v.loop(tiles) as tile:
-                    base = v.at(values, v.add(v.mul(tile, value_stride), v.mul(row, TILE)))
-                    columns = v.at(probabilities, v.add(v.mul(tile, TILE // 4 * _ROW), first * v.bytes))
-                    for step in range(TILE // 4):
-                        place = v.at(columns, step * _ROW)
-                        vectors = [v.load(v.at(place, k * v.bytes), v.i16) for k in range(2)]
-                        for r in range(4):
-                            scalar = v.broadcast_i32(v.at(base, 4 * step + r * TILE))
-                            for k in range(2):
-                                if split:
-                                    total = v.load(places[r][k], v.i32)
-                                    v.store(_add_single_products(v, total, vectors[k], scalar), places[r][k])
-                                else:
-                                    products = v.multiply_pairs_u8s8(vectors[k], scalar)
-                                    sums[r][k].set(b.add(sums[r][k].get(), products))
-                if not split:
-                    for r in range(4):
-                        for k in range(2):
-                            total = v.dot2(v.load(places[r][k], v.i32), sums[r][k].get(), ones)
-                            v.store(total, places[r][k])
-
-    return context
-
-
-@micro_kernel(1)
-def _clear_row(v: Simd, place: Value) -> None:
-    v.store_row([v.zero(v.i32)] * 4, v.pointer(place))
-
-
 if TIER.pairs:
-    from numba import carray, types
-    from numba.extending import intrinsic
-
-    _sum_fast, _sum_split = _context_int16(False), _context_int16(True)
-
-    @intrinsic
-    def _int16_pointer(typing_context: Any, address: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, values: Sequence[Value]) -> Value:
-            return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
-
-        return types.CPointer(types.int16)(types.int64), codegen
-
-    @inner()
-    def _sum_values(values, value_stride, tiles, first_key, stop_key, probabilities, rows, out, lane_sums):
-        """Split the key tiles into runs that stay exact in int16 and add up their contexts: of whole tiles."""
-        for quad in range(first_key // 4):
-            _clear_row(probabilities + quad * _ROW)
-        for quad in range(stop_key // 4, tiles * (TILE // 4)):
-            _clear_row(probabilities + quad * _ROW)
-        for row in range(rows):
-            _clear_row(out + row * _ROW)
-        lanes = carray(_int16_pointer(lane_sums), (tiles, 2 * TILE))
-        running = np.zeros(2 * TILE, np.int16)
-        first = 0
-        for tile in range(tiles):
-            highest, alone = np.int16(0), np.int16(0)
-            for i in range(2 * TILE):
-                running[i] += lanes[tile, i]
-                highest = max(highest, running[i])
-                alone = max(alone, lanes[tile, i])
-            if highest <= _LANE_LIMIT:
-                continue
-            if tile > first:
-                start = first * TILE * TILE
-                _sum_fast(values + first * value_stride, value_stride, tile - first, probabilities + start, rows, out)
-            first = tile
-            for i in range(2 * TILE):  # a slice assignment would add 5 s to the compile time for its error message
-                running[i] = lanes[tile, i]
-            if alone > _LANE_LIMIT:
-                _sum_split(values + tile * value_stride, value_stride, 1, probabilities + tile * TILE * TILE, rows, out)
-                first = tile + 1
-                running[:] = 0
-        if tiles > first:
-            start = first * TILE * TILE
-            _sum_fast(values + first * value_stride, value_stride, tiles - first, probabilities + start, rows, out)
-
+    _sum_values = sum_values
 else:
 
     @inner()

@@ -26,14 +26,14 @@ def assembly(kernel: Any, arity: int) -> str:
 def main() -> None:
     features = frozenset(filter(None, sys.argv[1].split(",")))
     cpu.host_features = lambda: features
-    from sparsert.kernels import attention
+    from sparsert.kernels import attention, attention_pairs
     from sparsert.kernels.formats import ACCUMULATORS
     from sparsert.kernels.jit import TIER
     from sparsert.kernels.stages import STAGES
 
     kernels = {
         "scores": (attention._scores_int, 11),
-        "context": (attention._sum_fast, 6) if TIER.pairs else (attention._context_int, 8),
+        "context": (attention_pairs.sum_fast, 6) if TIER.pairs else (attention._context_int, 8),
         "gelu_quads": (STAGES["dequantize+gelu+quads"], STAGES.arity),
         "probabilities": (attention._quantize_probabilities, 8),
     }
