@@ -15,7 +15,7 @@ from sparsert.kernels.registry import Registry
 from sparsert.kernels.simd import Simd, Value, micro_kernel
 from sparsert.kernels.table import ELEMENT
 
-__all__ = ["ADD_ROWS", "STAGED_CHANNELS", "transpose_channels"]
+__all__ = ["ADD_CODES", "ADD_ROWS", "STAGED_CHANNELS", "transpose_channels"]
 
 STAGED_CHANNELS = 128
 """Channels of a block of sums, float32 ``[TILE][STAGED_CHANNELS]``: 16 KB on AVX2, half of an L1."""
@@ -66,12 +66,15 @@ def _lanes(element: ir.Type, count: int) -> ir.Type:
 
 
 ADD_ROWS = Registry("addition of table rows", 5)
-"""``add(row, count, scale, zero_point, sums)`` for every element: code 2 * element for the first table, which writes
-the sums, and one more for the others."""
+"""``add(row, count, scale, zero_point, sums)`` for every element: code ``ADD_CODES * element`` for the first table,
+which writes the sums, and one more for the others."""
+
+ADD_CODES = 2
+"""Codes of each element in :data:`ADD_ROWS`."""
 
 for _name, _element in ELEMENT._asdict().items():
-    ADD_ROWS.add(f"{_name} first", 2 * _element, _add_row(_element, True))
-    ADD_ROWS.add(_name, 2 * _element + 1, _add_row(_element, False))
+    ADD_ROWS.add(f"{_name} first", ADD_CODES * _element, _add_row(_element, True))
+    ADD_ROWS.add(_name, ADD_CODES * _element + 1, _add_row(_element, False))
 
 
 @micro_kernel(3)

@@ -37,6 +37,8 @@ __all__ = [
     "SELECT",
     "STAGE",
     "STAGE_COLUMNS",
+    "START",
+    "START_COLUMNS",
     "STEP",
     "STEP_COLUMNS",
     "TABLE",
@@ -71,6 +73,10 @@ LINEAR = _numbered(
 ``slice_bytes`` lead from the start of one slice of a tile to the next.
 """
 
+START_COLUMNS = 2
+START = _numbered("weights offsets")
+"""A row of a packed weight's starts: bytes from the begin of its streams to a block of rows."""
+
 EMBED = _numbered("opcode tables table_table channels out out_stride")
 """Sums of table rows, transposed into tiles."""
 
@@ -96,7 +102,7 @@ BYTE_SUMS = _numbered("opcode q q_stride k k_stride sums sums_stride heads head_
 """What int8 attention needs of the bytes of Q and K."""
 
 EXTREMA = _numbered("opcode x x_stride rows extrema")
-"""Least and greatest value of the tokens of a float tile, at the address of two floats a tile."""
+"""Least and greatest value of the tokens of a float tile, at the address of `kernels.records.TILE_EXTREMA` by tile."""
 
 DYNAMIC = _numbered("opcode extrema parameters")
 """The quantization that follows from the extrema of all tiles."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from sparsert.kernels.formats import ACCUMULATORS
 from sparsert.kernels.loop.places import FLOAT_ROW, PANEL_BLOCKS
-from sparsert.kernels.records import PARAMETERS
+from sparsert.kernels.records import PARAMETERS, TILE_EXTREMA
 from sparsert.kernels.rows import FINISH, PREPARE
 from sparsert.kernels.stages import STAGES
 from sparsert.kernels.table import (
@@ -60,7 +60,7 @@ class Code:
         found = [parameters for step in steps for parameters in _parameters_of(step)]
         names = {parameters.name for parameters in found if isinstance(parameters, DynamicParameters)}
         self._dynamic = {name: np.zeros(1, PARAMETERS) for name in names}
-        self._extrema = {name: np.zeros((tiles, 2), np.float32) for name in names}
+        self._extrema = {name: np.zeros(tiles, TILE_EXTREMA) for name in names}
 
     def address(self, array: np.ndarray | None) -> int:
         """Address of an array that is held from now on; 0 for none."""

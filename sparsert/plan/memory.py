@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsert.kernels.loop.places import ATTENTION_WORK, FLOAT_ROW, STEP_SCRATCH
+from sparsert.kernels.loop.places import ATTENTION_ROWS, ATTENTION_WORK, FLOAT_ROW, STEP_SCRATCH
 from sparsert.kernels.table import QUEUE_COLUMNS
 from sparsert.ops.steps import Buffer, Step
 from sparsert.plan.regions import Division, Region
@@ -82,7 +82,7 @@ def plan_memory(steps: Sequence[Step], regions: Sequence[Region], division: Divi
     attention = 0
     for step in steps:
         if step.opcode == "attention":
-            rows = (2 * step.constants["size"] + 8) * FLOAT_ROW
+            rows = (2 * step.constants["size"] + ATTENTION_ROWS) * FLOAT_ROW
             attention = max(attention, rows + key_tiles * ATTENTION_WORK)
     needed = max(STEP_SCRATCH + own_bytes * division.band, attention)
     # not a multiple of the page: threads' scratches would fall on the same sets of the caches

@@ -7,7 +7,7 @@ import numpy as np
 from sparsert.kernels.jit import TILE, inner
 from sparsert.kernels.loop.places import place
 from sparsert.kernels.memory import load_f32, store_f32, store_i32
-from sparsert.kernels.records import PARAMETERS, offset_of
+from sparsert.kernels.records import PARAMETERS, TILE_EXTREMA, offset_of
 from sparsert.kernels.table import DYNAMIC, EXTREMA, TILE_META
 
 __all__ = ["dynamic_step", "extrema_step"]
@@ -18,6 +18,10 @@ _ZERO_POINT = offset_of(PARAMETERS, "zero_point")
 _LOW = offset_of(PARAMETERS, "low")
 _HIGH = offset_of(PARAMETERS, "high")
 _ACC_SCALE = offset_of(PARAMETERS, "acc_scale")
+
+_TILE_BYTES = TILE_EXTREMA.itemsize
+_TILE_LOW = offset_of(TILE_EXTREMA, "low")
+_TILE_HIGH = offset_of(TILE_EXTREMA, "high")
 
 
 @inner()
@@ -33,8 +37,9 @@ def extrema_step(step, tile, band, meta, scratch):
                 low = value
             if value > high or value != value:
                 high = value
-    store_f32(step[EXTREMA.extrema] + 8 * tile, low)
-    store_f32(step[EXTREMA.extrema] + 8 * tile + 4, high)
+    extrema = step[EXTREMA.extrema] + _TILE_BYTES * tile
+    store_f32(extrema + _TILE_LOW, low)
+    store_f32(extrema + _TILE_HIGH, high)
 
 
 @inner()
@@ -42,8 +47,9 @@ def dynamic_step(step, tiles):
     """DynamicQuantizeLinear's parameters from all tiles' extrema (ONNX page)."""
     low, high = np.float32(0.0), np.float32(0.0)
     for tile in range(tiles):
-        low = min(low, load_f32(step[DYNAMIC.extrema] + 8 * tile))
-        high = max(high, load_f32(step[DYNAMIC.extrema] + 8 * tile + 4))
+        extrema = step[DYNAMIC.extrema] + _TILE_BYTES * tile
+        low = min(low, load_f32(extrema + _TILE_LOW))
+        high = max(high, load_f32(extrema + _TILE_HIGH))
     scale = np.float32((high - low) / np.float32(255.0))
     if scale == np.float32(0.0):
         scale = np.float32(1.0)

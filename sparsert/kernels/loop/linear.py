@@ -6,13 +6,12 @@ import numpy as np
 
 from sparsert.kernels.formats import ACCUMULATORS, BLOCK_ROWS, HEADER_BYTES
 from sparsert.kernels.jit import inner
-from sparsert.kernels.loop.places import BLOCK_BYTES, place, run_stages
-from sparsert.kernels.memory import load_i64
-from sparsert.kernels.table import LINEAR
+from sparsert.kernels.loop.places import BLOCK_BYTES, field, place, run_stages
+from sparsert.kernels.table import LINEAR, START, START_COLUMNS
 
 __all__ = ["linear_step"]
 
-_STARTS_BYTES = 16
+_START_BYTES = 8 * START_COLUMNS
 
 _dispatch = ACCUMULATORS.dispatcher()
 
@@ -44,13 +43,13 @@ def linear_step(step, band, tiles, strip, strips, scratch):
                     block = scratch
                     if slices > 1:
                         block += (index - start) * BLOCK_BYTES
-                    starts = step[LINEAR.starts] + _STARTS_BYTES * (turn * blocks + index)
+                    starts = step[LINEAR.starts] + _START_BYTES * (turn * blocks + index)
                     _accumulate(
                         step[LINEAR.kernel],
                         x + turn * step[LINEAR.slice_bytes],
                         step[LINEAR.headers] + HEADER_BYTES * (turn * rows + first),
-                        step[LINEAR.weights] + load_i64(starts),
-                        step[LINEAR.offsets] + load_i64(starts + 8),
+                        step[LINEAR.weights] + field(starts, START.weights),
+                        step[LINEAR.offsets] + field(starts, START.offsets),
                         block,
                         size,
                         np.int64(turn > 0),

@@ -9,7 +9,17 @@ from sparsert.kernels.rows import STATISTICS_ROWS
 from sparsert.kernels.stages import STAGES
 from sparsert.kernels.table import STAGE, STAGE_COLUMNS
 
-__all__ = ["ATTENTION_WORK", "BLOCK_BYTES", "FLOAT_ROW", "PANEL_BLOCKS", "STEP_SCRATCH", "field", "place", "run_stages"]
+__all__ = [
+    "ATTENTION_ROWS",
+    "ATTENTION_WORK",
+    "BLOCK_BYTES",
+    "FLOAT_ROW",
+    "PANEL_BLOCKS",
+    "STEP_SCRATCH",
+    "field",
+    "place",
+    "run_stages",
+]
 
 FLOAT_ROW = 4 * TILE
 """Bytes of a row of a float tile."""
@@ -23,7 +33,10 @@ STEP_SCRATCH = PANEL_BLOCKS * BLOCK_BYTES + STATISTICS_ROWS * FLOAT_ROW
 """Scratch bytes that steps other than attention need, besides values of the region."""
 
 ATTENTION_WORK = FLOAT_ROW * TILE + TILE * TILE + FLOAT_ROW
-"""Scratch bytes that attention needs per key tile, besides 8 rows of a tile."""
+"""Scratch bytes that attention needs per key tile, besides :data:`ATTENTION_ROWS`."""
+
+ATTENTION_ROWS = 8
+"""Rows of a tile in scratch that attention needs besides: maxima and sums, and some to spare."""
 
 _STAGE_BYTES = 8 * STAGE_COLUMNS
 
