@@ -84,7 +84,7 @@ class InputValidator:
         if _number_of(arrays, "inp") != len(self._expected) or not self._fits(arrays):
             arrays = list(arrays)
             if strict:
-                self._check_layout(arrays)
+                self._check_contiguity(arrays)
             self._check_types_and_shapes(arrays)
             arrays = [np.ascontiguousarray(array) if array.ndim else array for array in arrays]
         for array, expected in zip(arrays, self._expected, strict=True):
@@ -159,7 +159,7 @@ class InputValidator:
                     return False
         return True
 
-    def _check_layout(self, arrays: Sequence[Any]) -> None:
+    def _check_contiguity(self, arrays: Sequence[Any]) -> None:
         for index, array in enumerate(arrays):
             _require_array(array, index)
             if self._batch_size is not None and array.ndim and array.shape[0] != self._batch_size:

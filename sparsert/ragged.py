@@ -101,10 +101,10 @@ def run_padded(
     begins = np.cumsum(lengths) - lengths
     joined: list[np.ndarray] = []
     known = list(outputs)
-    for group in _groups(lengths, 1 if alone else rows or _ROWS, any(masks)):
-        width = tokens or int(lengths[group].max())
+    for batch in _batches(lengths, 1 if alone else rows or _ROWS, any(masks)):
+        width = tokens or int(lengths[batch].max())
         # a fixed number of rows repeats the last sequence
-        places = np.pad(group, (0, (rows or 0) - len(group) if rows else 0), mode="edge")
+        places = np.pad(batch, (0, (rows or 0) - len(batch) if rows else 0), mode="edge")
         chosen = _tokens(begins[places], lengths[places])
         results = run([pad_rows(array[chosen], lengths[places], width) for array in inputs])
         if not joined:
@@ -127,9 +127,9 @@ def run_padded(
                     "neither to tokens nor to sequences; use run"
                 )
             if of_tokens:
-                whole[_tokens(begins[group], lengths[group])] = flatten_rows(result[: len(group)], lengths[group])
+                whole[_tokens(begins[batch], lengths[batch])] = flatten_rows(result[: len(batch)], lengths[batch])
             else:
-                whole[group] = result[: len(group)]
+                whole[batch] = result[: len(batch)]
     return joined
 
 
@@ -139,7 +139,7 @@ def _tokens(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) + np.repeat(moved, lengths)
 
 
-def _groups(lengths: np.ndarray, rows: int, padding: bool) -> Iterator[np.ndarray]:
+def _batches(lengths: np.ndarray, rows: int, padding: bool) -> Iterator[np.ndarray]:
     """Indices of the sequences of each batch: similar lengths together, or only equal ones without ``padding``."""
     order = np.argsort(lengths, kind="stable")
     edges = [0] if padding else [0, *(np.flatnonzero(np.diff(lengths[order])) + 1)]

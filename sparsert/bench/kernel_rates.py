@@ -149,7 +149,7 @@ def _attention_work(case: Case) -> Work:
 def _runner(
     instance: Instance, segment: Segment, opcodes: Sequence[str], layout: Layout, held: object = None
 ) -> Callable[[int], None]:
-    """Run the steps of some opcodes again and again; ``held`` are arrays that the program has addresses of."""
+    """Run the steps of some opcodes again and again; ``held`` are arrays that the table has addresses of."""
     wanted = [index for index, region in enumerate(instance.regions) if segment.steps[region.first].opcode in opcodes]
 
     def run(rounds: int, held: object = held) -> None:

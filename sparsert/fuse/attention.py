@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from sparsert.fuse.axes import Layout
+from sparsert.fuse.axes import Axes
 from sparsert.fuse.linear import rescaled
 from sparsert.fuse.mask import emit_key_mask, match_key_condition, match_key_mask
 from sparsert.graph.editor import Editor
@@ -48,7 +48,7 @@ class _Operand:
     """One of Q, K, V: the (B, S, H) float value that the heads are split from and what happens until the product."""
 
     base: str
-    layout: Layout
+    axes: Axes
     quantization: Quantization | None
     dynamic: bool
     scale: float
@@ -103,10 +103,10 @@ def _agrees(stated: Quantization | None, found: Quantization, product: _Product)
     return product.node.op != "QLinearMatMul" or bool(stated.scale == found.scale)
 
 
-def _split(layout: Layout, transposed: bool) -> bool:
-    """Whether the layout is (B, A, S, D), or (B, A, D, S) if transposed, split from (B, S, H)."""
-    axes = [_BATCH, _HIDDEN, _HIDDEN, _TOKENS] if transposed else [_BATCH, _HIDDEN, _TOKENS, _HIDDEN]
-    return layout.matches([[axis] for axis in axes]) and layout.in_order(_HIDDEN, (1, 2 if transposed else 3))
+def _split(axes: Axes, transposed: bool) -> bool:
+    """Whether the axes are (B, A, S, D), or (B, A, D, S) if transposed, split from (B, S, H)."""
+    wanted = [_BATCH, _HIDDEN, _HIDDEN, _TOKENS] if transposed else [_BATCH, _HIDDEN, _TOKENS, _HIDDEN]
+    return axes.matches([[axis] for axis in wanted]) and axes.in_order(_HIDDEN, (1, 2 if transposed else 3))
 
 
 def _operand(editor: Editor, product: _Product, right: bool, transposed: bool) -> _Operand | None:
@@ -119,11 +119,11 @@ def _operand(editor: Editor, product: _Product, right: bool, transposed: bool) -
     nodes: list[Node] = []
     while True:
         if not in_bytes and editor.facts.rank(value) == 3 and editor.is_float(value):
-            layout = _forward(editor, value, moves[::-1])
-            if layout is not None and _split(layout, transposed):
+            axes = _forward(editor, value, moves[::-1])
+            if axes is not None and _split(axes, transposed):
                 if quantization is not None and before != 1.0:
                     quantization = replace(quantization, scale=np.float32(quantization.scale / before))
-                return _Operand(value, layout, quantization, dynamic, scale, nodes[::-1])
+                return _Operand(value, axes, quantization, dynamic, scale, nodes[::-1])
         node = editor.producers.get(value)
         if node is None:
             return None
@@ -169,12 +169,12 @@ def _constant_factor(editor: Editor, node: Node) -> tuple[str, float] | None:
     return operands[0], number
 
 
-def _forward(editor: Editor, value: str, moves: list[Node]) -> Layout | None:
+def _forward(editor: Editor, value: str, moves: list[Node]) -> Axes | None:
     shape = editor.facts.shape(value)
-    layout = None if shape is None else Layout.of(shape, editor.facts.sizes)
+    axes = None if shape is None else Axes.of(shape, editor.facts.sizes)
     for node in moves:
-        layout = None if layout is None else layout.after(node, editor.facts)
-    return layout
+        axes = None if axes is None else axes.after(node, editor.facts)
+    return axes
 
 
 @dataclass
@@ -353,13 +353,13 @@ def _merged(editor: Editor, product: _Product, nodes: list[Node]) -> tuple[str, 
     shape = editor.facts.shape(value)
     if shape is None or len(shape) != 4:
         return None
-    layout: Layout | None = Layout.of(shape, editor.facts.sizes)
+    axes: Axes | None = Axes.of(shape, editor.facts.sizes)
     result, in_bytes = product.result, product.result is not None
     while True:
-        if layout is None:
+        if axes is None:
             return None
         node = editor.sole_reader(value)
-        if layout.matches([[0], [2], [1, 3]]):
+        if axes.matches([[0], [2], [1, 3]]):
             # Bytes that nobody dequantizes are read as they are: the next Quantize had equal parameters and is gone.
             if not in_bytes or node is None or node.op != "Dequantize":
                 return value, result, in_bytes
@@ -372,7 +372,7 @@ def _merged(editor: Editor, product: _Product, nodes: list[Node]) -> tuple[str, 
                 return None
             result, in_bytes = node.fused.quantization, node.op == "Quantize"
         elif node.op in _MOVES:
-            layout = layout.after(node, editor.facts)
+            axes = axes.after(node, editor.facts)
         else:
             return None
         nodes.append(node)
@@ -392,7 +392,7 @@ def _fuse(editor: Editor, softmax: Node) -> None:
     v = _operand(editor, context.product, right=True, transposed=False)
     if q is None or k is None or v is None:
         return
-    heads = {operand.layout.size(1) for operand in (q, k, v)}
+    heads = {operand.axes.size(1) for operand in (q, k, v)}
     if len(heads) != 1 or None in heads:
         return
     if not (editor.facts.same_shape(q.base, k.base) and editor.facts.same_shape(q.base, v.base)):

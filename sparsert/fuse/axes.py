@@ -21,27 +21,27 @@ class Atom:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Axes:
     """The axes of a tensor, each the product of atoms in row-major order."""
 
     axes: tuple[tuple[Atom, ...], ...]
 
     @staticmethod
-    def of(shape: Shape, sizes: Mapping[str, int]) -> Layout:
-        """Return the layout of a tensor that has not been touched."""
-        return Layout(tuple((Atom(axis, (), factors(dim, sizes)),) for axis, dim in enumerate(shape)))
+    def of(shape: Shape, sizes: Mapping[str, int]) -> Axes:
+        """Return the axes of a tensor that has not been touched."""
+        return Axes(tuple((Atom(axis, (), factors(dim, sizes)),) for axis, dim in enumerate(shape)))
 
-    def after(self, node: Node, facts: Facts) -> Layout | None:
-        """Return the layout behind a node that only moves elements; None if it cannot be followed."""
+    def after(self, node: Node, facts: Facts) -> Axes | None:
+        """Return the axes behind a node that only moves elements; None if it cannot be followed."""
         if node.op == "Transpose":
             perm = attribute(node, "perm", list(range(len(self.axes)))[::-1])
-            return Layout(tuple(self.axes[axis] for axis in perm)) if len(perm) == len(self.axes) else None
+            return Axes(tuple(self.axes[axis] for axis in perm)) if len(perm) == len(self.axes) else None
         if node.op in ("Reshape", "Unsqueeze", "Squeeze", "Flatten"):
             shape = facts.shape(node.outputs[0])
             return None if shape is None else self._regrouped([factors(dim, facts.sizes) for dim in shape])
         return self
 
-    def _regrouped(self, target: Sequence[Factors]) -> Layout | None:
+    def _regrouped(self, target: Sequence[Factors]) -> Axes | None:
         atoms = [atom for axis in self.axes for atom in axis]
         axes: list[list[Atom]] = []
         for wanted in target:
@@ -64,7 +64,7 @@ class Layout:
             axes.append(axis)
         if any(atom.size != (1, ()) for atom in atoms):
             return None
-        return Layout(tuple(tuple(axis) for axis in axes))
+        return Axes(tuple(tuple(axis) for axis in axes))
 
     def matches(self, expected: Sequence[Sequence[int]]) -> bool:
         """Whether each axis holds exactly atoms of the original axes listed, and split axes keep major before minor.

@@ -1,4 +1,4 @@
-"""Scalar loads and stores at raw addresses, for compiled code that follows pointers out of a program."""
+"""Scalar loads and stores at raw addresses, for compiled code that follows pointers out of a table."""
 
 from __future__ import annotations
 

@@ -201,25 +201,28 @@ class Attention(FusedOp):
 
     def _static_products(self, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> _Products:
         """Both products where the file states the scales, each integer or float."""
-        q_format, k_format = self.q_quantization, self.k_quantization
-        p_format, v_format = self.probs_quantization, self.v_quantization
+        q_quantization, k_quantization = self.q_quantization, self.k_quantization
+        probs_quantization, v_quantization = self.probs_quantization, self.v_quantization
 
         def scores_of(item: int) -> np.ndarray:
             left, right = _heads_first(q[item], self.heads), _heads_first(k[item], self.heads)
-            if q_format is None or k_format is None:
+            if q_quantization is None or k_quantization is None:
                 return np.matmul(left, right.swapaxes(1, 2))
-            left, right = q_format.quantize(left), k_format.quantize(right)
-            zero_points = q_format.zero_point, k_format.zero_point
+            left, right = q_quantization.quantize(left), k_quantization.quantize(right)
+            zero_points = q_quantization.zero_point, k_quantization.zero_point
             return _integer_product(left, zero_points[0], right.swapaxes(1, 2), zero_points[1]) * self.qk_scale
 
         def context_of(probabilities: _Probabilities) -> Iterator[np.ndarray]:
             for item in range(len(q)):
                 left, right = probabilities(item), _heads_first(v[item], self.heads)
-                if p_format is None or v_format is None:
+                if probs_quantization is None or v_quantization is None:
                     yield np.matmul(left, right)
                 else:
-                    left, right = p_format.quantize(left), v_format.quantize(right)
-                    yield _integer_product(left, p_format.zero_point, right, v_format.zero_point) * self.pv_scale
+                    left, right = probs_quantization.quantize(left), v_quantization.quantize(right)
+                    yield (
+                        _integer_product(left, probs_quantization.zero_point, right, v_quantization.zero_point)
+                        * self.pv_scale
+                    )
 
         return scores_of, context_of
 

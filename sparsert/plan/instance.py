@@ -26,7 +26,7 @@ _ARRAY = {"gather": GATHER.array, "select": SELECT.array}
 
 @dataclass(eq=False)
 class _Binding:
-    """What calls of the same shapes share: the program holds the addresses of these arrays."""
+    """What calls of the same shapes share: the table holds the addresses of these arrays."""
 
     layout: Layout
     lead: tuple[int, ...]
@@ -38,7 +38,7 @@ class _Binding:
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """A call that can be executed, again and again: its results, and arrays whose addresses the program holds."""
+    """A call that can be executed, again and again: its results, and arrays whose addresses the table holds."""
 
     results: dict[str, np.ndarray]
     held: Any
@@ -131,9 +131,9 @@ class Instance:
         )
 
     def bind(self, values: Mapping[str, np.ndarray], layout: Layout, lead: tuple[int, ...], items: int) -> Bound:
-        """Put inputs where the program finds them, and outputs' addresses into it; arguments as for :meth:`call`.
+        """Put inputs where the table has them, and outputs' addresses into it; arguments as for :meth:`call`.
 
-        What is returned must live while the program is executed.
+        What is returned must live while the table is executed.
         """
         binding = self._binding
         if binding is None or binding.layout is not layout or binding.lead != lead:
@@ -160,7 +160,7 @@ class Instance:
         return Bound(results, (binding, arrays))
 
     def _new_binding(self, layout: Layout, lead: tuple[int, ...]) -> _Binding:
-        """Arrays for the ids and key biases of calls of these shapes, their addresses in the program."""
+        """Arrays for the ids and key biases of calls of these shapes, their addresses in the table."""
         ids = {name: np.empty(lead, np.int64) for name in self._segment.ids}
         for line, name in self._code.ids:
             line[TABLE.ids] = ids[name].ctypes.data

@@ -69,7 +69,7 @@ def _band(tiles: int, threads: int) -> int:
 
 @dataclass(frozen=True)
 class Region:
-    """Steps from ``first`` to ``stop`` that run without a barrier; units and size as in :data:`REGION`."""
+    """Steps from ``first`` to ``stop`` that run without a barrier; units and size as `UNITS` has them."""
 
     first: int
     stop: int

@@ -13,7 +13,7 @@ from fusion_checks import DATA, FORMS, feeds_for
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsert.fuse.axes import Layout
+from sparsert.fuse.axes import Axes
 from sparsert.graph import load_graph
 from sparsert.graph.editor import Editor
 from sparsert.graph.fold import fold
@@ -134,30 +134,30 @@ def moves(draw: st.DrawFn) -> tuple[tuple[int, ...], list[tuple[str, tuple[int, 
 
 
 @given(moves())
-def test_layout_tells_where_elements_are(case: tuple[tuple[int, ...], list[tuple[str, tuple[int, ...]]]]) -> None:
-    """An array of its own element numbers goes through the moves; the layout must predict every number."""
+def test_axes_tell_where_elements_are(case: tuple[tuple[int, ...], list[tuple[str, tuple[int, ...]]]]) -> None:
+    """An array of its own element numbers goes through the moves; they must predict every number."""
     shape, steps = case
     facts = Facts(Graph("", [], [], [], {}, {"": 17}))
     array = np.arange(math.prod(shape)).reshape(shape)
-    layout: Layout | None = Layout.of(shape, {})
+    moved: Axes | None = Axes.of(shape, {})
     for number, (op, argument) in enumerate(steps):
         array = array.transpose(argument) if op == "Transpose" else array.reshape(argument)
         facts.shapes[f"v{number}"] = tuple(array.shape)
         attributes = {"perm": list(argument)} if op == "Transpose" else {}
-        assert layout is not None
-        layout = layout.after(Node(op, ["x"], [f"v{number}"], attributes), facts)
-        if layout is None:
+        assert moved is not None
+        moved = moved.after(Node(op, ["x"], [f"v{number}"], attributes), facts)
+        if moved is None:
             return  # a regrouping that cuts across factors; nothing is claimed about it
-    assert layout is not None
-    # Number the elements again from the layout: major to minor atoms of an axis carry its strides.
+    assert moved is not None
+    # Number the elements again from the axes: major to minor atoms of an axis carry its strides.
     strides: dict[tuple[int, tuple[int, ...]], int] = {}
-    atoms = sorted((atom for axis in layout.axes for atom in axis), key=lambda atom: (atom.axis, atom.path))
+    atoms = sorted((atom for axis in moved.axes for atom in axis), key=lambda atom: (atom.axis, atom.path))
     stride = 1
     for atom in reversed(atoms):
         strides[atom.axis, atom.path] = stride
         stride *= atom.size[0]
     predicted = np.zeros((), np.int64)
-    for axis in layout.axes:
+    for axis in moved.axes:
         numbers = np.zeros(1, np.int64)
         for atom in axis:
             steps_along = np.arange(atom.size[0]) * strides[atom.axis, atom.path]
