@@ -45,11 +45,11 @@ class Tier:
     cpu: str
     vector_bytes: int
     registers: int
-    dot4: bool
-    pairs: bool
-    fma: bool
     rates: str
-    portable: bool
+    dot4: bool = False
+    pairs: bool = False
+    fma: bool = False
+    portable: bool = False
 
 
 _RECORDS = (
@@ -60,7 +60,6 @@ _RECORDS = (
         vector_bytes=64,
         registers=32,
         dot4=True,
-        pairs=False,
         fma=True,
         rates="avx512_vnni",
         portable=True,
@@ -72,7 +71,6 @@ _RECORDS = (
         vector_bytes=32,
         registers=16,
         dot4=True,
-        pairs=False,
         fma=True,
         rates="avx512_vnni",
         portable=True,
@@ -83,11 +81,9 @@ _RECORDS = (
         cpu="haswell",
         vector_bytes=32,
         registers=16,
-        dot4=False,
         pairs=True,
         fma=True,
         rates="avx2",
-        portable=False,
     ),
     Tier(
         name="generic",
@@ -95,11 +91,7 @@ _RECORDS = (
         cpu="x86-64",
         vector_bytes=32,
         registers=16,
-        dot4=False,
-        pairs=False,
-        fma=False,
         rates="generic",
-        portable=False,
     ),
 )
 

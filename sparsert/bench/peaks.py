@@ -12,8 +12,9 @@ from sparsert.bench.rates import Rate
 from sparsert.bench.timing import Team, best_seconds
 from sparsert.kernels.jit import TIER, jit
 from sparsert.kernels.simd import Simd, Value, micro_kernel
+from sparsert.plan.memory import aligned
 
-__all__ = ["aligned", "measure_bandwidths", "measure_peaks", "working_sets"]
+__all__ = ["measure_bandwidths", "measure_peaks", "working_sets"]
 
 _CHAINS = 20 if TIER.registers >= 32 else 12
 """Independent sums in registers: enough to hide a latency of 5 cycles at two instructions a cycle, and they fit."""
@@ -83,13 +84,6 @@ def _run_fma(rounds, place):  # type: ignore[no-untyped-def]
 @jit()
 def _run_read(place, size, rounds, out):  # type: ignore[no-untyped-def]
     _read(place, size, rounds, out)
-
-
-def aligned(size: int) -> np.ndarray:
-    """Uint8 array of zeros at a 64-byte boundary."""
-    raw = np.zeros(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size]
 
 
 _ARITHMETIC: dict[str, tuple[Any, int]] = {

@@ -60,12 +60,3 @@ class Graph:
     def producers(self) -> dict[str, Node]:
         """Map every node output to the node that writes it."""
         return {out: node for node in self.nodes for out in node.outputs if out}
-
-    def consumers(self) -> dict[str, list[Node]]:
-        """Map every value to the nodes that read it, once per reading node."""
-        readers: dict[str, list[Node]] = {}
-        for node in self.nodes:
-            for name in dict.fromkeys(node.inputs):
-                if name:
-                    readers.setdefault(name, []).append(node)
-        return readers

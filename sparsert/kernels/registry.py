@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
-from sparsert.kernels.simd import Value, make_simd, micro_kernel
+from sparsert.kernels.simd import Value, make_simd, micro_kernel, of_integers
 
 __all__ = ["Emit", "Registry"]
 
@@ -70,32 +67,24 @@ class Registry:
         A code that no kernel has ends the process, since its arguments are addresses; or does nothing if asked to.
         """
 
-        def typing(typing_context: Any, *arguments: Any) -> Any:
-            def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[Value]) -> Value:
-                other, done = (builder.append_basic_block(name) for name in ("other", "done"))
-                choice = builder.switch(values[0], other)
-                for name, code in sorted(self.codes.items(), key=lambda entry: entry[1]):
-                    block = builder.append_basic_block(name)
-                    choice.add_case(ir.Constant(values[0].type, code), block)
-                    builder.position_at_end(block)
-                    self._emitters[name](make_simd(builder), *values[1:])
-                    builder.branch(done)
-                builder.position_at_end(other)
-                if others_do_nothing:
-                    builder.branch(done)
-                else:
-                    builder.call(builder.module.declare_intrinsic("llvm.trap", fnty=_TRAP), [])
-                    builder.unreachable()
-                builder.position_at_end(done)
-                return context.get_dummy_value()
+        def switch(builder: ir.IRBuilder, values: Sequence[Value]) -> None:
+            other, done = (builder.append_basic_block(name) for name in ("other", "done"))
+            choice = builder.switch(values[0], other)
+            for name, code in sorted(self.codes.items(), key=lambda entry: entry[1]):
+                block = builder.append_basic_block(name)
+                choice.add_case(ir.Constant(values[0].type, code), block)
+                builder.position_at_end(block)
+                self._emitters[name](make_simd(builder), *values[1:])
+                builder.branch(done)
+            builder.position_at_end(other)
+            if others_do_nothing:
+                builder.branch(done)
+            else:
+                builder.call(builder.module.declare_intrinsic("llvm.trap", fnty=_TRAP), [])
+                builder.unreachable()
+            builder.position_at_end(done)
 
-            return types.void(*([types.int64] * (self.arity + 1))), codegen
-
-        names = ["typing_context", "code", *(f"argument{i}" for i in range(self.arity))]
-        positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        signature = inspect.Signature([inspect.Parameter(name, positional) for name in names])
-        typing.__signature__ = signature  # type: ignore[attr-defined]  # *arguments alone would arrive as one tuple
-        return intrinsic(typing)
+        return of_integers(f"dispatch_{self.what.replace(' ', '_')}", 1 + self.arity, switch)
 
 
 _TRAP = ir.FunctionType(ir.VoidType(), [])

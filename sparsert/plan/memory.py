@@ -12,7 +12,7 @@ from sparsert.kernels.table import QUEUE_COLUMNS
 from sparsert.ops.steps import Buffer, Step
 from sparsert.plan.regions import Division, Region
 
-__all__ = ["Life", "Memory", "MemoryPlan", "allocate", "lives_of", "plan_memory"]
+__all__ = ["Life", "Memory", "MemoryPlan", "aligned", "allocate", "lives_of", "plan_memory"]
 
 _ALIGNMENT = 64
 _PAGE = 4096
@@ -104,10 +104,10 @@ class Memory:
     """
 
     def __init__(self, plan: MemoryPlan, division: Division) -> None:
-        self.arena = _aligned(plan.tile_bytes * division.tiles)
-        self._scratch = _aligned(plan.scratch_bytes * division.threads)
+        self.arena = aligned(plan.tile_bytes * division.tiles)
+        self._scratch = aligned(plan.scratch_bytes * division.threads)
         self.scratch, self.stride = self._scratch.ctypes.data, plan.scratch_bytes
-        queues = _aligned(8 * QUEUE_COLUMNS * division.threads)
+        queues = aligned(8 * QUEUE_COLUMNS * division.threads)
         self.queues = queues.view(np.int64).reshape(division.threads, QUEUE_COLUMNS)
         start = self.arena.ctypes.data
         self.places: dict[Buffer, tuple[int, int]] = {
@@ -122,7 +122,7 @@ class Memory:
         return self.arena.nbytes + self._scratch.nbytes
 
 
-def _aligned(size: int) -> np.ndarray:
+def aligned(size: int) -> np.ndarray:
     """Zeroed bytes at a 64-byte boundary."""
     raw = np.zeros(size + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT

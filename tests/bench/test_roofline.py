@@ -16,6 +16,7 @@ from sparsert.bench.rates import Rate
 from sparsert.bench.roofline import ROOFLINE_KEYS, KernelPoint, Limits, Roofline, roofline_lines
 from sparsert.bench.timing import Team, best_seconds
 from sparsert.kernels.jit import TILE
+from sparsert.plan.memory import aligned
 
 LIMITS = Limits(
     peaks={"int8": Rate(100.0, 190.0), "float": Rate(25.0, 48.0)},
@@ -121,9 +122,9 @@ def test_rates_are_finite_and_positive(cores: int) -> None:
 
 def test_reading_reads_everything() -> None:
     """The loop that measures bandwidth really sums all bytes: int32 sums of every vector, as NumPy finds them."""
-    data = peaks.aligned(8192)
+    data = aligned(8192)
     data.view(np.int32)[:] = np.random.default_rng(0).integers(-1000, 1000, 2048)
-    out = peaks.aligned(64 * 8)
+    out = aligned(64 * 8)
     peaks._run_read(data.ctypes.data, data.nbytes, 3, out.ctypes.data)
     lanes = TILE // 4 * 8
     expected = 3 * data.view(np.int32).reshape(-1, lanes).sum(axis=0)

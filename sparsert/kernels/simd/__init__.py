@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from sparsert.kernels.jit import PORTABLE, TIER
 from sparsert.kernels.simd.vector import LOG2_E, Simd, Value
 
-__all__ = ["LOG2_E", "Simd", "Value", "make_simd", "micro_kernel"]
+__all__ = ["LOG2_E", "Simd", "Value", "make_simd", "micro_kernel", "of_integers"]
 
 _CLASS: type[Simd] = Simd
 if TIER.features and not PORTABLE:
@@ -37,22 +37,26 @@ def micro_kernel(arity: int) -> Callable[[Callable[..., None]], Any]:
     """Make ``emit(v, *int64_values)`` callable from Numba code as a function of ``arity`` int64 arguments."""
 
     def decorate(emit: Callable[..., None]) -> Any:
-        def typing(typing_context: Any, *arguments: Any) -> Any:
-            if len(arguments) != arity:
-                raise TypeError(f"{emit.__name__} takes {arity} integers, got {len(arguments)}")
-
-            def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[Value]) -> Value:
-                emit(make_simd(builder), *values)
-                return context.get_dummy_value()
-
-            return types.void(*([types.int64] * arity)), codegen
-
-        typing.__name__ = typing.__qualname__ = f"{emit.__name__}_{TIER.name}"
-        # Numba binds the arguments by this signature; without it *arguments would have to arrive as one tuple
-        names = ["typing_context", *(f"argument{i}" for i in range(arity))]
-        typing.__signature__ = inspect.Signature([inspect.Parameter(n, _POSITIONAL) for n in names])  # type: ignore
-        kernel = intrinsic(typing)
-        kernel.emit = emit
-        return kernel
+        return of_integers(emit.__name__, arity, lambda builder, values: emit(make_simd(builder), *values))
 
     return decorate
+
+
+def of_integers(name: str, arity: int, write: Callable[[ir.IRBuilder, Sequence[Value]], None]) -> Any:
+    """A function of ``arity`` int64 arguments for compiled code, with the IR that ``write`` puts where it is called."""
+
+    def typing(typing_context: Any, *arguments: Any) -> Any:
+        if len(arguments) != arity:
+            raise TypeError(f"{name} takes {arity} integers, got {len(arguments)}")
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[Value]) -> Value:
+            write(builder, values)
+            return context.get_dummy_value()
+
+        return types.void(*([types.int64] * arity)), codegen
+
+    typing.__name__ = typing.__qualname__ = f"{name}_{TIER.name}"
+    # Numba binds the arguments by this signature; without it *arguments would have to arrive as one tuple
+    names = ["typing_context", *(f"argument{i}" for i in range(arity))]
+    typing.__signature__ = inspect.Signature([inspect.Parameter(n, _POSITIONAL) for n in names])  # type: ignore
+    return intrinsic(typing)

@@ -107,17 +107,13 @@ class Simd:
         for k, value in enumerate(values):
             self.store(value, self.at(place, k * self.bytes))
 
-    def load_i16(self, place: Value, signed: bool = False) -> Value:
-        """A 16-bit integer in memory as int64."""
-        extend = self.builder.sext if signed else self.builder.zext
-        return extend(self.load(place, _I16, 2), _I64)
+    def load_i16(self, place: Value) -> Value:
+        """A 16-bit integer in memory as int64 (zero extended)."""
+        return self.builder.zext(self.load(place, _I16, 2), _I64)
 
     def load_i32(self, place: Value) -> Value:
         """A 32-bit integer in memory as int64 (sign extended)."""
         return self.builder.sext(self.load(place, _I32, 4), _I64)
-
-    def load_i64(self, place: Value) -> Value:
-        return self.load(place, _I64, 8)
 
     def broadcast_i32(self, place: Value) -> Value:
         """Four bytes in memory, repeated over an int32 vector."""
@@ -234,7 +230,7 @@ class Simd:
             joined.append(self.shuffle(left, right, [*range(8, 16), *range(24, 32)]))
         return joined
 
-    def to_bytes(self, values: Sequence[Value], signed: bool = False) -> Value:
+    def to_bytes(self, values: Sequence[Value]) -> Value:
         """Vectors of int32 in [-128, 255] as one narrow vector of bytes in the order of the tokens."""
         joined = self.concatenate(values)
         return self.builder.trunc(joined, ir.VectorType(_I8, joined.type.count))
