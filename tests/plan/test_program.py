@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import naive
 import numpy as np
@@ -18,9 +19,10 @@ from sparsert import Engine
 from sparsert.errors import InputRangeError, InputShapeError
 from sparsert.fuse import fuse_graph
 from sparsert.graph import load_graph
-from sparsert.graph.ir import Graph
+from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
 from sparsert.ops import DynamicQuantize, Linear, Quantize
 from sparsert.plan import Program, compile_graph
+from sparsert.plan.program import _run_fused
 
 # Around the tile widths 32 and 64, one tile and several; (11, 9) is more items than go through the network at once.
 SHAPES = [(1, 1), (2, 7), (1, 31), (5, 32), (2, 33), (1, 64), (2, 100), (11, 9)]
@@ -328,3 +330,12 @@ def test_default_model_of_six_layers() -> None:
         got = run(program, feeds, threads)
         for name, expected in onnxruntime_outputs(path, feeds).items():
             assert np.corrcoef(got[name].ravel(), expected.ravel())[0, 1] >= INT8_CORRELATION
+
+
+def test_a_lack_of_memory_in_a_fused_op_is_told_as_such() -> None:
+    def lacking(*arrays: np.ndarray) -> None:
+        raise MemoryError
+
+    node = Node("Gelu", ["x"], ["y"], name="gelu", domain=FUSED_DOMAIN, fused=SimpleNamespace(compute=lacking))
+    with pytest.raises(MemoryError):
+        _run_fused(node, [np.ones(2, np.float32)])
