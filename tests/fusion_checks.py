@@ -92,11 +92,17 @@ def feeds_for(graph: Graph, batch: int = 2, tokens: int = 19, seed: int = 0) -> 
     return feeds
 
 
-def onnxruntime_outputs(path: Path | bytes, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def onnxruntime_outputs(
+    path: Path | bytes, feeds: dict[str, np.ndarray], optimize: bool = True
+) -> dict[str, np.ndarray]:
+    """Outputs by name; with ``optimize`` False of the graph as it is, since some versions fuse what they must not."""
+
     def session(precise: bool) -> Any:
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if precise:
             options.add_session_config_entry("session.x64quantprecision", "1")
         return ort.InferenceSession(path if isinstance(path, bytes) else str(path), options, ["CPUExecutionProvider"])

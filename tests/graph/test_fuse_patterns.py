@@ -44,7 +44,10 @@ def compare(path: Path, feeds: dict[str, np.ndarray], error: float = 1e-5) -> Gr
     fused = fuse_graph(graph)
     got, want = naive.run_graph(fused, feeds), onnxruntime_outputs(path, feeds)
     for name, reference in want.items():
-        np.testing.assert_allclose(got[name], reference, rtol=1e-5, atol=error)
+        if reference is None:  # what ONNX Runtime up to 1.23 gives for an empty tensor
+            assert got[name].size == 0
+        else:
+            np.testing.assert_allclose(got[name], reference, rtol=1e-5, atol=error)
     return fused
 
 

@@ -404,7 +404,7 @@ def test_round_trip(inner: bool, save: Save) -> None:
         ],
         [("x", FLOAT, ROWS)],
         [("y", FLOAT, ROWS)],
-        {"scale": SCALE, "wide": SCALE * 3, "zero": ZERO, "middle": MIDDLE},
+        {"scale": SCALE, "wide": np.float32(3) * SCALE, "zero": ZERO, "middle": MIDDLE},
         opset=20,
     )
     check(path, {"x": (RNG.integers(-300, 300, (2, 33, 8)) * SCALE).astype(np.float32)})
