@@ -147,7 +147,7 @@ class FusedOp:
         Sizes that contradict each other are left to the array form, which says so: a kernel would read beyond its
         buffer.
         """
-        return sizes[0] is not None
+        return sizes[0] is not None and self.in_channels in (None, sizes[0])
 
     def compute(self, *inputs: Any) -> Any:
         """The op in NumPy: any rank, any dtype that ONNX allows; one array, or a tuple of arrays.

@@ -87,7 +87,7 @@ class Linear(FusedOp):
             return False
         if self.weight.ndim != 2 or self.weight.dtype not in (np.float32, np.int8, np.uint8):
             return False
-        return sizes[0] == self.weight.shape[0]
+        return super().fits(sizes)
 
     def compute(
         self, x: np.ndarray, x_scale: np.ndarray | None = None, x_zero_point: np.ndarray | None = None

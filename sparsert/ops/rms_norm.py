@@ -47,9 +47,6 @@ class RmsNorm(FusedOp):
     def out_channels(self, sizes: Sequence[int | None]) -> int:
         return len(self.gamma)
 
-    def fits(self, sizes: Sequence[int | None]) -> bool:
-        return sizes[0] == len(self.gamma)
-
     def compute(self, x: np.ndarray) -> np.ndarray:
         """In float64 and rounded once."""
         y = np.empty(x.shape, np.float32)
