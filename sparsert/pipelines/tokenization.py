@@ -1,4 +1,4 @@
-"""Loading a model's tokenizer, and the layout of a text pair with its special tokens.
+"""Loading a model's tokenizer, and the layout of a text and of a pair with its special tokens.
 
 The tokenizer is the one that transformers would load, but through the ``tokenizers`` library that transformers itself
 is built on: importing transformers takes several seconds, ``tokenizers`` a tenth of one. Only a directory without a
@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,20 @@ from sparsert.errors import InputError, ModelFormatError, ModelNotFoundError
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-__all__ = ["PairTemplate", "TextTokenizer", "TokenizedText", "estimated_tokens", "load_tokenizer", "read_json"]
+__all__ = [
+    "PairTemplate",
+    "SingleTemplate",
+    "TextTokenizer",
+    "TokenizedText",
+    "estimated_tokens",
+    "load_tokenizer",
+    "read_json",
+]
 
 _log = logging.getLogger(__name__)
+
+# Texts that the library holds as encodings at once: one takes 200 bytes a token, its array of ids 8.
+_BATCH = 256
 
 # Keys of tokenizer_config.json that transformers lets override the normalizer in tokenizer.json, and their names there.
 _BERT_NORMALIZER_KEYS = {
@@ -54,6 +66,25 @@ class TokenizedText:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+@dataclass(frozen=True)
+class SingleTemplate:
+    """Where one text stands among the special tokens: prefix, text, suffix.
+
+    ``*_ids`` are token ids, ``*_types`` token type ids, all int64; BERT's is ``[CLS] text [SEP]``.
+    """
+
+    prefix_ids: np.ndarray
+    suffix_ids: np.ndarray
+    prefix_types: np.ndarray
+    suffix_types: np.ndarray
+    text_type: int
+
+    @property
+    def special_tokens(self) -> int:
+        """Number of special tokens that a text adds."""
+        return len(self.prefix_ids) + len(self.suffix_ids)
 
 
 @dataclass(frozen=True)
@@ -115,7 +146,22 @@ class TextTokenizer:
         self.padding_side = padding_side
         self.truncation_side = truncation_side
         self.max_length = max_length
-        self.template = _pair_template(backend)
+
+    @cached_property
+    def single(self) -> SingleTemplate:
+        """How one text becomes a sequence."""
+        return _single_template(self.backend)
+
+    @cached_property
+    def template(self) -> PairTemplate:
+        """How a pair of texts becomes a sequence.
+
+        Raises
+        ------
+        ModelFormatError
+            The tokenizer encodes single texts only.
+        """
+        return _pair_template(self.backend)
 
     def encode(self, text: str) -> TokenizedText:
         """Tokenize one text, without special tokens."""
@@ -135,11 +181,27 @@ class TextTokenizer:
             else:
                 encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
         except TypeError as error:
-            raise InputError(
-                "the text must be a str without lone surrogates, which are no characters; replace them, for instance "
-                "with text.encode('utf-8', 'replace').decode()"
-            ) from error
+            raise _no_text(texts) from error
         return [_as_arrays(encoding, words) for encoding in encodings]
+
+    def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray | InputError]:
+        """Token ids of texts, int64 and without special tokens; an InputError stands for what is no text."""
+        batches = (texts[begin : begin + _BATCH] for begin in range(0, len(texts), _BATCH))
+        return [ids for batch in batches for ids in self._batch_ids(batch)]
+
+    def _batch_ids(self, texts: Sequence[str]) -> list[np.ndarray | InputError]:
+        try:
+            if len(texts) == 1:
+                encodings = [self.backend.encode(texts[0], add_special_tokens=False)]
+            else:  # the fast form leaves out offsets
+                encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError as error:
+            if len(texts) > 1:
+                return [ids for text in texts for ids in self._batch_ids([text])]
+            failure = _no_text(texts)
+            failure.__cause__ = error
+            return [failure]
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def shortened(self, text: TokenizedText, tokens: int) -> TokenizedText:
         """At most so many tokens of a text, from its beginning or, with ``truncation_side`` left, its end."""
@@ -147,6 +209,17 @@ class TextTokenizer:
             return text
         kept = slice(len(text) - tokens, None) if self.truncation_side == "left" else slice(tokens)
         return TokenizedText(text.ids[kept], text.offsets[kept], None if text.words is None else text.words[kept])
+
+
+def _no_text(texts: Sequence[Any]) -> InputError:
+    """What is wrong where the library refuses something."""
+    others = [text for text in texts if not isinstance(text, str)]
+    if others:
+        return InputError(f"the text must be a str, got {others[0]!r:.80} ({type(others[0]).__name__})")
+    return InputError(
+        "the text must be a str without lone surrogates, which are no characters; replace them, for instance "
+        "with text.encode('utf-8', 'replace').decode()"
+    )
 
 
 def _as_arrays(encoding: Encoding, words: bool) -> TokenizedText:
@@ -244,6 +317,22 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelFormatError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
+
+
+def _single_template(backend: Tokenizer) -> SingleTemplate:
+    """Read the layout off an encoded text."""
+    encoding = backend.encode("text")
+    places = np.array([-1 if place is None else place for place in encoding.sequence_ids])
+    found = np.flatnonzero(places == 0)
+    if not len(found):
+        raise ModelFormatError(
+            f"the tokenizer does not encode a text: expected tokens of 'text', got {encoding.tokens}; save the "
+            "model's tokenizer again with save_pretrained"
+        )
+    ids = np.array(encoding.ids, dtype=np.int64)
+    types = np.array(encoding.type_ids, dtype=np.int64)
+    prefix, suffix = slice(0, found[0]), slice(found[-1] + 1, len(ids))
+    return SingleTemplate(ids[prefix], ids[suffix], types[prefix], types[suffix], int(types[found[0]]))
 
 
 def _pair_template(backend: Tokenizer) -> PairTemplate:

@@ -149,12 +149,12 @@ class QuestionAnsweringPipeline(Pipeline):
             length = min(limit for limit in limits if limit is not None)
         self.sequence_length = length
         self.sequence_lengths = [length] if isinstance(length, int) else list(length)
-        longest = self.sequence_lengths[-1]
+        longest, template = self.sequence_lengths[-1], self.tokenizer.template  # refuses a tokenizer without pairs
         if self.options.doc_stride is None:
             self.doc_stride = min(longest // 2, 128) if like_transformers else 64
             return
         self.doc_stride = self.options.doc_stride
-        budget = context_budget(longest, 0, self.tokenizer.template)
+        budget = context_budget(longest, 0, template)
         if self.doc_stride and self.doc_stride >= budget:
             raise _no_room_to_advance(self.doc_stride, budget)
 
