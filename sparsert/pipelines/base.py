@@ -54,6 +54,8 @@ class Pipeline(ABC):
         Fields of a request, to show in documents and to warm up with.
     batch_fields : tuple of str
         Fields of a request that may be lists, which make it a batch.
+    main_field : str, optional
+        The field that arguments without a name are for.
     metric_functions : mapping
         The task's functions of data that loggers may be told, by target and name.
     scorer : str, optional
@@ -72,6 +74,7 @@ class Pipeline(ABC):
     output_schema: type[BaseModel]
     example: ClassVar[Mapping[str, Any] | None] = None
     batch_fields: ClassVar[tuple[str, ...]] = ()
+    main_field: ClassVar[str | None] = None
     metric_functions: ClassVar[TaskFunctions] = {}
     scorer: ClassVar[str | None] = None
     options: PipelineOptions
@@ -143,6 +146,9 @@ class Pipeline(ABC):
         result. A list of instances or mappings, or lists for some of the fields in ``batch_fields``, is a batch and
         gives a list of results; a field that is no list then holds for every request.
 
+        A task with a ``main_field`` also takes its value alone, a text or a list of texts, or several texts one after
+        another: all of this is one request.
+
         Raises
         ------
         pydantic.ValidationError
@@ -191,15 +197,17 @@ class Pipeline(ABC):
         """Check the arguments of a call against ``input_schema``: the requests, and whether they came as a batch."""
         if not args:
             return self._parse_fields(kwargs)
-        if len(args) == 1 and not kwargs:
-            value = args[0]
-            if isinstance(value, self.input_schema):
+        schema, main = self.input_schema, self.main_field
+        if not kwargs and (len(args) == 1 or main is not None):
+            value = args[0] if len(args) == 1 else args
+            if isinstance(value, schema):
                 return [value], False
             if isinstance(value, Mapping):
                 return self._parse_fields(value)
-            if isinstance(value, (list, tuple)):
-                schema = self.input_schema
+            if isinstance(value, (list, tuple)) and (main is None or _are_requests(value, schema)):
                 return [item if isinstance(item, schema) else schema.model_validate(item) for item in value], True
+            if main is not None:
+                return self._parse_fields({main: value})
         raise InputError(
             f"pipeline {type(self)} only supports either only a {self.input_schema} object. or keyword arguments to be "
             f"construct one. Found {len(args)} args and {len(kwargs)} kwargs"
@@ -324,6 +332,11 @@ class Pipeline(ABC):
             return cls
 
         return decorate
+
+
+def _are_requests(values: Sequence[Any], schema: type[BaseModel]) -> bool:
+    """Whether a list holds requests, rather than the texts of one."""
+    return bool(values) and all(isinstance(value, (schema, Mapping)) for value in values)
 
 
 def _as_list(value: Any) -> list[Any] | None:
