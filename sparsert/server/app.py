@@ -23,6 +23,7 @@ from sparsert.server.errors import RequestError
 from sparsert.server.logs import request_id
 from sparsert.server.metrics import Metrics
 from sparsert.server.openapi import OPEN_PROBES
+from sparsert.server.state import State
 
 __all__ = ["create_app"]
 
@@ -67,7 +68,7 @@ def create_app(config: ServerConfig | Mapping[str, Any] | str | Path) -> Flask:
     app = Flask(__name__, static_folder="static", static_url_path="/static")
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.config["MAX_CONTENT_LENGTH"] = config.limits.max_body_bytes
-    app.extensions["sparsert"] = routes.State(registry, metrics, Admission(config.limits.max_queue))
+    app.extensions["sparsert"] = State(registry, metrics, Admission(config.limits.max_queue))
     key = _read_key(config.api_key_file)
 
     @app.before_request

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -21,7 +22,7 @@ from sparsert.server.errors import BodyError, DeadlineError, NotReadyError, Sche
 from sparsert.server.metrics import Metrics
 from sparsert.server.pipeline_logs import PipelineLogs
 
-__all__ = ["Endpoint", "Registry", "public_reference"]
+__all__ = ["Answers", "Endpoint", "Registry", "public_reference"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,15 @@ few enough that a batch of MiniLM takes some tens of milliseconds and the next r
 def public_reference(model: str) -> str:
     """A model reference as clients may see it: of a path on this machine, the last part alone."""
     return model if ":" in model else model.rstrip("/").rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Results of requests, with the tokens and the seconds of the stages that they took together."""
+
+    results: list[Any]
+    tokens: int
+    times: Mapping[str, float]
 
 
 class Endpoint:
@@ -47,6 +57,7 @@ class Endpoint:
         self._metrics = metrics
         self._logs = logs
         self.loaded = threading.Event()
+        self.began = int(time.time())
         self._pipeline: Pipeline | None = None
         self._runner: Runner | None = None
         self._batcher: Batcher | None = None
@@ -104,8 +115,33 @@ class Endpoint:
                 )
         return inputs
 
-    def answer(self, requests: Sequence[BaseModel], deadline: float) -> list[Any]:
+    def pipeline(self, deadline: float) -> Pipeline:
+        """The pipeline, once it is loaded.
+
+        Raises
+        ------
+        DeadlineError, NotReadyError
+            It is not by ``deadline``, or cannot be.
+        """
+        if not self.loaded.wait(max(0.0, deadline - time.monotonic())):
+            raise DeadlineError()
+        if self._pipeline is None:
+            raise NotReadyError(f"the model of endpoint {self.name} could not be loaded")
+        return self._pipeline
+
+    def answer(
+        self, requests: Sequence[BaseModel], deadline: float, check: Callable[[Any], None] = lambda prepared: None
+    ) -> Answers:
         """Answer requests by ``deadline``, on the clock of ``time.monotonic``.
+
+        Parameters
+        ----------
+        requests
+            Instances of the input schema, at least one; each may share a batch with those of others.
+        deadline
+            When to give up.
+        check
+            Called with each prepared request; may raise a RequestError.
 
         Raises
         ------
@@ -116,11 +152,8 @@ class Endpoint:
         DeadlineError, NotReadyError
             The answers did not come in time, or cannot come now.
         """
-        if not self.loaded.wait(max(0.0, deadline - time.monotonic())):
-            raise DeadlineError()
-        pipeline, runner, batcher = self._pipeline, self._runner, self._batcher
-        if pipeline is None or runner is None or batcher is None:
-            raise NotReadyError(f"the model of endpoint {self.name} could not be loaded")
+        pipeline, runner, batcher = self.pipeline(deadline), self._runner, self._batcher
+        assert runner is not None and batcher is not None  # they come before the pipeline
         timer = StageTimer()
         try:
             prepared = runner.preprocess(requests, timer)
@@ -129,6 +162,7 @@ class Endpoint:
         for row, item in enumerate(prepared):
             if isinstance(item, InputError):
                 raise SchemaError.at((row,) if len(prepared) > 1 else (), str(item)) from item
+            check(item)
         items = [(item, pipeline.tokens(item)) for item in prepared]
         total, most = sum(tokens for _, tokens in items), self._limits.max_request_tokens
         if total > most:  # it would hold up all others, and perhaps not be done in time
@@ -139,7 +173,7 @@ class Endpoint:
         for times in {id(times): times for _, times in answered}.values():  # of each batch once
             timer.add(times)
         runner.finish(requests, results, timer)
-        return results
+        return Answers(results, total, timer.times)
 
     def close(self) -> None:
         """Answer what waits and refuse what comes."""

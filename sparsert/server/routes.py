@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
-from dataclasses import dataclass, field
 from typing import Any
 
 from flask import Blueprint, Response, abort, current_app, g, jsonify, request
@@ -16,15 +14,14 @@ from sparsert import __version__
 from sparsert.errors import InputError
 from sparsert.pipelines.registry import IMPORT
 from sparsert.server import tensors
-from sparsert.server.batching import Admission
 from sparsert.server.bodies import parse_json, read_body, read_json
 from sparsert.server.config import EndpointConfig
 from sparsert.server.endpoints import Endpoint, Registry, public_reference
 from sparsert.server.errors import NotReadyError, RequestError, SchemaError
-from sparsert.server.metrics import Metrics
 from sparsert.server.openapi import document
+from sparsert.server.state import deadline, state
 
-__all__ = ["ModelConverter", "State", "blueprint"]
+__all__ = ["ModelConverter", "blueprint"]
 
 blueprint = Blueprint("server", __name__)
 
@@ -35,24 +32,9 @@ class ModelConverter(PathConverter):
     regex = "[^/](?:.*[^/])?(?<!/infer)(?<!/ready)"
 
 
-@dataclass
-class State:
-    """What the routes of an application share."""
-
-    registry: Registry
-    metrics: Metrics
-    admission: Admission
-    changing: threading.Lock = field(default_factory=threading.Lock)
-
-
-def _state() -> State:
-    state: State = current_app.extensions["sparsert"]
-    return state
-
-
 def _endpoint(name: str) -> Endpoint:
     """The endpoint of a name, or of a route; every endpoint has the version 1 alone."""
-    registry = _state().registry
+    registry = state().registry
     endpoint = registry.named(name) or registry.named(name.removesuffix("/versions/1"))
     if endpoint is None:
         abort(404)
@@ -65,8 +47,8 @@ def _endpoint(name: str) -> Endpoint:
 def _answer_plain(endpoint: Endpoint, content: Any) -> Response:
     """One request in the pipeline's own schema."""
     inputs = endpoint.parse(content)
-    with _state().admission.enter():
-        (output,) = endpoint.answer([inputs], _deadline())
+    with state().admission.enter():
+        (output,) = endpoint.answer([inputs], deadline()).results
     # With top_k the pipeline gives a list of answers.
     text = (
         f"[{','.join(item.model_dump_json() for item in output)}]"
@@ -78,27 +60,20 @@ def _answer_plain(endpoint: Endpoint, content: Any) -> Response:
 
 def _answer_tensors(endpoint: Endpoint, content: Any, binary: bytes) -> Response:
     """A batch of requests as tensors of the Open Inference Protocol."""
-    limit = _state().registry.config.limits.max_rows
+    limit = state().registry.config.limits.max_rows
     batch = tensors.read_request(content, binary, endpoint.input_schema, endpoint.output_schema, limit)
     inputs = [endpoint.parse(row) for row in batch.rows]
-    with _state().admission.enter(len(inputs)):
-        outputs = endpoint.answer(inputs, _deadline())
+    with state().admission.enter(len(inputs)):
+        outputs = endpoint.answer(inputs, deadline()).results
     if isinstance(outputs[0], list):
         raise SchemaError.at((), "tensors hold one answer each, but this endpoint gives several (top_k); ask in JSON")
     return tensors.write_response(batch, endpoint.name, outputs)
 
 
-def _deadline() -> float:
-    """When the request's time is over: counted from its arrival, and no longer than the server allows."""
-    limit = _state().registry.config.limits.deadline_s
-    start: float = g.start
-    return start + limit
-
-
 @blueprint.before_app_request
 def predict() -> Response | None:
     """The routes of the endpoints, which may change while the server runs, and so stand in no table."""
-    endpoint = _state().registry.at(request.path.removesuffix("/"))
+    endpoint = state().registry.at(request.path.removesuffix("/"))
     if endpoint is None:
         return None
     if request.method == "OPTIONS":
@@ -122,7 +97,7 @@ def infer(name: str) -> Response:
         content = parse_json(body[: int(header_length)])
         return _answer_tensors(endpoint, content, body[int(header_length) :])
     content = read_json(request)
-    if isinstance(content, dict) and "inputs" in content and "inputs" not in endpoint.input_schema.model_fields:
+    if tensors.is_request(content, endpoint.input_schema):
         return _answer_tensors(endpoint, content, b"")
     return _answer_plain(endpoint, content)
 
@@ -131,7 +106,7 @@ def infer(name: str) -> Response:
 @blueprint.post("/invocations/<model:name>/infer")
 def invocations(name: str | None = None) -> Response:
     """SageMaker's routes, with ``integration: sagemaker``."""
-    registry = _state().registry
+    registry = state().registry
     if registry.config.integration != "sagemaker" or not registry.endpoints:
         abort(404)
     endpoint = registry.endpoints[0] if name is None else _endpoint(name)
@@ -148,7 +123,7 @@ def invocations(name: str | None = None) -> Response:
 @blueprint.get("/status")
 def ping() -> Response:
     """Whether the server answers at all; with SageMaker, whether it can answer requests."""
-    if _state().registry.config.integration == "sagemaker":
+    if state().registry.config.integration == "sagemaker":
         return ready()
     return jsonify(True)
 
@@ -162,7 +137,7 @@ def live() -> Response:
 @blueprint.get("/v2/health/ready")
 def ready() -> Response:
     """Whether every endpoint can answer."""
-    if not _state().registry.ready:
+    if not state().registry.ready:
         raise NotReadyError("not every endpoint is ready")
     return jsonify(status="OK", ready=True)
 
@@ -192,7 +167,7 @@ def model_metadata(name: str) -> Response:
 def model_ready(name: str) -> Response:
     """Whether an endpoint can answer."""
     endpoint = _endpoint(name)
-    if not endpoint.ready or _state().registry.draining:
+    if not endpoint.ready or state().registry.draining:
         raise NotReadyError(f"endpoint {endpoint.name} is not ready")
     return jsonify(status="OK", name=endpoint.name, ready=True)
 
@@ -200,7 +175,7 @@ def model_ready(name: str) -> Response:
 @blueprint.get("/config")
 def show_config() -> Response:
     """The configuration with all defaults, without paths of this machine."""
-    config = _state().registry.config
+    config = state().registry.config
     content = config.model_dump(mode="json", exclude={"api_key_file"})
     loggers = config.loggers.names()
     for endpoint, given in zip(content["endpoints"], config.endpoints, strict=True):
@@ -217,14 +192,14 @@ def show_config() -> Response:
 @blueprint.get("/metrics")
 def metrics() -> Response:
     """Metrics of all workers, for Prometheus."""
-    text, content_type = _state().metrics.exposition()
+    text, content_type = state().metrics.exposition()
     return Response(text, content_type=content_type)
 
 
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     """This API as an OpenAPI document."""
-    return jsonify(document(_state().registry))
+    return jsonify(document(state().registry))
 
 
 @blueprint.get("/docs")
@@ -245,11 +220,11 @@ def page() -> Response:
 @blueprint.route("/endpoints", methods=["POST", "DELETE"])
 def change_endpoints() -> Response:
     """Add an endpoint (POST), or remove the one of a name or route (DELETE)."""
-    registry = _state().registry
+    registry = state().registry
     if not registry.config.allow_endpoint_changes:
         raise RequestError(403, "endpoints cannot be changed: start the server with allow_endpoint_changes")
     content = read_json(request)
-    with _state().changing:  # two changes at once would each undo the other
+    with state().changing:  # two changes at once would each undo the other
         return _change_endpoints(registry, content)
 
 

@@ -20,7 +20,7 @@ from pydantic_core import to_json
 
 from sparsert.server.errors import SchemaError
 
-__all__ = ["TensorRequest", "describe", "read_request", "write_response"]
+__all__ = ["TensorRequest", "describe", "is_request", "read_request", "write_response"]
 
 # Python types of a schema's fields, and the datatypes that they travel as; "c" marks no fixed size.
 _DATATYPES: dict[type, str] = {str: "BYTES", float: "FP64", int: "INT64", bool: "BOOL"}
@@ -44,6 +44,16 @@ def describe(schema: type[BaseModel]) -> list[dict[str, Any]]:
         for name, field in schema.model_fields.items()
         if field.is_required()
     ]
+
+
+def is_request(content: Any, inputs: type[BaseModel]) -> bool:
+    """Whether a body is meant as tensors; a schema may have a field ``inputs`` of its own, which holds no tensors."""
+    if not isinstance(content, dict) or "inputs" not in content:
+        return False
+    if "inputs" not in inputs.model_fields:
+        return True
+    given = content["inputs"]
+    return isinstance(given, list) and bool(given) and isinstance(given[0], dict) and "datatype" in given[0]
 
 
 def read_request(
