@@ -11,19 +11,16 @@ import numpy as np
 
 from sparsert.context import Context
 from sparsert.errors import EngineError, InputRangeError, ModelFormatError
+from sparsert.model_config import read_config
 from sparsert.pipelines.options import PipelineOptions
-from sparsert.pipelines.tokenization import read_json
 
 if TYPE_CHECKING:
     from sparsert.engine import Engine
     from sparsert.zoo import ResolvedModel
 
-__all__ = ["Padding", "SequenceEngine", "TokenEngine", "load_engines", "model_positions"]
+__all__ = ["Padding", "SequenceEngine", "TokenEngine", "load_engines"]
 
 SEQUENCE_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-
-# Architectures whose positions begin after the padding token's id, so that the first ones are never used.
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
 
 
 @dataclass(frozen=True)
@@ -208,22 +205,12 @@ def _check_inputs(names: Sequence[str]) -> None:
         )
 
 
-def model_positions(directory: Path) -> int | None:
-    """Number of positions that the model in a directory has, if its ``config.json`` says so."""
-    config = read_json(directory / "config.json")
-    positions = config.get("max_position_embeddings")
-    if not isinstance(positions, int):
-        return None
-    if config.get("model_type") in _OFFSET_POSITIONS:
-        positions -= (config.get("pad_token_id") or 0) + 1
-    return positions
-
-
 def _check_positions(directory: Path, length: int) -> None:
     """Refuse a sequence that is longer than the model has positions for; the engine would only see a bad gather."""
-    positions = model_positions(directory)
+    config = read_config(directory)
+    positions = config.positions
     if positions is not None and length > positions:
         raise InputRangeError(
             f"sequence_length {length} exceeds the {positions} positions of the model (max_position_embeddings in "
-            f"{directory / 'config.json'}); choose at most {positions}"
+            f"{config.path}); choose at most {positions}"
         )

@@ -7,7 +7,6 @@ is built on: importing transformers takes several seconds, ``tokenizers`` a tent
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparsert._folder import read_json
 from sparsert.errors import InputError, ModelFormatError, ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ __all__ = [
     "TokenizedText",
     "estimated_tokens",
     "load_tokenizer",
-    "read_json",
 ]
 
 _log = logging.getLogger(__name__)
@@ -304,19 +303,6 @@ def _from_transformers(directory: Path) -> Tokenizer:
 
     # A copy: the settings cleared on it later belong to the transformers object.
     return Tokenizer.from_str(backend.to_str())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Content of a JSON file that may be absent."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelFormatError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelFormatError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    return content
 
 
 def _single_template(backend: Tokenizer) -> SingleTemplate:

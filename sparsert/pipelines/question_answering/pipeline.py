@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from sparsert.errors import InputError, InputRangeError, ModelFormatError
+from sparsert.model_config import read_config
 from sparsert.pipelines.base import Pipeline
-from sparsert.pipelines.engines import Padding, SequenceEngine, load_engines, model_positions
+from sparsert.pipelines.engines import Padding, SequenceEngine, load_engines
 from sparsert.pipelines.executors import OrderedPool
 from sparsert.pipelines.question_answering.dump import PredictionFiles
 from sparsert.pipelines.question_answering.options import QuestionAnsweringOptions
@@ -145,7 +146,7 @@ class QuestionAnsweringPipeline(Pipeline):
         like_transformers = self.options.scoring == "huggingface"
         length: int | Sequence[int] | None = self.options.sequence_length
         if length is None:
-            limits = (384, self.tokenizer.max_length, model_positions(directory)) if like_transformers else (128,)
+            limits = (384, self.tokenizer.max_length, read_config(directory).positions) if like_transformers else (128,)
             length = min(limit for limit in limits if limit is not None)
         self.sequence_length = length
         self.sequence_lengths = [length] if isinstance(length, int) else list(length)
