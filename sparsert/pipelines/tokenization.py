@@ -231,11 +231,18 @@ def _as_arrays(encoding: Encoding, words: bool) -> TokenizedText:
     return TokenizedText(np.array(ids, dtype=np.int64), offsets, found)
 
 
-def load_tokenizer(directory: str | Path) -> TextTokenizer:
+def load_tokenizer(directory: str | Path, lower_case: bool = False) -> TextTokenizer:
     """Load the tokenizer of a model directory.
 
     ``do_lower_case``, ``strip_accents``, ``tokenize_chinese_chars`` and ``add_prefix_space`` in
     ``tokenizer_config.json`` override ``tokenizer.json``, as in transformers.
+
+    Parameters
+    ----------
+    directory
+        The folder with the tokenizer's files.
+    lower_case
+        Whether texts are brought to lower case first, whatever these files say.
 
     Raises
     ------
@@ -248,6 +255,11 @@ def load_tokenizer(directory: str | Path) -> TextTokenizer:
     config = read_json(directory / "tokenizer_config.json")
     path = directory / "tokenizer.json"
     backend = _from_json(path, config) if path.is_file() else _from_transformers(directory)
+    if lower_case:
+        from tokenizers import normalizers
+
+        rest = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
     padding = backend.padding or {}
     backend.no_truncation()
     backend.no_padding()

@@ -1,0 +1,95 @@
+"""Rows through an engine in slices, and back to the requests that they belong to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparsert.errors import InputError, InputRangeError
+from sparsert.pipelines import row_model
+from sparsert.pipelines.row_model import PreparedRows, RowModel, TextOptions, gather, tokens_of
+from sparsert.zoo import resolve
+
+LOGITS = {word: float(index) for index, word in enumerate("abcdefgh", 1)}
+
+
+@pytest.fixture(params=["sparsert", "onnxruntime"])
+def make(request: pytest.FixtureRequest, toy_model: Callable[..., Path]) -> Callable[..., RowModel]:
+    """A model whose logits are a table over its tokens."""
+
+    def make(**options: object) -> RowModel:
+        directory = toy_model(LOGITS, {}, config=options.pop("config", None))
+        chosen = TextOptions(engine_type=request.param, num_cores=1, **options)
+        return RowModel(resolve(directory), chosen, lambda shapes: {"logits": "start_logits"})
+
+    return make
+
+
+def requests(model: RowModel, *texts: tuple[str, ...]) -> list[PreparedRows]:
+    """A request for each tuple of texts."""
+    found = model.tokenize(text for item in texts for text in item)
+    return [PreparedRows(item, [model.row(ids) for ids in tokens_of(found, item, "texts")]) for item in texts]
+
+
+def test_each_request_gets_its_own_rows(make: Callable[..., RowModel]) -> None:
+    model = make()
+    prepared = requests(model, ("a b", "c"), (), ("d e f",))
+    rows = gather(prepared, model.forward(prepared), "logits")
+    assert [[values.tolist() for values in item] for item in rows] == [
+        [[0, 1, 2, 0], [0, 3, 0]],
+        [],
+        [[0, 4, 5, 6, 0]],
+    ]
+    assert [model.tokens(item) for item in prepared] == [7, 1, 5]
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 2])
+def test_slices_change_nothing(
+    make: Callable[..., RowModel], batch_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_model, "MAX_TOKENS", 12)
+    model = make(batch_size=batch_size)
+    texts = [" ".join("abcdefgh"[:n]) for n in (1, 8, 2, 7, 3, 3, 3, 8)]
+    prepared = requests(model, *((text,) for text in texts))
+    parts = list(model.forward(prepared))
+    assert len(parts) > 3
+    assert all(part.rows.lengths.sum() <= 12 or len(part.rows.lengths) == 1 for part in parts)
+    for text, (values,) in zip(texts, gather(prepared, parts, "logits"), strict=True):
+        assert values.tolist() == [0, *(LOGITS[word] for word in text.split()), 0]
+
+
+def test_what_is_kept_of_a_slice(make: Callable[..., RowModel]) -> None:
+    model = make()
+    prepared = requests(model, ("a b", "c"), ("d",))
+    sums = model.forward(
+        prepared, lambda rows, outputs: {"sum": np.add.reduceat(outputs["logits"], rows.begins).reshape(-1, 1)}
+    )
+    assert [[float(value[0]) for value in item] for item in gather(prepared, sums, "sum")] == [[3, 3], [4]]
+
+
+def test_texts_are_cut_to_the_least_limit(make: Callable[..., RowModel]) -> None:
+    model = make(config={"max_position_embeddings": 4})
+    (prepared,) = requests(model, ("a b c d",))
+    assert (model.sequence_length, prepared.rows[0].first.tolist(), prepared.rows[0].cut) == (4, [4, 5], 2)
+    with pytest.raises(InputRangeError, match="exceeds the 4 positions"):
+        make(config={"max_position_embeddings": 4}, sequence_length=5)
+    with pytest.raises(InputRangeError, match="no room for text beside the 2 special tokens"):
+        make(sequence_length=2)
+    assert make(sequence_length=[3, 9]).sequence_length == 9
+
+
+def test_without_truncation_a_long_text_is_refused(make: Callable[..., RowModel]) -> None:
+    model = make(sequence_length=4, truncation=False)
+    with pytest.raises(InputRangeError, match="a text of 3 tokens does not fit"):
+        requests(model, ("a b c",))
+
+
+def test_a_text_that_is_none_is_named(make: Callable[..., RowModel]) -> None:
+    model = make()
+    with pytest.raises(InputError, match=r"texts\[1\]: the text must be a str without lone surrogates"):
+        requests(model, ("a", "\ud800"))
+    assert json.dumps([values.tolist() for values in model.tokenize(["a", "a"]).values()]) == "[[4]]"
