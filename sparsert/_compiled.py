@@ -12,8 +12,10 @@ from typing import Any
 
 from sparsert import cpu
 from sparsert.errors import EngineError, InputShapeError, ModelError, SparsertError
+from sparsert.graph import load_graph, load_interface
 from sparsert.graph.baked import Baked, baked_dimensions
 from sparsert.graph.ir import Dim, Graph, Node, TensorInfo
+from sparsert.graph.outputs import Wanted, check_wanted, choose_outputs
 from sparsert.graph.vocabularies import vocabularies
 from sparsert.utils.shapes import InputShapes, normalize_input_shapes
 
@@ -51,8 +53,12 @@ _keys: weakref.WeakKeyDictionary[CompiledModel, tuple[Any, ...]] = weakref.WeakK
 _lock = threading.Lock()
 
 
-def compile_file(path: str, batch_size: int | None, input_shapes: InputShapes) -> CompiledModel:
+def compile_file(
+    path: str, batch_size: int | None, input_shapes: InputShapes, outputs: Sequence[Wanted] | None = None
+) -> CompiledModel:
     """Load, fuse and compile an ONNX file, or return what another engine in this process has compiled from it.
+
+    ``outputs`` cuts it down to these, see :func:`sparsert.graph.outputs.choose_outputs`.
 
     A program takes any size of an open dimension, so engines of different batch sizes share one. A dimension that the
     file fixes, and the arguments override with another number, is opened in memory first; the file is not touched.
@@ -60,16 +66,23 @@ def compile_file(path: str, batch_size: int | None, input_shapes: InputShapes) -
     isa = cpu.isa()
     # Weights may lie beside the model; a change there makes another model too.
     files = [Path(path), *(Path(path + suffix) for suffix in (".data", "_data"))]
-    key = (isa, *((str(file.resolve()), *_stamp(file)) for file in files))
+    wanted = None if outputs is None else _unless_all(path, check_wanted(outputs))
+    key = (isa, wanted, *((str(file.resolve()), *_stamp(file)) for file in files))
     with _lock:
         for model in list(_models):
             if _keys.get(model) == key and _overridden(model.inputs, batch_size, input_shapes) <= model.opened:
                 _refuse_baked(model.baked, model.inputs, batch_size, input_shapes)
                 return model
-        model = _compile(path, isa, batch_size, input_shapes)
+        model = _compile(path, isa, batch_size, input_shapes, wanted)
         _keys[model] = key
         _models.add(model)
         return model
+
+
+def _unless_all(path: str, wanted: tuple[Wanted, ...]) -> tuple[Wanted, ...] | None:
+    """None for all outputs of a file, in its order: engines that name them share a model with those that do not."""
+    _, outputs = load_interface(path)
+    return None if wanted == tuple(info.name for info in outputs) else wanted
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -80,20 +93,23 @@ def _stamp(file: Path) -> tuple[int, int]:
     return (status.st_mtime_ns, status.st_size)
 
 
-def _compile(path: str, isa: str, batch_size: int | None, input_shapes: InputShapes) -> CompiledModel:
+def _compile(
+    path: str, isa: str, batch_size: int | None, input_shapes: InputShapes, wanted: tuple[Wanted, ...] | None
+) -> CompiledModel:
     # Imported here: the kernels, and Numba with them, take their time.
     import numba
 
     if numba.config.DISABLE_JIT:
         raise EngineError("NUMBA_DISABLE_JIT is set, but the kernels are machine code only; unset it")
     from sparsert.fuse import fuse_graph
-    from sparsert.graph import load_graph
     from sparsert.kernels.cache import announce_compilation
     from sparsert.plan import compile_graph
 
     announce_compilation(isa)
     try:
         graph = load_graph(path)
+        if wanted is not None:
+            graph = choose_outputs(graph, wanted)
         inputs, outputs = list(graph.inputs), list(graph.outputs)
         opened = _overridden(inputs, batch_size, input_shapes)
         _open(graph, opened)

@@ -25,6 +25,7 @@ from sparsert.context import (
     parse_scheduler,
 )
 from sparsert.errors import EngineError, InputError, InputRangeError, InputShapeError, InputTypeError
+from sparsert.graph.outputs import Wanted
 from sparsert.plan.profile import StepTiming, time_steps
 from sparsert.plan.report import Report
 from sparsert.ragged import per_token, run_padded
@@ -60,6 +61,11 @@ class Engine:
         such as ``"[1,128]"``. ``batch_size`` wins over their leading dimension. The file is never written to.
     cached_outputs
         Accepted for compatibility; key-value caches of language models are not supported.
+    outputs
+        Names of the outputs to compute, in the order in which a run shall return them; by default all, in the order of
+        the file. What only others need is left out: poolers that nobody reads, or the pooling at the end of a sentence
+        transformer, without which :attr:`supports_ragged` is True. Values between the nodes of the graph have names
+        too.
 
     Raises
     ------
@@ -69,8 +75,8 @@ class Engine:
     Notes
     -----
     A dimension that neither the file nor the arguments fix may have another size in every call; ``input_shapes`` shows
-    it as None. Engines on the same file share its weights. Calls from several threads are safe; the scheduler decides
-    how they share the cores.
+    it as None. Engines on the same file share its weights, if they have the same outputs. Calls from several threads
+    are safe; the scheduler decides how they share the cores.
     """
 
     def __init__(
@@ -82,12 +88,13 @@ class Engine:
         scheduler: Scheduler | str | None = None,
         input_shapes: InputShapes = None,
         cached_outputs: Sequence[bool] | None = None,
+        outputs: Sequence[Wanted] | None = None,
     ) -> None:
         path = model_to_path(model)
         parsed = parse_scheduler(scheduler)
         cores = parse_num_cores(num_cores)
         pool = (cores, parse_num_streams(num_streams, cores, parsed))
-        self._setup(path, batch_size, input_shapes, cached_outputs, parsed, pool)
+        self._setup(path, batch_size, input_shapes, cached_outputs, outputs, parsed, pool)
 
     def _setup(
         self,
@@ -95,6 +102,7 @@ class Engine:
         batch_size: int | None,
         input_shapes: InputShapes,
         cached_outputs: Sequence[bool] | None,
+        outputs: Sequence[Wanted] | None,
         scheduler: Scheduler,
         pool: StreamPool | tuple[int, int],
     ) -> None:
@@ -103,13 +111,13 @@ class Engine:
         self._model_path = path
         self._batch_size = _parse_batch_size(batch_size)
         self._scheduler = scheduler
-        self._model = compile_file(path, self._batch_size, input_shapes)
-        shapes, outputs = bind_shapes(self._model, self._batch_size, input_shapes)
+        self._model = compile_file(path, self._batch_size, input_shapes, outputs)
+        shapes, results = bind_shapes(self._model, self._batch_size, input_shapes)
         self._validator = InputValidator(self._model.inputs, shapes, self._batch_size, self._model.vocabularies)
         self._input_names = [info.name for info in self._model.inputs]
         self._output_names = [info.name for info in self._model.outputs]
         self._input_shapes = [_public(shape) for shape in shapes]
-        self._output_shapes = [_public(shape) for shape in outputs]
+        self._output_shapes = [_public(shape) for shape in results]
         self._pool = pool if isinstance(pool, StreamPool) else StreamPool(*pool)
 
     def run(self, inp: list[np.ndarray], val_inp: bool = True) -> list[np.ndarray]:
@@ -126,7 +134,7 @@ class Engine:
         Returns
         -------
         list of ndarray
-            One new array for each output, in graph order.
+            One new array for each output, in the order of :attr:`output_names`.
 
         Raises
         ------
@@ -158,8 +166,8 @@ class Engine:
         Returns
         -------
         list of ndarray
-            One new array for each output, in graph order: (T, ...) where the model has a value per token, (n, ...)
-            where it has one per sequence.
+            One new array for each output, in the order of :attr:`output_names`: (T, ...) where the model has a value
+            per token, (n, ...) where it has one per sequence.
 
         Raises
         ------
@@ -198,7 +206,7 @@ class Engine:
         return outputs, time.perf_counter() - start
 
     def mapped_run(self, inp: list[np.ndarray], val_inp: bool = True) -> dict[str, np.ndarray]:
-        """Run one batch and return the outputs by name, in graph order."""
+        """Run one batch and return the outputs by name."""
         return dict(zip(self._output_names, self.run(inp, val_inp), strict=True))
 
     def batched_run(self, inp: list[np.ndarray]) -> list[np.ndarray]:
@@ -340,7 +348,7 @@ class Engine:
 
     @property
     def output_names(self) -> list[str]:
-        """Names of the outputs, in graph order."""
+        """Names of the outputs: as asked for, else in graph order."""
         return list(self._output_names)
 
     @property
@@ -396,11 +404,12 @@ class MultiModelEngine(Engine):
         context: Context,
         input_shapes: InputShapes = None,
         cached_outputs: Sequence[bool] | None = None,
+        outputs: Sequence[Wanted] | None = None,
     ) -> None:
         if not isinstance(context, Context):
             raise InputTypeError(f"context must be a sparsert.Context, given {type(context)}")
         path = model_to_path(model)
-        self._setup(path, batch_size, input_shapes, cached_outputs, context.scheduler, context.value)
+        self._setup(path, batch_size, input_shapes, cached_outputs, outputs, context.scheduler, context.value)
 
 
 def compile_model(
@@ -411,9 +420,10 @@ def compile_model(
     scheduler: Scheduler | str | None = None,
     input_shapes: InputShapes = None,
     cached_outputs: Sequence[bool] | None = None,
+    outputs: Sequence[Wanted] | None = None,
 ) -> Engine:
     """Compile a model: ``Engine(...)`` with the same arguments."""
-    return Engine(model, batch_size, num_cores, num_streams, scheduler, input_shapes, cached_outputs)
+    return Engine(model, batch_size, num_cores, num_streams, scheduler, input_shapes, cached_outputs, outputs)
 
 
 def benchmark_model(

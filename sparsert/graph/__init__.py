@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sparsert.graph.load import load_graph
+from sparsert.graph.load import load_graph, load_interface
 
-__all__ = ["load_graph"]
+__all__ = ["load_graph", "load_interface"]

@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Callable
 from io import BufferedReader
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -24,6 +24,7 @@ from sparsert.graph.tensors import ELEMENT_TYPES, TensorReader
 from sparsert.graph.wire import ModelFile
 
 _logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 # IR 3 (2017) is the first that imports opsets; the newest one known is only a reason to warn.
 _OLDEST_IR_VERSION = 3
@@ -73,13 +74,29 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
     InputTypeError
         If ``path`` is no path.
     """
+    return _read(path, _GraphLoader.load)
+
+
+def load_interface(path: str | os.PathLike[str]) -> tuple[list[TensorInfo], list[TensorInfo]]:
+    """Inputs and outputs of an ONNX file, in its order, with their shapes; its weights are not read.
+
+    Raises
+    ------
+    ModelNotFoundError, ModelFormatError, InputTypeError
+        As :func:`load_graph` does.
+    """
+    return _read(path, _GraphLoader.interface)
+
+
+def _read(path: str | os.PathLike[str], take: Callable[[_GraphLoader], _T]) -> _T:
+    """What ``take`` makes of a file, with errors that name it."""
     try:
         name = os.fsdecode(path)
     except TypeError as error:
         raise InputTypeError(f"path: expected str or os.PathLike, came {type(path).__name__}") from error
     try:
         with _open(name) as file:
-            return _GraphLoader(ModelFile(file, name)).load()
+            return take(_GraphLoader(ModelFile(file, name)))
     except ModelNotFoundError:
         raise
     except OSError as error:
@@ -110,10 +127,15 @@ class _GraphLoader:
         self._source = source
         self._constants: dict[str, np.ndarray] = {}
 
+    def interface(self) -> tuple[list[TensorInfo], list[TensorInfo]]:
+        graph = self._model().graph
+        constants = {tensor.name for tensor in graph.initializer}
+        constants |= {tensor.values.name for tensor in graph.sparse_initializer}
+        inputs = [self._tensor_info(info, "input") for info in graph.input if info.name not in constants]
+        return inputs, [self._tensor_info(info, "output") for info in graph.output]
+
     def load(self) -> Graph:
-        model = self._source.model
-        if not model.HasField("graph"):
-            raise self._error("expected an ONNX model with a graph, came none; is this an ONNX file?")
+        model = self._model()
         if model.ir_version < _OLDEST_IR_VERSION:
             raise self._error(f"expected ir_version >= {_OLDEST_IR_VERSION}, came {model.ir_version}")
         if model.ir_version > onnx.IR_VERSION:
@@ -129,6 +151,12 @@ class _GraphLoader:
         opsets = self._opsets(model)
         self._reader = TensorReader(self._source)
         return self._graph(model.graph, opsets)
+
+    def _model(self) -> onnx.ModelProto:
+        model = self._source.model
+        if not model.HasField("graph"):
+            raise self._error("expected an ONNX model with a graph, came none; is this an ONNX file?")
+        return model
 
     def _graph(self, graph: onnx.GraphProto, opsets: dict[str, int]) -> Graph:
         self._read_initializers(graph)

@@ -25,11 +25,13 @@ class OrtEngine:
         An ``.onnx`` file. It is never written to: fixed dimensions are lifted in memory.
     num_cores : int, optional
         Threads that one run uses; by default what ONNX Runtime chooses.
+    outputs : sequence of str, optional
+        Names of the outputs, in the order in which a run returns them, or of values between the nodes; by default all.
 
     Attributes
     ----------
     input_names, output_names : list of str
-        In graph order.
+        In graph order, outputs as asked for.
     input_types : list of numpy.dtype
         Types of the inputs, in graph order.
     supports_ragged : bool
@@ -41,7 +43,7 @@ class OrtEngine:
     supports_ragged = False
     num_streams = 1
 
-    def __init__(self, model: str | Path, num_cores: int | None = None) -> None:
+    def __init__(self, model: str | Path, num_cores: int | None = None, outputs: Sequence[str] | None = None) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -60,10 +62,13 @@ class OrtEngine:
                 raise ModelFormatError(f"ONNX Runtime cannot load {model}: {error}") from error
 
         self._session = session(str(model))
-        if any(isinstance(dim, int) for value in self._session.get_inputs() for dim in value.shape[:2]):
-            self._session = session(_with_free_dimensions(model))
+        fixed = any(isinstance(dim, int) for value in self._session.get_inputs() for dim in value.shape[:2])
+        inner = [name for name in outputs or () if name not in (value.name for value in self._session.get_outputs())]
+        if fixed or inner:
+            self._session = session(_changed(model, fixed, inner))
         self.input_names = [value.name for value in self._session.get_inputs()]
-        self.output_names = [value.name for value in self._session.get_outputs()]
+        self._output_shapes = {value.name: tuple(value.shape or ()) for value in self._session.get_outputs()}
+        self.output_names = list(outputs or self._output_shapes)
         self.input_types = [_numpy_type(value.type) for value in self._session.get_inputs()]
         shapes = [tuple(value.shape) for value in self._session.get_inputs()]
         self._infos = [
@@ -73,9 +78,9 @@ class OrtEngine:
         self._validator = InputValidator(self._infos, shapes, None, {})
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Run on arrays in graph order; gives arrays in graph order."""
+        """Run on arrays in graph order; gives arrays in the order of ``output_names``."""
         try:
-            return self._session.run(None, dict(zip(self.input_names, inputs, strict=True)))
+            return self._session.run(self.output_names, dict(zip(self.input_names, inputs, strict=True)))
         except Exception as error:
             raise InputError(f"ONNX Runtime cannot run the model on these inputs: {error}") from error
 
@@ -90,21 +95,30 @@ class OrtEngine:
             arrays,
             sizes,
             masks=[is_mask(name) for name in self.input_names],
-            outputs=[per_token(tuple(value.shape or ()), tokens) for value in self._session.get_outputs()],
+            outputs=[per_token(self._output_shapes[name], tokens) for name in self.output_names],
         )
 
 
-def _with_free_dimensions(model: str | Path) -> bytes:
-    """The model with batch and sequence of its inputs and outputs left open."""
+def _changed(model: str | Path, free: bool, outputs: Sequence[str]) -> bytes:
+    """The model with values between its nodes as further outputs, and perhaps batch and sequence left open."""
     import onnx
 
     proto = onnx.load(str(model))
-    del proto.graph.value_info[:]
-    for value in proto.graph.input:
-        for dim, symbol in zip(value.type.tensor_type.shape.dim, ("batch", "sequence"), strict=False):
-            dim.dim_param = symbol
-    for value in proto.graph.output:
-        value.type.tensor_type.ClearField("shape")
+    there = {name for node in proto.graph.node for name in node.output if name}
+    for name in outputs:
+        if name not in there:
+            raise InputError(
+                f"{model}: outputs: there is no {name!r}; expected some of "
+                f"{[value.name for value in proto.graph.output]}, or the name of a value between the nodes"
+            )
+        proto.graph.output.append(onnx.ValueInfoProto(name=name))
+    if free:
+        del proto.graph.value_info[:]
+        for value in proto.graph.input:
+            for dim, symbol in zip(value.type.tensor_type.shape.dim, ("batch", "sequence"), strict=False):
+                dim.dim_param = symbol
+        for value in proto.graph.output:
+            value.type.tensor_type.ClearField("shape")
     return proto.SerializeToString()
 
 
