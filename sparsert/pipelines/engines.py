@@ -11,14 +11,20 @@ import numpy as np
 
 from sparsert.context import Context
 from sparsert.errors import EngineError, InputRangeError, ModelFormatError
+from sparsert.graph import load_interface
+from sparsert.graph.ir import Dim
+from sparsert.graph.outputs import First, Wanted
 from sparsert.model_config import read_config
 from sparsert.pipelines.options import PipelineOptions
+from sparsert.ragged import per_token
 
 if TYPE_CHECKING:
     from sparsert.engine import Engine
     from sparsert.zoo import ResolvedModel
 
-__all__ = ["Padding", "SequenceEngine", "TokenEngine", "load_engines"]
+__all__ = ["Padding", "Place", "SequenceEngine", "TokenEngine", "load_engines"]
+
+Shape = tuple[Dim, ...]
 
 SEQUENCE_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -44,8 +50,6 @@ class TokenEngine(Protocol):
     @property
     def input_types(self) -> Sequence[np.dtype]: ...
     @property
-    def output_names(self) -> Sequence[str]: ...
-    @property
     def supports_ragged(self) -> bool: ...
     @property
     def num_streams(self) -> int: ...
@@ -55,15 +59,27 @@ class TokenEngine(Protocol):
     ) -> list[np.ndarray]: ...
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where an engine has an output: its number; whether it has a value per token, None if a run's shape shall tell.
+
+    ``first`` says that only the first token of every sequence is wanted of it.
+    """
+
+    index: int
+    of_tokens: bool | None = None
+    first: bool = False
+
+
 class SequenceEngine:
-    """An engine with token sequences as inputs, and outputs with a number for each token.
+    """An engine with token sequences as inputs, and outputs with values for tokens or for sequences.
 
     Parameters
     ----------
     engine : TokenEngine
         Runs the model.
-    outputs : mapping of str to int
-        Which outputs to return, by their place in graph order; the names are those of error messages.
+    outputs : mapping of str to Place
+        Which outputs to return, by the names of their roles, which are those of error messages.
     rows : int, optional
         Rows of every call, where the engine is compiled for a fixed number of them and a fixed length; by default it
         takes any shape.
@@ -74,7 +90,7 @@ class SequenceEngine:
         The model's inputs are not token sequences.
     """
 
-    def __init__(self, engine: TokenEngine, outputs: Mapping[str, int], rows: int | None = None) -> None:
+    def __init__(self, engine: TokenEngine, outputs: Mapping[str, Place], rows: int | None = None) -> None:
         self.engine = engine
         self.any_length = rows is None
         self._rows = rows
@@ -87,7 +103,9 @@ class SequenceEngine:
         """Whether the engine computes padding, if there is any."""
         return not self.engine.supports_ragged
 
-    def run_packed(self, arrays: Mapping[str, np.ndarray], lengths: np.ndarray, padding: Padding) -> list[np.ndarray]:
+    def run_packed(
+        self, arrays: Mapping[str, np.ndarray], lengths: np.ndarray, padding: Padding
+    ) -> dict[str, np.ndarray]:
         """Outputs for sequences that lie one after another; unpadded where the engine can.
 
         Parameters
@@ -101,50 +119,72 @@ class SequenceEngine:
 
         Returns
         -------
-        list of float arrays, shape (N,)
+        dict of arrays, shape (N, ...) or (W, ...)
+            The output of each role, with a value for each token or for each sequence.
         """
         # To the left of a sequence, padding moves its positions.
         if not padding.left and (not self.pads or (padding.columns == 0 and self.any_length)):
             flat: list[np.ndarray | None] = [np.asarray(arrays[name], dtype=dtype) for name, dtype in self._inputs]
-            return self._chosen(self.engine.run_ragged(flat, lengths, val_inp=False), arrays["input_ids"].shape)
-        columns = np.arange(max(padding.columns, int(lengths.max())))
-        inside = columns >= len(columns) - lengths[:, None] if padding.left else columns < lengths[:, None]
-        rows = {}
-        for name, _ in self._inputs:
-            rows[name] = np.full(inside.shape, padding.values[name], dtype=arrays[name].dtype)
-            rows[name][inside] = arrays[name]
-        return [values[inside] for values in self.run_rows(rows)]
+            results = self.engine.run_ragged(flat, lengths, val_inp=False)
+            packed = self._chosen(results, arrays["input_ids"].shape, lengths.shape)
+        else:
+            columns = np.arange(max(padding.columns, int(lengths.max())))
+            inside = columns >= len(columns) - lengths[:, None] if padding.left else columns < lengths[:, None]
+            rows = {}
+            for name, _ in self._inputs:
+                rows[name] = np.full(inside.shape, padding.values[name], dtype=arrays[name].dtype)
+                rows[name][inside] = arrays[name]
+            packed = {
+                role: values[inside] if _of_tokens(self._outputs[role], values, inside.shape) else values
+                for role, values in self.run_rows(rows).items()
+            }
+        begins = np.cumsum(lengths) - lengths
+        return {role: values[begins] if self._outputs[role].first else values for role, values in packed.items()}
 
-    def run_rows(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Outputs of shape (W, S) for arrays of that shape; those that the model does not take are left out."""
+    def run_rows(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs of shape (W, S, ...) or (W, ...) for arrays of shape (W, S), as they come from the engine.
+
+        Arrays that the model does not take are left out.
+        """
         total = len(arrays["input_ids"])
         rows = self._rows or total
         parts = [self._run(arrays, slice(begin, begin + rows), rows) for begin in range(0, total, rows)]
-        return [np.concatenate(values)[:total] for values in zip(*parts, strict=True)]
+        return {role: np.concatenate([part[role] for part in parts])[:total] for role in self._outputs}
 
-    def _run(self, arrays: Mapping[str, np.ndarray], chosen: slice, rows: int) -> list[np.ndarray]:
+    def _run(self, arrays: Mapping[str, np.ndarray], chosen: slice, rows: int) -> dict[str, np.ndarray]:
         """Run some of the rows; if they are too few, the last one is repeated."""
         feeds = []
         for name, dtype in self._inputs:
             array = np.asarray(arrays[name][chosen], dtype=dtype)
             feeds.append(np.pad(array, ((0, rows - len(array)), (0, 0)), mode="edge"))
-        return self._chosen(self.engine(feeds), feeds[0].shape)
+        return self._chosen(self.engine(feeds), feeds[0].shape, feeds[0].shape[:1])
 
-    def _chosen(self, outputs: Sequence[np.ndarray], shape: tuple[int, ...]) -> list[np.ndarray]:
-        """The outputs that are wanted, each with a number for each token."""
-        for name, index in self._outputs.items():
-            if outputs[index].shape != shape:
+    def _chosen(
+        self, outputs: Sequence[np.ndarray], tokens: tuple[int, ...], sequences: tuple[int, ...]
+    ) -> dict[str, np.ndarray]:
+        """The outputs that are wanted; they begin with the dimensions of tokens or those of sequences."""
+        found = {role: outputs[place.index] for role, place in self._outputs.items()}
+        for role, values in found.items():
+            place = self._outputs[role]
+            if not _of_tokens(place, values, tokens) and (place.of_tokens or values.shape[:1] != sequences):
+                kind, expected = ("token", tokens) if place.of_tokens else ("sequence", sequences)
                 raise EngineError(
-                    f"the model's {name} have shape {outputs[index].shape}, expected one for each token, {shape}"
+                    f"the model's {role} have shape {values.shape}, expected one for each {kind}, {expected}"
                 )
-        return [outputs[index] for index in self._outputs.values()]
+        return found
+
+
+def _of_tokens(place: Place, values: np.ndarray, tokens: tuple[int, ...]) -> bool:
+    """Whether an output has values for tokens, which begin with these dimensions."""
+    return place.of_tokens is not False and values.shape[: len(tokens)] == tokens
 
 
 def load_engines(
     model: ResolvedModel,
     options: PipelineOptions,
     lengths: Sequence[int],
-    outputs: Callable[[Sequence[str]], Mapping[str, int]],
+    outputs: Callable[[Mapping[str, Shape]], Mapping[str, Wanted]],
+    left: bool = False,
 ) -> dict[int, SequenceEngine]:
     """The engine of each sequence length: one for all of them, unless the file fixes the shapes of its inputs.
 
@@ -157,26 +197,41 @@ def load_engines(
     lengths : sequence of int
         Sequence lengths.
     outputs : callable
-        Takes the names of the model's outputs, and says which of them to return, see :class:`SequenceEngine`.
+        Takes the shapes of the model's outputs by name, and says which of them, or of the values between its nodes,
+        are computed, by role; ``First(name)`` is the first token of every sequence of a value of tokens.
+    left : bool
+        Whether sequences are padded on the left, so that the first column of a row is no token.
     """
     _check_positions(model.directory, max(lengths))
+    inputs, there = load_interface(model.onnx)
+    wanted = outputs({info.name: info.shape for info in there})
+    # ONNX Runtime would gain nothing by a Gather at the end of the graph
+    after = left or options.engine_type == "onnxruntime"
+    computed = {role: item.name if after and isinstance(item, First) else item for role, item in wanted.items()}
+    names = list(dict.fromkeys(computed.values()))
+    tokens = {info.shape[1] for info in inputs if len(info.shape) > 1}
+    known: dict[Wanted, bool | None] = {info.name: per_token(info.shape, tokens) for info in there}
+    known |= {item: False for item in names if isinstance(item, First)}
+    places = {}
+    for role, item in computed.items():
+        first = item != wanted[role]
+        places[role] = Place(names.index(item), first or known.get(item), first)
     if options.engine_type == "onnxruntime":
         from sparsert.pipelines.ort_engine import OrtEngine
 
-        runtime = OrtEngine(model.onnx, (options.context or options).num_cores)
-        return dict.fromkeys(lengths, SequenceEngine(runtime, outputs(runtime.output_names)))
+        runtime = OrtEngine(model.onnx, (options.context or options).num_cores, [str(name) for name in names])
+        return dict.fromkeys(lengths, SequenceEngine(runtime, places))
 
-    engine = _engine(model, options, options.context, None, None)
-    chosen = outputs(engine.output_names)
+    engine = _engine(model, options, options.context, names)
     if all(dim is None for shape in engine.input_shapes for dim in shape):
-        return dict.fromkeys(lengths, SequenceEngine(engine, chosen))
+        return dict.fromkeys(lengths, SequenceEngine(engine, places))
 
     context = options.context
     if context is None and len(lengths) > 1:
         context = Context(options.num_cores, options.num_streams)
     rows = options.batch_size or 1
     return {
-        length: SequenceEngine(_engine(model, options, context, rows, [[rows, length]]), chosen, rows)
+        length: SequenceEngine(_engine(model, options, context, names, (rows, length)), places, rows)
         for length in lengths
     }
 
@@ -185,15 +240,16 @@ def _engine(
     model: ResolvedModel,
     options: PipelineOptions,
     context: Context | None,
-    batch_size: int | None,
-    shapes: list[list[int]] | None,
+    outputs: Sequence[Wanted],
+    shape: tuple[int, int] | None = None,
 ) -> Engine:
     # Imported here: a pipeline on ONNX Runtime needs neither the kernels nor Numba.
     from sparsert.engine import Engine, MultiModelEngine
 
+    rows, shapes = (None, None) if shape is None else (shape[0], [list(shape)])
     if context is not None:
-        return MultiModelEngine(model.onnx, batch_size, context, shapes)
-    return Engine(model.onnx, batch_size, options.num_cores, options.num_streams, options.scheduler, shapes)
+        return MultiModelEngine(model.onnx, rows, context, shapes, outputs=outputs)
+    return Engine(model.onnx, rows, options.num_cores, options.num_streams, options.scheduler, shapes, outputs=outputs)
 
 
 def _check_inputs(names: Sequence[str]) -> None:

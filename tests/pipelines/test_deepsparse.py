@@ -27,7 +27,7 @@ def deepsparse_answers(
             "attention_mask": np.array([window.attention_mask]),
             "token_type_ids": np.array([window.type_ids]),
         }
-        start_logits, end_logits = (logits[0] for logits in pipeline.engines[128].run_rows(arrays))
+        start_logits, end_logits = (logits[0] for logits in pipeline.engines[128].run_rows(arrays).values())
         inside = [part == 1 for part in window.sequence_ids]
         for start in np.argsort(start_logits)[-1:-21:-1].tolist():
             for end in np.argsort(end_logits)[-1:-21:-1].tolist():

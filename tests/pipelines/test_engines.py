@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from sparsert.errors import EngineError, InputShapeError
-from sparsert.pipelines.engines import Padding, SequenceEngine
+from sparsert.pipelines.engines import Padding, Place, SequenceEngine
 from sparsert.pipelines.ort_engine import OrtEngine
 
 DATA = Path(__file__).parents[1] / "graph" / "data"
 
 
-OUTPUTS = {"start logits": 2, "end logits": 1}
+OUTPUTS = {"start logits": Place(2, True), "end logits": Place(1, True)}
 
 
 class FixedEngine:
@@ -22,7 +22,6 @@ class FixedEngine:
 
     input_names = ("attention_mask", "input_ids")
     input_types = (np.dtype(np.int32), np.dtype(np.int32))
-    output_names = ("pooled", "end_logits", "start_logits")
 
     def __init__(self, width: int = 8) -> None:
         self.calls = 0
@@ -40,8 +39,10 @@ class FixedEngine:
 def test_fixed_batches_are_filled_up_and_cut_back(rows: int) -> None:
     ids = np.arange(rows * 8, dtype=np.int64).reshape(rows, 8)
     engine = FixedEngine()
-    start, end = SequenceEngine(engine, OUTPUTS, rows=4).run_rows(
-        {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": ids}
+    start, end = (
+        SequenceEngine(engine, OUTPUTS, rows=4)
+        .run_rows({"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": ids})
+        .values()
     )
     np.testing.assert_array_equal(start, ids)
     np.testing.assert_array_equal(end, -ids)
@@ -71,7 +72,7 @@ PADDING = Padding(0, False, {"input_ids": 0, "attention_mask": 0})
 
 def test_an_engine_that_can_gets_no_padding() -> None:
     arrays = {"input_ids": np.arange(8), "attention_mask": np.ones(8, np.int64)}
-    start, end = SequenceEngine(RaggedEngine(), OUTPUTS).run_packed(arrays, np.array([3, 5]), PADDING)
+    start, end = SequenceEngine(RaggedEngine(), OUTPUTS).run_packed(arrays, np.array([3, 5]), PADDING).values()
     np.testing.assert_array_equal(start, np.arange(8))
     np.testing.assert_array_equal(end, -np.arange(8))
     with pytest.raises(EngineError, match=r"start logits have shape \(7,\), expected one for each token, \(8,\)"):
@@ -83,7 +84,12 @@ def test_padding_on_the_left_stays() -> None:
     arrays = {"input_ids": np.arange(20), "attention_mask": np.ones(20, np.int64)}
     left = Padding(8, True, PADDING.values)
     engine = RaggedEngine()
-    start, _ = SequenceEngine(engine, OUTPUTS, rows=4).run_packed(arrays, np.array([8, 3, 2, 7]), left)
+    outputs = {"start": Place(2, True), "first": Place(2, True, first=True), "pooled": Place(0)}
+    start, first, pooled = (
+        SequenceEngine(engine, outputs, rows=4).run_packed(arrays, np.array([8, 3, 2, 7]), left).values()
+    )
+    np.testing.assert_array_equal(first, [0, 8, 11, 13])
+    assert pooled.shape == (4,)
     np.testing.assert_array_equal(start, np.arange(20))
     assert engine.calls == 1
 

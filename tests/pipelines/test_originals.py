@@ -51,12 +51,11 @@ class RecordedEngine:
             rows = zip(*(np.split(found[name], cuts) for name in ("ids", "start", "end")), strict=True)
             self._logits = {tuple(ids.tolist()): (start, end) for ids, start, end in rows}
 
-    def run_packed(
-        self, arrays: dict[str, np.ndarray], lengths: np.ndarray, padding: Padding
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def run_packed(self, arrays: dict[str, np.ndarray], lengths: np.ndarray, padding: Padding) -> dict[str, np.ndarray]:
         rows = np.split(arrays["input_ids"], np.cumsum(lengths)[:-1])
         found = [self._logits[tuple(ids.tolist())] for ids in rows]
-        return np.concatenate([start for start, _ in found]), np.concatenate([end for _, end in found])
+        start, end = zip(*found, strict=True)
+        return {"start logits": np.concatenate(start), "end logits": np.concatenate(end)}
 
 
 def answers_of_both(

@@ -58,7 +58,9 @@ class Beginnings(Pipeline):
         model = self.resolve_model()
         self.tokenizer = load_tokenizer(model.directory)
         length = self.options.longest
-        (self._engine,) = load_engines(model, self.options, [length], lambda names: {"start logits": 0}).values()
+        (self._engine,) = load_engines(
+            model, self.options, [length], lambda _: {"start logits": "start_logits"}
+        ).values()
 
     def preprocess(self, inputs: Sequence[Texts]) -> list[list[tuple[str, TokenizedText]] | InputError]:
         """Tokenize the texts; an empty one has no word."""
@@ -83,7 +85,7 @@ class Beginnings(Pipeline):
             ids = np.concatenate([text.ids for _, text in texts])
             lengths = np.array([len(text) for _, text in texts])
             arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-            (logits,) = self._engine.run_packed(arrays, lengths, padding)
+            logits = self._engine.run_packed(arrays, lengths, padding)["start logits"]
             yield np.split(logits, np.cumsum(lengths)[:-1])
 
     def postprocess(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsert.errors import InputError, InputRangeError, ModelFormatError
+from sparsert.errors import EngineError, InputError, InputRangeError, ModelFormatError
 from sparsert.model_config import read_config
 from sparsert.pipelines.base import Pipeline
 from sparsert.pipelines.engines import Padding, SequenceEngine, load_engines
@@ -226,8 +226,14 @@ class QuestionAnsweringPipeline(Pipeline):
     def _run(self, part: tuple[int, list[Reading]]) -> WindowLogits:
         bucket, readings = part
         windows = pack_windows(readings, self.tokenizer)
-        engine = self._engines[bucket]
-        return WindowLogits(windows, *engine.run_packed(windows.arrays, windows.lengths, self._padding(bucket)))
+        outputs = self._engines[bucket].run_packed(windows.arrays, windows.lengths, self._padding(bucket))
+        expected = windows.arrays["input_ids"].shape
+        for role, logits in outputs.items():
+            if logits.shape != expected:
+                raise EngineError(
+                    f"the model's {role} have shape {logits.shape}, expected one number for each token, {expected}"
+                )
+        return WindowLogits(windows, outputs["start logits"], outputs["end logits"])
 
     def _padding(self, bucket: int) -> Padding:
         """How windows become rows, for an engine that needs them."""
@@ -350,19 +356,20 @@ class QuestionAnsweringPipeline(Pipeline):
             files.append("null_odds.json", [(inputs.id, ranking.null - rows[0][0])])
 
 
-def start_and_end(names: Sequence[str]) -> dict[str, int]:
-    """Places of start and end logits among a model's outputs: by name, or the first two where there are just two."""
-    starts = [index for index, name in enumerate(names) if "start" in name.lower()]
-    ends = [index for index, name in enumerate(names) if "end" in name.lower()]
+def start_and_end(outputs: Iterable[str]) -> dict[str, str]:
+    """Which of a model's outputs are start and end logits: by name, or the first two where there are just two."""
+    names = list(outputs)
+    starts = [name for name in names if "start" in name.lower()]
+    ends = [name for name in names if "end" in name.lower()]
     if "start_logits" in names and "end_logits" in names:
-        return {"start logits": names.index("start_logits"), "end logits": names.index("end_logits")}
+        return {"start logits": "start_logits", "end logits": "end_logits"}
     if len(starts) == 1 and len(ends) == 1 and starts != ends:
         return {"start logits": starts[0], "end logits": ends[0]}
     if len(names) == 2:
-        return {"start logits": 0, "end logits": 1}
+        return {"start logits": names[0], "end logits": names[1]}
     raise ModelFormatError(
         "`engine_outputs` should be a list with two elements [start_logits, end_logits]. "
-        f"The model's outputs are {list(names)}; export it with a question-answering head"
+        f"The model's outputs are {names}; export it with a question-answering head"
     )
 
 
