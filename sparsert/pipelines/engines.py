@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sparsert.engine import Engine
     from sparsert.zoo import ResolvedModel
 
-__all__ = ["Padding", "Place", "SequenceEngine", "TokenEngine", "load_engines"]
+__all__ = ["Padding", "Place", "SequenceEngine", "TokenEngine", "fixed_length", "load_engines"]
 
 Shape = tuple[Dim, ...]
 
@@ -234,6 +234,12 @@ def load_engines(
         length: SequenceEngine(_engine(model, options, context, names, (rows, length)), places, rows)
         for length in lengths
     }
+
+
+def fixed_length(path: Path) -> int | None:
+    """Tokens of a sequence where an ONNX file fixes them."""
+    inputs, _ = load_interface(path)
+    return next((info.shape[1] for info in inputs if len(info.shape) > 1 and isinstance(info.shape[1], int)), None)
 
 
 def _engine(

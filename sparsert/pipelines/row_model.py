@@ -10,7 +10,7 @@ import numpy as np
 
 from sparsert.errors import InputError, InputRangeError
 from sparsert.model_config import read_config
-from sparsert.pipelines.engines import Padding, SequenceEngine, load_engines
+from sparsert.pipelines.engines import Padding, SequenceEngine, fixed_length, load_engines
 from sparsert.pipelines.executors import OrderedPool
 from sparsert.pipelines.options import PipelineOptions, at_least, option
 from sparsert.pipelines.rows import PackedRows, Row, make_row, pack_rows
@@ -122,7 +122,7 @@ class RowModel:
         self.options = options
         self.config = read_config(model.directory)
         self.tokenizer = load_tokenizer(model.directory, lower_case)
-        limits = [limit or self.tokenizer.max_length, self.config.positions]
+        limits = [limit or self.tokenizer.max_length, self.config.positions, fixed_length(model.onnx)]
         usual = min((value for value in limits if value is not None), default=_USUAL_LENGTH)
         self.sequence_length = _longest(options.sequence_length) or usual
         if self.sequence_length <= self.tokenizer.single.special_tokens:

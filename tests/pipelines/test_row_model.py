@@ -22,7 +22,9 @@ def make(request: pytest.FixtureRequest, toy_model: Callable[..., Path]) -> Call
     """A model whose logits are a table over its tokens."""
 
     def make(**options: object) -> RowModel:
-        directory = toy_model(LOGITS, {}, config=options.pop("config", None))
+        directory = toy_model(
+            LOGITS, {}, config=options.pop("config", None), shape=options.pop("shape", ("batch", "sequence"))
+        )
         chosen = TextOptions(engine_type=request.param, num_cores=1, **options)
         return RowModel(resolve(directory), chosen, lambda shapes: {"logits": "start_logits"})
 
@@ -80,6 +82,14 @@ def test_texts_are_cut_to_the_least_limit(make: Callable[..., RowModel]) -> None
     with pytest.raises(InputRangeError, match="no room for text beside the 2 special tokens"):
         make(sequence_length=2)
     assert make(sequence_length=[3, 9]).sequence_length == 9
+
+
+def test_a_length_that_the_file_fixes(make: Callable[..., RowModel]) -> None:
+    model = make(shape=(1, 6))
+    prepared = requests(model, ("a b c d e f", "g"))
+    assert model.sequence_length == 6
+    rows = gather(prepared, model.forward(prepared), "logits")
+    assert [values.tolist() for values in rows[0]] == [[0, 1, 2, 3, 4, 0], [0, 7, 0]]
 
 
 def test_without_truncation_a_long_text_is_refused(make: Callable[..., RowModel]) -> None:
