@@ -8,9 +8,13 @@ reference               resolves to
 ``synthetic:NAME``      a model with random weights, generated once (:mod:`sparsert.synthetic`)
 ``hf:ORG/REPO``         a Hugging Face repository, downloaded by ``huggingface_hub``; the only reference that uses the
                         network, also as ``hf:ORG/REPO@REVISION``
-a directory             its ``model.onnx``, ``deployment/model.onnx`` or ``onnx/model.onnx``
+a directory             its ``deployment/model.onnx``, ``model.onnx`` or ``onnx/model.onnx``, or else its only ONNX
+                        file; without any, a file made of its ``model.safetensors`` (:mod:`sparsert.export`)
 a file                  that ONNX file
 ======================  ===============================================================================================
+
+One of several files of a directory or repository is chosen by ``file`` or behind a colon, as in
+``hf:ORG/REPO@REVISION:onnx/model_quantized.onnx`` or ``DIRECTORY:quantized``.
 
 The public SparseZoo is closed, and its weights cannot be had any more. What a known stub is good for depends on the
 use, so the stand-in does too:
@@ -31,10 +35,14 @@ import logging
 import os
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from sparsert import _hub
+from sparsert._folder import MODULES
+from sparsert._onnx_files import MODEL_FILE, choose, folders_of, missing, onnx_names, transformer_folder
 from sparsert._paths import DEFAULT_MODEL, PACKAGED_MODELS, zoo_roots
-from sparsert.errors import InputRangeError, InputTypeError, ModelNotFoundError
+from sparsert.errors import InputRangeError, InputTypeError, ModelFormatError, ModelNotFoundError
+from sparsert.model_config import read_config
 
 __all__ = ["Model", "Reference", "ResolvedModel", "catalogue", "model_to_path", "resolve"]
 
@@ -43,22 +51,13 @@ _LOGGER = logging.getLogger(__name__)
 Reference = str | os.PathLike[str] | None
 """What :func:`resolve` accepts."""
 
-MODEL_FILE = "model.onnx"
 PURPOSES = ("engine", "pipeline", "benchmark")
-_FOLDERS = ("deployment", ".", "onnx")
-"""Where a model directory may keep its ``model.onnx``: SparseZoo, plain, and Optimum on Hugging Face."""
 
 _PART = r"[A-Za-z0-9_.]+"
 _STUB_V1 = re.compile(rf"{_PART}/{_PART}/{_PART}(?:-{_PART})?/{_PART}/{_PART}/{_PART}(?:-{_PART})?/[A-Za-z0-9_.-]+")
 """domain/sub_domain/architecture[-sub_architecture]/framework/repository/dataset[-scheme]/tag"""
 _STUB_V2 = re.compile(r"[A-Za-z0-9_.-]+")
 """architecture[-sub_architecture]-dataset[-training_dataset]-tag, or a model id"""
-
-_TASKS = {
-    "QuestionAnswering": "question-answering",
-    "SequenceClassification": "text-classification",
-    "TokenClassification": "token-classification",
-}
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,8 @@ class ResolvedModel:
     """Holds ``config.json`` and the tokenizer, if there are any."""
     onnx: Path
     """The ONNX file; it exists."""
+    root: Path
+    """Holds ``modules.json`` and what else sentence-transformers writes, if there is any; mostly the same directory."""
     task: str | None
     """``"question-answering"`` and the like, read from ``config.json``; None where that does not say."""
     source: str
@@ -96,7 +97,12 @@ class Model:
         return f"{type(self).__name__}(source={self.source!r}, path={self.path!r})"
 
 
-def resolve(reference: Reference = None, purpose: str = "engine", stand_in: Reference = "default") -> ResolvedModel:
+def resolve(
+    reference: Reference = None,
+    purpose: str = "engine",
+    stand_in: Reference = "default",
+    file: str | None = None,
+) -> ResolvedModel:
     """Find the files of a model.
 
     Parameters
@@ -107,16 +113,20 @@ def resolve(reference: Reference = None, purpose: str = "engine", stand_in: Refe
         ``"engine"``, ``"pipeline"`` or ``"benchmark"``: which stand-in serves a stub of the closed zoo (see there).
         Every other reference means the same for all of them.
     stand_in
-        The model that answers in place of one of the closed zoo, for pipelines; by default that for questions.
+        The model that answers in place of one of the closed zoo, for pipelines; by default that for questions. None:
+        there is none for the task.
+    file
+        Which ONNX file of the model: its path below the directory or repository, its name, or what that has between
+        ``model_`` and ``.onnx``; ``"quantized"`` is the best one of int8. A stand-in has one file alone.
 
     Raises
     ------
     ModelNotFoundError
         The reference leads to no file; the message lists where it looked and what is known.
     InputTypeError
-        The reference is neither a string nor a path.
+        The reference is neither a string nor a path, or ``file`` no string.
     InputRangeError
-        An unknown purpose, or an empty reference.
+        An unknown purpose, an empty reference, or a file outside of the directory.
     """
     if purpose not in PURPOSES:
         raise InputRangeError(f"unknown purpose {purpose!r}; expected one of {', '.join(PURPOSES)}")
@@ -133,17 +143,19 @@ def resolve(reference: Reference = None, purpose: str = "engine", stand_in: Refe
             f"model must be a path or a zoo:, hf: or synthetic: reference, given {text!r}; None or 'default' gives the "
             "default model"
         )
+    if file is not None and not isinstance(file, str):
+        raise InputTypeError(f"model_file must be None or a str, given {type(file)}")
     if text == "default":
-        return _describe(text, DEFAULT_MODEL, "default")
+        return _describe(text, DEFAULT_MODEL, "default", file)
     if text.startswith("zoo:"):
-        return _resolve_stub(text, purpose, stand_in)
+        return _resolve_stub(text, purpose, stand_in, file)
     if text.startswith("synthetic:"):
         from sparsert import synthetic  # here: it imports onnx and scipy, which a plain path does not need
 
-        return _describe(text, synthetic.generate(text), "synthetic")
+        return _describe(text, synthetic.generate(text), "synthetic", file)
     if text.startswith("hf:"):
-        return _resolve_hugging_face(text)
-    return _resolve_path(text)
+        return _resolve_hugging_face(text, file)
+    return _resolve_path(text, file)
 
 
 def model_to_path(reference: Reference, purpose: str = "engine") -> str:
@@ -172,7 +184,7 @@ def _announce(stub: str, purpose: str, message: str) -> None:
     _LOGGER.warning("%s: %s", stub, message)
 
 
-def _resolve_stub(text: str, purpose: str, stand_in: Reference) -> ResolvedModel:
+def _resolve_stub(text: str, purpose: str, stand_in: Reference, file: str | None) -> ResolvedModel:
     stub = text.removeprefix("zoo:").partition("?")[0].strip().strip("/")  # a query chooses recipe and checkpoint only
     well_formed = _STUB_V1.fullmatch(stub) or _STUB_V2.fullmatch(stub)
     if not well_formed or any(not part.strip(".") for part in stub.split("/")):
@@ -187,8 +199,8 @@ def _resolve_stub(text: str, purpose: str, stand_in: Reference) -> ResolvedModel
             candidates += sorted(root.glob(f"*/{stub}"))
         searched.append(str(root))
         for directory in candidates:
-            if _find_onnx(directory) is not None:
-                return _describe(text, directory, "cache")
+            if _has_onnx(directory):
+                return _describe(text, directory, "cache", file)
     twin = _stubs().get(f"zoo:{stub}")
     if twin is None:
         raise ModelNotFoundError(
@@ -198,6 +210,11 @@ def _resolve_stub(text: str, purpose: str, stand_in: Reference) -> ResolvedModel
             f"{', '.join(['default', *_stubs(), 'synthetic:ARCHITECTURE-FORM'])}. Or give a directory or an .onnx file."
         )
     if purpose == "pipeline":
+        if stand_in is None:
+            raise ModelNotFoundError(
+                f"no model for {text!r}: the public zoo is closed, no local cache has it, and the task has no default "
+                "model to answer instead; give a directory, an .onnx file or hf:ORG/REPO"
+            )
         model = resolve(stand_in)
         _announce(
             text,
@@ -213,65 +230,95 @@ def _resolve_stub(text: str, purpose: str, stand_in: Reference) -> ResolvedModel
     )
     from sparsert import synthetic
 
-    return _describe(text, synthetic.generate(twin), "catalogue")
+    return _describe(text, synthetic.generate(twin), "catalogue", None)
 
 
-def _resolve_hugging_face(text: str) -> ResolvedModel:
-    repository, _, revision = text.removeprefix("hf:").strip("/").partition("@")
-    try:
-        from huggingface_hub import snapshot_download
-
-        path = snapshot_download(
-            repository,
-            revision=revision or None,
-            # The ONNX file with its external data, configuration and tokenizer; not the training checkpoints beside it.
-            allow_patterns=["model.onnx*", "*/model.onnx*", "*.data", "*.json", "*.txt", "*.model"],
-        )
-    except ImportError as error:
-        raise ModelNotFoundError(f"{text!r} needs huggingface_hub: pip install huggingface_hub") from error
-    except Exception as error:  # the hub's client raises its own, its HTTP library's and plain OS errors
-        raise ModelNotFoundError(
-            f"cannot get {text!r} from Hugging Face: {type(error).__name__}: {error}. Check the name and the "
-            "connection, or give the path of a local copy"
-        ) from error
-    return _describe(text, Path(path), "huggingface")
+def _resolve_hugging_face(text: str, file: str | None) -> ResolvedModel:
+    rest, _, named = text.removeprefix("hf:").partition(":")
+    repository, _, revision = rest.strip("/").partition("@")
+    file = _one_file(text, named or None, file)
+    return _describe(text, _hub.fetch(repository, revision or None, file), "huggingface", file)
 
 
-def _resolve_path(text: str) -> ResolvedModel:
+def _resolve_path(text: str, file: str | None) -> ResolvedModel:
     # os.path's questions answer False where pathlib's raise: no permission, a name too long, "~nobody".
     path = Path(os.path.expanduser(text))
     if os.path.isfile(path):
-        return ResolvedModel(text, path.parent, path, _task_of(path.parent), "file")
-    if path.name == "deployment" and not os.path.exists(path) and _find_onnx(path.parent):
+        if file not in (None, path.name):
+            raise InputRangeError(f"model {text} is a file already; give its directory to choose {file!r} in it")
+        root = _root_of(path)
+        return _with_task(text, _home(root, path), path, root, "file")
+    if not os.path.exists(path) and ":" in text:
+        directory, _, named = text.rpartition(":")
+        if named and os.path.isdir(os.path.expanduser(directory)):
+            path, file = Path(os.path.expanduser(directory)), _one_file(text, named, file)
+    if path.name == "deployment" and not os.path.exists(path) and _has_onnx(path.parent):
         path = path.parent  # Model(stub).path + "/deployment" of a model that has no such folder
     if os.path.isdir(path):
-        return _describe(text, path, "directory")
+        return _describe(text, path, "directory", file)
     hint = f"; for a stub write 'zoo:{text}'" if _STUB_V1.fullmatch(text) else ""
     raise ModelNotFoundError(f"model path must exist: given {text} (looked at {path.absolute()}){hint}")
 
 
-def _find_onnx(directory: Path) -> Path | None:
-    candidates = (directory / folder / MODEL_FILE for folder in _FOLDERS)
-    return next((path for path in candidates if os.path.isfile(path)), None)
+def _one_file(text: str, named: str | None, file: str | None) -> str | None:
+    if None not in (named, file) and named != file:
+        raise InputRangeError(f"model {text} names a file and model_file={file!r} another one; give one of them")
+    return named or file
 
 
-def _describe(reference: str, directory: Path, source: str) -> ResolvedModel:
-    onnx = _find_onnx(directory)
-    if onnx is None:
-        others = sorted(path.name for path in directory.glob("*.onnx"))
-        hint = f"; it has {', '.join(others)}: give the path of one of these" if others else ""
-        raise ModelNotFoundError(
-            f"Could not find the ONNX model file '{MODEL_FILE}' in {directory} (nor in its deployment/ or onnx/) for "
-            f"{reference!r}{hint}"
-        )
-    # Optimum keeps config.json and the tokenizer above onnx/, SparseZoo inside deployment/.
-    home = onnx.parent if onnx.parent.name == "deployment" else directory
-    return ResolvedModel(reference, home, onnx, _task_of(home), source)
+def _has_onnx(directory: Path) -> bool:
+    return bool(onnx_names(directory, folders_of("")))
 
 
-def _task_of(directory: Path) -> str | None:
+def _describe(reference: str, root: Path, source: str, file: str | None) -> ResolvedModel:
+    transformer = transformer_folder(root)
+    folders = folders_of(transformer)
+    names = onnx_names(root, folders)
+    if file is not None and os.path.isfile(root / file):
+        names.append(str(PurePosixPath(file)))
+    chosen = choose(names, folders, file, reference)
+    if chosen is not None:
+        onnx = root / chosen
+    else:
+        onnx = _exported(root / transformer, missing(f"{root} for {reference!r}", names))
+    return _with_task(reference, _home(root, onnx), onnx, root, source)
+
+
+def _exported(directory: Path, otherwise: ModelNotFoundError) -> Path:
+    """The ONNX file made of a directory's weights, or the error if there are none either."""
     try:
-        architectures = json.loads((directory / "config.json").read_text(encoding="utf-8"))["architectures"]
-        return next((task for suffix, task in _TASKS.items() if str(architectures[0]).endswith(f"For{suffix}")), None)
-    except (OSError, ValueError, LookupError, TypeError):
-        return None  # no configuration, or none that says: the pipeline that needs one complains
+        from sparsert.export import cached_export, has_weights  # here: a file that exists does not need it
+    except ImportError:
+        raise otherwise from None
+    if not has_weights(directory):
+        raise otherwise
+    return cached_export(directory)
+
+
+def _root_of(onnx: Path) -> Path:
+    """The directory of the model that a file belongs to."""
+    for root in (onnx.parent, *list(onnx.parent.parents)[:2]):
+        if transformer_folder(root) and onnx.parent in (
+            root / folder for folder in folders_of(transformer_folder(root))
+        ):
+            return root
+    above = onnx.parent.parent
+    is_subfolder = onnx.parent.name == "onnx" and not os.path.isfile(onnx.parent / "config.json")
+    return above if is_subfolder and os.path.isfile(above / "config.json") else onnx.parent
+
+
+def _home(root: Path, onnx: Path) -> Path:
+    """Where ``config.json`` and the tokenizer lie: above Optimum's ``onnx/``, inside SparseZoo's ``deployment/``."""
+    if onnx.parent == root / "deployment":
+        return onnx.parent
+    places = (root / transformer_folder(root), root, onnx.parent)
+    return next((place for place in places if os.path.isfile(place / "config.json")), root)
+
+
+def _with_task(reference: str, directory: Path, onnx: Path, root: Path, source: str) -> ResolvedModel:
+    root = root if os.path.isfile(root / MODULES) else directory
+    try:
+        task = read_config(directory, root).task
+    except ModelFormatError:
+        task = None  # the pipeline that needs the configuration complains
+    return ResolvedModel(reference, directory, onnx, root, task, source)

@@ -91,7 +91,8 @@ def test_home_and_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_directory_without_model_names_the_files_that_it_has(tmp_path: Path) -> None:
-    (tmp_path / "int8.onnx").write_bytes(b"onnx")
+    for name in ("int8.onnx", "fp16.onnx"):
+        (tmp_path / name).write_bytes(b"onnx")
     with pytest.raises(ModelNotFoundError, match=r"Could not find the ONNX model file 'model.onnx'.*int8\.onnx"):
         resolve(tmp_path)
 
@@ -179,6 +180,11 @@ def test_pipelines_get_an_answering_model(stub: str, caplog: pytest.LogCaptureFi
     assert (model.onnx, model.source, model.task) == (resolve().onnx, "catalogue", "question-answering")
     (record,) = caplog.records  # announced once
     assert "minilm-l6-squad-pruned60_quant" in record.getMessage() and stub in record.getMessage()
+
+
+def test_a_task_without_a_default_model_gets_none_of_another_task() -> None:
+    with pytest.raises(ModelNotFoundError, match="the task has no default model"):
+        resolve(f"{OBERT}base-none", "pipeline", stand_in=None)
 
 
 @pytest.mark.parametrize("purpose", ["engine", "benchmark"])

@@ -79,6 +79,7 @@ class Pipeline(ABC):
     scorer: ClassVar[str | None] = None
     options: PipelineOptions
     model_path: str
+    model_file: str | None
 
     def __init__(self, model_path: str | Path | None = None, **options: Any) -> None:
         if model_path is None or model_path == "default":
@@ -130,7 +131,7 @@ class Pipeline(ABC):
         ModelNotFoundError
             There is no such model.
         """
-        return resolve(self.model_path, purpose="pipeline", stand_in=self.default_model_path)
+        return resolve(self.model_path, purpose="pipeline", stand_in=self.default_model_path, file=self.model_file)
 
     def task_options(self) -> dict[str, Any]:
         """Options of the task alone, JSON-able, by the names under which the constructor takes them."""

@@ -53,6 +53,11 @@ class PipelineOptions:
     model_path: str | Path | None = option(
         None, "a model reference ([models.md](models.md)); `model` is another name for it", shown="the task's default"
     )
+    model_file: str | None = option(
+        None,
+        "which of the model's ONNX files: its path, its name, or `quantized`",
+        shown="[`model.onnx`](models.md#which-file)",
+    )
     engine_type: str = option("sparsert", 'or `"onnxruntime"`, for comparing')
     batch_size: int | None = option(None, "most rows in one call of the engine", shown="dynamic")
     num_cores: int | None = option(None, "cores to use", shown="as for the engine")
