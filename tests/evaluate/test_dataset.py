@@ -164,5 +164,5 @@ def test_what_is_not_there_is_named(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [0, -1, True])
 def test_max_samples_must_be_a_number_of_questions(value: object, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="max_samples"):
+    with pytest.raises(InputError, match="max_samples must be None or an int of at least 1"):
         read_dataset(tmp_path / "data.json", max_samples=value)
