@@ -13,9 +13,9 @@ from sparsert.pipelines.question_answering.windows import (
     context_budget,
     default_overlap,
     pack_windows,
-    window_ranges,
 )
 from sparsert.pipelines.tokenization import TextTokenizer
+from sparsert.pipelines.windows import window_ranges
 
 
 def reference_rows(
@@ -129,7 +129,7 @@ def test_ranges_cover_every_token_and_overlap_exactly(tokens: int, budget: int, 
 
 
 def test_ranges_refuse_what_makes_no_sense() -> None:
-    with pytest.raises(InputRangeError, match="no context token fits"):
+    with pytest.raises(InputRangeError, match="no token of the text fits"):
         window_ranges(3, 0, 0)
     with pytest.raises(InputRangeError, match="overlap by 0 to 4 tokens, got 5"):
         window_ranges(10, 5, 5)

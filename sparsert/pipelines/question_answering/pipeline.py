@@ -30,9 +30,9 @@ from sparsert.pipelines.question_answering.windows import (
     context_budget,
     default_overlap,
     pack_windows,
-    window_ranges,
 )
 from sparsert.pipelines.tokenization import TokenizedText, load_tokenizer
+from sparsert.pipelines.windows import window_ranges
 
 __all__ = ["PreparedQuestion", "QuestionAnsweringPipeline", "WindowLogits", "start_and_end"]
 

@@ -14,10 +14,9 @@ from functools import cached_property
 
 import numpy as np
 
-from sparsert.errors import InputRangeError
 from sparsert.pipelines.tokenization import PairTemplate, TextTokenizer, TokenizedText
 
-__all__ = ["PackedWindows", "Reading", "context_budget", "default_overlap", "pack_windows", "window_ranges"]
+__all__ = ["PackedWindows", "Reading", "context_budget", "default_overlap", "pack_windows"]
 
 
 @dataclass(frozen=True)
@@ -120,41 +119,6 @@ def default_overlap(doc_stride: int, budget: int) -> int:
     Windows that advance by less than a quarter of themselves would read every token more than four times.
     """
     return min(doc_stride, 3 * budget // 4)
-
-
-def window_ranges(tokens: int, budget: int, overlap: int, side: str = "right") -> np.ndarray:
-    """Half-open ranges of context tokens, one per window.
-
-    Parameters
-    ----------
-    tokens : int
-        Number of context tokens. With none there is still one window, an empty one.
-    budget : int
-        Context tokens that a window holds.
-    overlap : int
-        Tokens that consecutive windows share, less than ``budget``.
-    side : {"right", "left"}
-        With "left", the first window is the end of the context and the last one its beginning.
-
-    Returns
-    -------
-    int64 array, shape (W, 2)
-        Every window is full except perhaps the last.
-    """
-    if tokens <= budget:
-        return np.array([[0, tokens]], dtype=np.int64)
-    if budget < 1:
-        raise InputRangeError(
-            f"no context token fits into a window (budget {budget}); shorten the question, lower max_question_length, "
-            "or raise sequence_length"
-        )
-    if not 0 <= overlap < budget:
-        raise InputRangeError(f"windows of {budget} tokens must overlap by 0 to {budget - 1} tokens, got {overlap}")
-    step = budget - overlap
-    count = -(-(tokens - budget) // step) + 1
-    starts = np.arange(count, dtype=np.int64) * step
-    ranges = np.stack([starts, np.minimum(starts + budget, tokens)], axis=1)
-    return tokens - ranges[:, ::-1] if side == "left" else ranges
 
 
 def pack_windows(readings: Sequence[Reading], tokenizer: TextTokenizer) -> PackedWindows:
