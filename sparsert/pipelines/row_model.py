@@ -17,7 +17,7 @@ from sparsert.pipelines.rows import PackedRows, Row, make_row, pack_rows
 from sparsert.pipelines.tokenization import load_tokenizer
 from sparsert.zoo import ResolvedModel
 
-__all__ = ["PreparedRows", "RowModel", "RowOutputs", "TextOptions", "gather"]
+__all__ = ["PreparedRows", "RowModel", "RowOutputs", "TextOptions", "gather", "tokens_of"]
 
 # Tokens per engine call unless batch_size says otherwise: enough to keep all tiles of all cores busy, few enough that
 # any number of texts takes bounded memory.
@@ -120,7 +120,7 @@ class RowModel:
         lower_case: bool = False,
     ) -> None:
         self.options = options
-        self.config = read_config(model.directory)
+        self.config = read_config(model.directory, model.root)
         self.tokenizer = load_tokenizer(model.directory, lower_case)
         limits = [limit or self.tokenizer.max_length, self.config.positions, fixed_length(model.onnx)]
         usual = min((value for value in limits if value is not None), default=_USUAL_LENGTH)
