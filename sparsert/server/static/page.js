@@ -31,8 +31,8 @@ function showFields() {
     const field = document.createElement("textarea");
     const value = example[name] ?? "";
     Object.assign(field, { name, required: required.includes(name) });
-    field.value = typeof value === "string" ? value : JSON.stringify(value);
-    field.rows = Math.min(1 + Math.floor(field.value.length / 50), 12);
+    field.value = textOf(value, input.properties[name]);
+    field.rows = Math.min(field.value.split("\n").length + Math.floor(field.value.length / 50), 12);
     if (field.rows === 1) field.addEventListener("keydown", askOnEnter);
     const label = document.createElement("label");
     label.append(input.properties[name].title ?? name, field);
@@ -46,31 +46,113 @@ function askOnEnter(event) {
   element("form").requestSubmit();
 }
 
-// A text, which may be null, as it is; anything else as JSON, if it is that.
-function valueOf(field, schema) {
-  const kinds = (schema.anyOf ?? [schema]).map((kind) => kind.type).filter((kind) => kind !== "null");
-  if (kinds.length && kinds.every((kind) => kind === "string")) return field.value;
-  try {
-    return JSON.parse(field.value);
-  } catch {
-    return field.value;
-  }
+const kindsOf = (schema) => (schema.anyOf ?? [schema]).filter((kind) => kind.type !== "null");
+
+const takesTexts = (schema) =>
+  kindsOf(schema).some((kind) => kind.type === "array" && kindsOf(kind.items ?? {}).some((item) => item.type === "string"));
+
+// What valueOf makes of it again: texts a line each, anything else as JSON.
+function textOf(value, schema) {
+  if (typeof value === "string") return value;
+  const lines = takesTexts(schema) && Array.isArray(value) && value.length > 1
+    && value.every((text) => typeof text === "string" && !text.includes("\n"));
+  return lines ? value.join("\n") : JSON.stringify(value);
 }
 
-// A piece of a field of the request is marked there; any other answer is shown as it came. Says what was found.
+// A text, which may be null, as it is; several texts from a line each; anything else as JSON, if it is that.
+function valueOf(field, schema) {
+  const kinds = kindsOf(schema);
+  if (kinds.length && kinds.every((kind) => kind.type === "string")) return field.value;
+  try {
+    const value = JSON.parse(field.value);
+    if (typeof value === "object" || !takesTexts(schema)) return value;
+  } catch {
+    // no JSON, so it is text
+  }
+  if (!takesTexts(schema)) return field.value;
+  const lines = field.value.split("\n").filter((line) => line.trim());
+  return lines.length > 1 || kinds.every((kind) => kind.type !== "string") ? lines : field.value;
+}
+
+const made = (tag, properties = {}, ...children) => {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
+};
+
+const listOf = (value) => (Array.isArray(value) ? value : [value]);
+
+// A label with its score as a bar; scores beyond 0 to 1 have no bar.
+function bar(label, score) {
+  const row = made("div", { className: "bar" }, made("span", { textContent: label }));
+  if (score >= 0 && score <= 1) row.append(made("meter", { value: score }));
+  row.append(made("output", { textContent: score.toFixed(3) }));
+  return row;
+}
+
+// Pieces of a text marked, from {start, end} in code points; a JavaScript string counts UTF-16 units.
+function marked(text, pieces, nameOf = () => "") {
+  const points = Array.from(text);
+  const nodes = [];
+  let at = 0;
+  for (const piece of [...pieces].sort((a, b) => a.start - b.start)) {
+    if (piece.start < at) continue;
+    const mark = made("mark", { textContent: points.slice(piece.start, piece.end).join("") });
+    if (nameOf(piece)) mark.append(made("small", { textContent: nameOf(piece) }));
+    nodes.push(points.slice(at, piece.start).join(""), mark);
+    at = piece.end;
+  }
+  return [...nodes, points.slice(at).join("")];
+}
+
+// Cosines of vectors with each other, a row and a column for each text.
+function similarities(texts, vectors) {
+  const lengths = vectors.map((vector) => Math.hypot(...vector) || 1);
+  const cosine = (i, j) => vectors[i].reduce((sum, value, k) => sum + value * vectors[j][k], 0) / lengths[i] / lengths[j];
+  const head = made("tr", {}, made("th"), ...texts.map((_, i) => made("th", { textContent: i + 1 })));
+  const rows = texts.map((text, i) => made("tr", {}, made("th", { textContent: `${i + 1} ${text}` }),
+    ...texts.map((_, j) => {
+      const cell = made("td", { textContent: cosine(i, j).toFixed(2) });
+      cell.style.setProperty("--share", `${Math.round(Math.max(0, cosine(i, j)) * 60)}%`);
+      return cell;
+    })));
+  return [made("p", { textContent: `${vectors.length} vectors of ${vectors[0].length} numbers; their cosines:` }),
+    made("table", {}, head, ...rows)];
+}
+
+// What each form of an answer looks like: the field that tells it, and how it is shown.
+const VIEWS = {
+  embeddings: (request, answer) => {
+    const plain = answer.embeddings.every((vector) => vector.every((value) => typeof value === "number"));
+    return plain ? similarities(listOf(request.inputs), answer.embeddings) : undefined;
+  },
+  predictions: (request, answer) => listOf(request.inputs).flatMap((text, i) => typeof text !== "string" ? [] :
+    [made("p", { className: "entities" }, ...marked(text, answer.predictions[i], (found) => found.entity))]),
+  results: (request, answer) => answer.results.map((found) => bar(request.documents[found.index], found.score)),
+  labels: (request, answer) => {
+    const texts = typeof request.sequences === "string" ? [request.sequences] : request.sequences;
+    const nested = Array.isArray(answer.labels[0]);
+    const single = !nested && answer.labels.length !== texts.length;
+    return texts.map((text, i) => {
+      const labels = single ? answer.labels : listOf(answer.labels[i]);
+      const scores = single ? answer.scores : listOf(answer.scores[i]);
+      return made("section", {}, made("p", { textContent: listOf(text).join(" \u2016 ") }),
+        ...labels.map((label, k) => bar(label, scores[k])));
+    });
+  },
+};
+
+// Shows an answer by its form: pieces marked in a field of the request, a view of its own, or as it came. Says what was
+// found.
 function showAnswer(request, answer, place) {
   element("highlighted").hidden = false;
   if (place === undefined || Array.isArray(answer)) {
-    element("highlighted").replaceChildren(JSON.stringify(answer, null, 2));
+    const view = Object.keys(VIEWS).find((name) => Array.isArray(answer[name]));
+    const nodes = view && VIEWS[view](request, answer);
+    element("highlighted").replaceChildren(...(nodes ?? [JSON.stringify(answer, null, 2)]));
     return "";
   }
-  // Offsets count code points; a JavaScript string counts UTF-16 units.
-  const points = Array.from(request[place]);
-  const mark = document.createElement("mark");
-  mark.id = "answer";
-  mark.textContent = points.slice(answer.start, answer.end).join("");
-  element("highlighted").replaceChildren(
-    points.slice(0, answer.start).join(""), mark, points.slice(answer.end).join(""));
+  element("highlighted").replaceChildren(...marked(request[place], [answer]));
   if (answer.start === answer.end) return "no answer, ";
   return answer.score === undefined ? "" : `score ${answer.score.toFixed(2)}, `;
 }
