@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sparsert._paths import cache_root
 from sparsert.errors import ModelError
+from sparsert.export.albert import ALBERT
 from sparsert.export.bert import BERT, ELECTRA
 from sparsert.export.builder import GraphBuilder
 from sparsert.export.config import CONFIG_FILE, NetworkConfig, read_network_config
@@ -34,6 +35,7 @@ VERSION = 1
 """Part of the cache path; raise it when the same folder would give another file."""
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "albert": ALBERT,
     "bert": BERT,
     "camembert": ROBERTA,
     "distilbert": DISTILBERT,
@@ -100,23 +102,23 @@ def export_folder(
     return path
 
 
-def cached_export(directory: str | os.PathLike[str]) -> Path:
+def cached_export(directory: str | os.PathLike[str], task: str | None = None) -> Path:
     """Return the ONNX file of a folder in the cache, writing it first unless it is there already.
 
     The cache is ``SPARSERT_MODELS_PATH`` or ``~/.cache/sparsert``. The file is written anew, and the old one deleted,
-    when ``config.json`` has another content or a file of weights another name, size or time. Errors as for
-    :func:`export_folder`.
+    when ``config.json`` has another content or a file of weights another name, size or time. Tasks and errors are those
+    of :func:`export_folder`.
     """
     directory = Path(directory)
     place = (
         cache_root() / f"exported-v{VERSION}" / f"{directory.absolute().name}-{_digest(os.path.realpath(directory))}"
     )
-    path = place / _fingerprint(directory) / "model.onnx"
+    path = place / (task or "own-task") / _fingerprint(directory) / "model.onnx"
     if path.is_file():
         _LOGGER.info("%s has no ONNX file; %s was made of its weights", directory, path)
         return path
-    export_folder(directory, path)
-    for stale in place.iterdir():
+    export_folder(directory, path, task)
+    for stale in path.parent.parent.iterdir():
         if stale != path.parent:
             shutil.rmtree(stale, ignore_errors=True)
     _LOGGER.warning("%s has no ONNX file; made %s of its weights", directory, path)

@@ -17,9 +17,10 @@ Outputs = dict[str, Sequence[str | int]]
 """Names and shapes."""
 
 TASKS = {
-    "feature-extraction": "last_hidden_state",
+    "embedding-extraction": "last_hidden_state",
     "pooling": "last_hidden_state and pooler_output",
-    "text-classification": "logits of a sequence",
+    "text-classification": "logits of every sequence",
+    "text-ranking": "logits of every sequence",
     "token-classification": "logits of every token",
     "question-answering": "start_logits and end_logits",
 }
@@ -29,9 +30,9 @@ _SUFFIXES = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
     "ForQuestionAnswering": "question-answering",
-    "ForMaskedLM": "feature-extraction",
-    "ForPreTraining": "feature-extraction",
-    "Model": "feature-extraction",
+    "ForMaskedLM": "embedding-extraction",
+    "ForPreTraining": "embedding-extraction",
+    "Model": "embedding-extraction",
 }
 """Endings of an architecture. Who has a model of words, or one with heads for training, wants what lies under them."""
 
@@ -75,7 +76,7 @@ def add_head(builder: GraphBuilder, architecture: Architecture, task: str, x: st
     if task == "token-classification":
         builder.rename(builder.linear(x, "classifier", hidden), "logits")
         return {"logits": [*tokens, builder.initializers["classifier.bias"].size]}
-    if task == "text-classification":
+    if task in ("text-classification", "text-ranking"):
         dense, activation, last = architecture.head
         value = builder.activation(builder.linear(_first(builder, x), dense, hidden, hidden), activation)
         builder.rename(builder.linear(value, last, hidden), "logits")
@@ -84,7 +85,7 @@ def add_head(builder: GraphBuilder, architecture: Architecture, task: str, x: st
     if task == "pooling":
         if architecture.pooler is None:
             raise ModelFormatError(
-                f"{builder.weights.source.parent}: this architecture has no pooler; expected task feature-extraction"
+                f"{builder.weights.source.parent}: this architecture has no pooler; expected task embedding-extraction"
             )
         value = builder.linear(_first(builder, x), architecture.pooler, hidden, hidden)
         builder.rename(builder.activation(value, "tanh"), "pooler_output")

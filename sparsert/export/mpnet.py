@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from sparsert.export.builder import GraphBuilder
@@ -24,10 +22,10 @@ _LAYER = LayerNames(
 )
 
 _PADDING = 1
-"""Whatever the configuration says."""
+"""The id from which positions count, whatever the configuration says."""
 
-_BUCKETS, _FAR = 32, 128
-"""Distances of 128 and more share a bucket; neither number is taken from the configuration."""
+_BUCKETS = 32
+"""Of relative positions, whatever the configuration says."""
 
 
 def _encode(builder: GraphBuilder, config: NetworkConfig) -> tuple[str, int]:
@@ -45,10 +43,7 @@ def _position_bias(builder: GraphBuilder, heads: int, longest: int) -> str:
     """What is added to the scores, shape (1, heads, sequence, sequence): a row of a table for each distance."""
     name = "encoder.relative_attention_bias.weight"
     buckets = _bucket(np.arange(1 - longest, longest))
-    weight = builder.weights.take(name, (None, heads))
-    if len(weight) < _BUCKETS:
-        builder.weights.take(name, (_BUCKETS, heads))  # raises, with the shape
-    table = builder.constant(weight[buckets], name=name)
+    table = builder.constant(builder.weights.take(name, (_BUCKETS, heads))[buckets], name=name)
     zero, one = builder.constant(0, np.int64), builder.constant(1, np.int64)
     length = builder.op("Squeeze", [builder.op("Shape", ["input_ids"], start=1, end=2)])
     places = builder.op("Range", [zero, length, one])
@@ -59,16 +54,15 @@ def _position_bias(builder: GraphBuilder, heads: int, longest: int) -> str:
 
 
 def _bucket(distances: np.ndarray) -> np.ndarray:
-    """The bucket of key minus query: half of them for keys behind; of each half, half exact and half by logarithm.
+    """The bucket of key minus query: 16 for keys behind the query and 16 for others, of each 8 for exact distances.
 
-    https://github.com/huggingface/transformers, ``MPNetEncoder.relative_position_bucket``, in float32 as there.
+    Distances d from 8 on share bucket 8 + floor(8 log(d / 8) / log(128 / 8)), at most 15, as in
+    ``MPNetEncoder.relative_position_bucket`` of the transformers library. That is the number of k in 1 .. 7 with
+    d^2 >= 64 * 2^k, in whole numbers, since logarithms of NumPy differ between processors.
     """
-    half = _BUCKETS // 2
-    exact = half // 2
     far = np.abs(distances)
-    steps = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(exact)) / np.float32(math.log(_FAR / exact))
-    logarithmic = exact + (steps * np.float32(half - exact)).astype(np.int64)
-    return np.where(distances > 0, half, 0) + np.where(far < exact, far, np.minimum(logarithmic, half - 1))
+    logarithmic = 8 + np.searchsorted(64 << np.arange(1, 8), far * far, side="right")
+    return np.where(distances > 0, 16, 0) + np.where(far < 8, far, logarithmic)
 
 
 MPNET = Architecture("mpnet.", _encode, pooler="pooler.dense", head=("classifier.dense", "tanh", "classifier.out_proj"))

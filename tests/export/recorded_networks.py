@@ -15,7 +15,7 @@ DATA = Path(__file__).parent / "data"
 MODEL_TYPES = sorted(path.stem for path in DATA.glob("*.npz"))
 
 TASKS = {
-    "base": "feature-extraction",
+    "base": "embedding-extraction",
     "sequences": "text-classification",
     "tokens": "token-classification",
     "answers": "question-answering",

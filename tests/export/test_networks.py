@@ -76,4 +76,4 @@ def test_an_encoder_without_its_head(model_type: str, head: str, tmp_path: Path)
     folder = recorded(model_type, head).save(tmp_path)
     base = recorded(model_type, "base")
     outputs = [{"last_hidden_state": case["last_hidden_state"]} for case in base.outputs]
-    check(export_folder(folder, task=None if head == "words" else "feature-extraction"), base.inputs, outputs)
+    check(export_folder(folder, task=None if head == "words" else "embedding-extraction"), base.inputs, outputs)

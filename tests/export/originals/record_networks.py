@@ -37,7 +37,9 @@ DISTILBERT_SIZES = {
     "max_position_embeddings": 48,
 }
 ROBERTA_SIZES = {**BERT_SIZES, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+ALBERT_SIZES = {"embedding_size": 8, "num_hidden_layers": 3, "num_hidden_groups": 2, "inner_group_num": 2}
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "albert": ("Albert", {**BERT_SIZES, **ALBERT_SIZES}),
     "bert": ("Bert", {**BERT_SIZES, "num_labels": 3}),
     "electra": ("Electra", {**BERT_SIZES, "embedding_size": 8, "num_labels": 1}),
     "distilbert": ("DistilBert", {**DISTILBERT_SIZES, "activation": "relu"}),
@@ -119,7 +121,7 @@ def record(model_type: str) -> None:
         if head == "words":
             continue  # its folder means the base model
         for case, lengths in enumerate([[12, 7, 1, 9], [longest]]):
-            inputs = make_inputs(config.get("pad_token_id") or 0, lengths, model_type in ("bert", "electra"))
+            inputs = make_inputs(config.get("pad_token_id") or 0, lengths, model_type in ("albert", "bert", "electra"))
             with torch.no_grad():
                 answer = network(**{key: torch.from_numpy(value) for key, value in inputs.items()})
             arrays |= {f"{case}/{key}": value.astype(np.int16) for key, value in inputs.items()}
