@@ -184,7 +184,6 @@ def load_engines(
     options: PipelineOptions,
     lengths: Sequence[int],
     outputs: Callable[[Mapping[str, Shape]], Mapping[str, Wanted]],
-    left: bool = False,
 ) -> dict[int, SequenceEngine]:
     """The engine of each sequence length: one for all of them, unless the file fixes the shapes of its inputs.
 
@@ -198,15 +197,14 @@ def load_engines(
         Sequence lengths.
     outputs : callable
         Takes the shapes of the model's outputs by name, and says which of them, or of the values between its nodes,
-        are computed, by role; ``First(name)`` is the first token of every sequence of a value of tokens.
-    left : bool
-        Whether sequences are padded on the left, so that the first column of a row is no token.
+        are computed, by role; ``First(name)`` is the first token of every sequence of a value of tokens, which must
+        not be padded on the left then.
     """
     _check_positions(model.directory, max(lengths))
     inputs, there = load_interface(model.onnx)
     wanted = outputs({info.name: info.shape for info in there})
     # ONNX Runtime would gain nothing by a Gather at the end of the graph
-    after = left or options.engine_type == "onnxruntime"
+    after = options.engine_type == "onnxruntime"
     computed = {role: item.name if after and isinstance(item, First) else item for role, item in wanted.items()}
     names = list(dict.fromkeys(computed.values()))
     tokens = {info.shape[1] for info in inputs if len(info.shape) > 1}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sparsert.errors import EngineError, InputShapeError
-from sparsert.pipelines.engines import Padding, Place, SequenceEngine
+from sparsert.graph.outputs import First
+from sparsert.pipelines.engines import Padding, Place, SequenceEngine, load_engines
+from sparsert.pipelines.options import PipelineOptions
 from sparsert.pipelines.ort_engine import OrtEngine
+from sparsert.zoo import ResolvedModel
 
 DATA = Path(__file__).parents[1] / "graph" / "data"
 
@@ -110,3 +115,46 @@ def test_onnxruntime_takes_lengths_too() -> None:
             np.testing.assert_allclose(array[end - length : end], want[0], atol=2e-5)
     with pytest.raises(InputShapeError, match="at least 1"):
         engine.run_ragged([rows[name] for name in engine.input_names], [int(lengths.sum()), 0])
+
+
+CLASSES = DATA / "bert-cls-sdpa-dynamo20.onnx"
+TOKENS = DATA / "bert-tok-eager-script14.onnx"
+FIXED = DATA / "bert-qa-eager-script14fixed.onnx"
+
+
+def packed(lengths: np.ndarray) -> dict[str, np.ndarray]:
+    ids = np.random.default_rng(0).integers(5, 60, lengths.sum())
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+
+
+@pytest.mark.parametrize("columns", [0, 12])
+@pytest.mark.parametrize(
+    ("engine_type", "path", "output"),
+    [("sparsert", TOKENS, "logits"), ("onnxruntime", TOKENS, "logits"), ("sparsert", FIXED, "start_logits")],
+)
+def test_the_first_token_is_that_of_the_sequence(engine_type: str, path: Path, output: str, columns: int) -> None:
+    lengths = np.array([4, 12, 1, 7])
+    model = ResolvedModel(str(path), path.parent, path, None, "file")
+    outputs = {"first": First(output), "all": output}
+    engine = load_engines(model, PipelineOptions(engine_type=engine_type), [12], lambda shapes: outputs)[12]
+    padding = Padding(columns if engine.any_length else 12, False, {**PADDING.values, "token_type_ids": 0})
+    found = engine.run_packed(packed(lengths), lengths, padding)
+    assert len(found["all"]) == lengths.sum()
+    np.testing.assert_array_equal(found["first"], found["all"][np.cumsum(lengths) - lengths])
+
+
+@pytest.mark.parametrize("engine_type", ["sparsert", "onnxruntime"])
+def test_shapes_of_outputs_are_there_to_choose_from(engine_type: str) -> None:
+    seen = {}
+
+    def choose(shapes: Mapping[str, Any]) -> dict[str, str]:
+        seen.update(shapes)
+        return {"classes": "logits", "the same": "logits"}
+
+    model = ResolvedModel(str(CLASSES), CLASSES.parent, CLASSES, None, "file")
+    engine = load_engines(model, PipelineOptions(engine_type=engine_type), [19], choose)[19]
+    assert seen == {"logits": ("batch", 2)}
+    lengths = np.array([5, 2, 2])
+    found = engine.run_packed(packed(lengths), lengths, PADDING)
+    assert found["classes"].shape == (3, 2)
+    np.testing.assert_array_equal(found["classes"], found["the same"])
