@@ -286,10 +286,8 @@ def _describe(reference: str, root: Path, source: str, file: str | None) -> Reso
 
 def _exported(directory: Path, otherwise: ModelNotFoundError) -> Path:
     """The ONNX file made of a directory's weights, or the error if there are none either."""
-    try:
-        from sparsert.export import cached_export, has_weights  # here: a file that exists does not need it
-    except ImportError:
-        raise otherwise from None
+    from sparsert.export import cached_export, has_weights  # here: a file that exists does not need it
+
     if not has_weights(directory):
         raise otherwise
     return cached_export(directory)

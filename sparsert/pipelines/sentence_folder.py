@@ -16,6 +16,7 @@ import numpy as np
 
 from sparsert._folder import MODULES, Module, read_json, read_modules, value_of
 from sparsert.errors import ModelFormatError, ModelNotFoundError
+from sparsert.export.weights import Weights, read_weights
 from sparsert.pipelines.sentence_layers import ACTIVATIONS, Dense, LayerNorm, UnitLength
 
 __all__ = ["POOLINGS", "SentenceFolder", "read_sentence_folder"]
@@ -186,33 +187,30 @@ def _read_dense(folder: Path, width: int | None) -> tuple[Dense, int]:
     path = folder / "config.json"
     content = _required(path)
     _check_place(content, path)
-    sizes = [_positive(content, key, path) for key in ("in_features", "out_features")]
+    in_features, out_features = (_size(content, key, path) for key in ("in_features", "out_features"))
     name = content.get("activation_function", "torch.nn.modules.activation.Tanh")
     kind = "torch.nn.Identity" if name is None else str(name)
     if not kind.startswith("torch.") or kind.rpartition(".")[2] not in ACTIVATIONS:
         raise ModelFormatError(
             f"{path}: activation_function must be torch's {', '.join(ACTIVATIONS)}, got {name!r:.200}"
         )
-    tensors = _read_tensors(folder)
-    out_features, in_features = sizes[1] or 0, sizes[0] or 0
-    shape = (out_features, in_features)
-    weight = _tensor(tensors, "linear.weight", shape, folder)
+    _check_width(path, in_features, width)
+    weights = read_weights(folder, "")
+    weight = _take(weights, "linear.weight", out_features, in_features)
     has_bias = value_of(content, "bias", bool, True, path)
-    bias = _tensor(tensors, "linear.bias", shape[:1], folder) if has_bias else None
+    bias = _take(weights, "linear.bias", out_features) if has_bias else None
     residual: np.ndarray | bool = value_of(content, "use_residual", bool, False, path)
     if residual and in_features != out_features:
-        residual = _tensor(tensors, "residual.weight", shape, folder)
-    _check_width(path, in_features, width)
+        residual = _take(weights, "residual.weight", out_features, in_features)
     return Dense(weight, bias, kind.rpartition(".")[2], residual), out_features
 
 
 def _read_layer_norm(folder: Path, width: int | None) -> tuple[LayerNorm, int]:
     path = folder / "config.json"
-    features = _positive(_required(path), "dimension", path) or 0
-    tensors = _read_tensors(folder)
-    weight, bias = (_tensor(tensors, f"norm.{name}", (features,), folder) for name in ("weight", "bias"))
+    features = _size(_required(path), "dimension", path)
     _check_width(path, features, width)
-    return LayerNorm(weight, bias), features
+    weights = read_weights(folder, "")
+    return LayerNorm(_take(weights, "norm.weight", features), _take(weights, "norm.bias", features)), features
 
 
 def _read_normalize(folder: Path, width: int | None) -> tuple[UnitLength, int | None]:
@@ -257,27 +255,12 @@ def _positive(content: Mapping[str, Any], key: str, path: Path) -> int | None:
     return value
 
 
-def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        old = folder / "pytorch_model.bin"
-        found = f"{old} is a pickle, which can run any code and is not read" if old.is_file() else "the file is missing"
-        raise ModelNotFoundError(f"no {path}: {found}; save the model with sentence-transformers 3 or later")
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors: dict[str, np.ndarray] = load_file(path)
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise ModelFormatError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
-    return tensors
+def _size(content: Mapping[str, Any], key: str, path: Path) -> int:
+    value = _positive(content, key, path)
+    if value is None:
+        raise ModelFormatError(f"{path} must say {key}, the number of features")
+    return value
 
 
-def _tensor(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...], folder: Path) -> np.ndarray:
-    tensor = tensors.get(name)
-    path = folder / "model.safetensors"
-    if tensor is None:
-        raise ModelFormatError(f"{path} has no tensor {name}; it has {', '.join(sorted(tensors)) or 'none'}")
-    if tensor.shape != shape:
-        raise ModelFormatError(f"{path}: {name} has shape {tensor.shape}, config.json says {shape}")
-    return np.ascontiguousarray(tensor, dtype=np.float32)
+def _take(weights: Weights, name: str, *shape: int) -> np.ndarray:
+    return np.ascontiguousarray(weights.take(name, shape), dtype=np.float32)
