@@ -12,9 +12,11 @@ from typing import BinaryIO
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, numpy_helper
 
 from sparsert.errors import ModelError
+from sparsert.graph.mapped import let_go
+from sparsert.graph.wire import encode_varint
 
 __all__ = ["save_model"]
 
@@ -43,10 +45,11 @@ def save_model(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if total <= largest:
-            _add_inside(model, initializers)
-        else:
-            with _replacing(path.with_name(f"{path.name}.data")) as file:
-                _add_beside(model, initializers, f"{path.name}.data", file)
+            with _replacing(path) as file:
+                _write_with_weights(model, initializers, file)
+            return
+        with _replacing(path.with_name(f"{path.name}.data")) as file:
+            _write_weights(model, initializers, f"{path.name}.data", file)
         with _replacing(path) as file:
             file.write(model.SerializeToString(deterministic=True))
     except OSError as error:
@@ -56,42 +59,64 @@ def save_model(
         ) from error
 
 
+def _write_with_weights(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray], file: BinaryIO) -> None:
+    """Write the model's message with one tensor after another, where protobuf would need all of them twice in memory.
+
+    A field is its key, ``number << 3 | 2``, the length of its content, and that:
+    https://protobuf.dev/programming-guides/encoding.
+    """
+    graph = model.graph.SerializeToString(deterministic=True)
+    tensors = {}
+    for name, array in arrays.items():
+        data_type = TensorProto.INT64 if array.dtype == np.int64 else TensorProto.FLOAT
+        tensor = TensorProto(name=name, data_type=data_type, dims=array.shape).SerializeToString(deterministic=True)
+        size = array.size * (8 if data_type == TensorProto.INT64 else 4)
+        tensor += _field(TensorProto, "raw_data", size)
+        tensors[name] = _field(onnx.GraphProto, "initializer", len(tensor) + size) + tensor, size
+    shell = onnx.ModelProto()
+    shell.CopyFrom(model)
+    shell.ClearField("graph")
+    length = len(graph) + sum(len(head) + size for head, size in tensors.values())
+    file.write(shell.SerializeToString(deterministic=True) + _field(onnx.ModelProto, "graph", length) + graph)
+    for name, array in arrays.items():
+        file.write(tensors[name][0])
+        file.write(_widened(name, array).data)
+        let_go(array)
+
+
+def _field(message: type, name: str, length: int) -> bytes:
+    """What comes before the content of a field of bytes or of a message."""
+    number: int = message.DESCRIPTOR.fields_by_name[name].number  # type: ignore[attr-defined]
+    return encode_varint(number << 3 | 2) + encode_varint(length)
+
+
+def _write_weights(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray], location: str, file: BinaryIO) -> None:
+    """Write the arrays to a file of their own, one after another, and tell the model where each lies."""
+    for name, array in arrays.items():
+        if array.dtype == np.int64:  # shapes stay in the model: who reads the graph alone needs them
+            model.graph.initializer.append(numpy_helper.from_array(array, name))
+            continue
+        file.write(bytes(-file.tell() % _ALIGNMENT))
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=array.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", location), ("offset", file.tell()), ("length", 4 * array.size)):
+            tensor.external_data.add(key=key, value=str(value))
+        file.write(_widened(name, array).data)
+        let_go(array)
+        model.graph.initializer.append(tensor)
+
+
 def _widened(name: str, array: np.ndarray) -> np.ndarray:
     """In the order and type of the model's file: float32, or int64 for shapes and indices."""
     if array.dtype == np.int64:
-        return array
-    wide = np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)
-    if not np.isfinite(wide).all():
+        return np.ascontiguousarray(array)
+    wide = np.ascontiguousarray(array, dtype=np.float32)
+    odd = wide.size - int(np.isfinite(wide).sum())
+    if odd:
         _LOGGER.warning(
-            "tensor %r has %d values that are NaN or infinite; the model will compute nothing useful with them",
-            name,
-            wide.size - int(np.isfinite(wide).sum()),
+            "tensor %r has %d values that are NaN or infinite; the model will compute nothing useful", name, odd
         )
     return wide
-
-
-def _add_inside(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray]) -> None:
-    for name, array in arrays.items():
-        wide = _widened(name, array)
-        model.graph.initializer.append(
-            helper.make_tensor(name, helper.np_dtype_to_tensor_dtype(wide.dtype), wide.shape, wide.tobytes(), raw=True)
-        )
-
-
-def _add_beside(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray], location: str, file: BinaryIO) -> None:
-    """Append the arrays to a file of weights one by one, and tell the model where each lies."""
-    for name, array in arrays.items():
-        wide = _widened(name, array)
-        if wide.dtype == np.int64:  # shapes stay in the model: who reads the graph alone needs them
-            _add_inside(model, {name: wide})
-            continue
-        file.write(bytes(-file.tell() % _ALIGNMENT))
-        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=wide.shape)
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", location), ("offset", str(file.tell())), ("length", str(wide.nbytes))):
-            tensor.external_data.add(key=key, value=value)
-        file.write(wide.data)
-        model.graph.initializer.append(tensor)
 
 
 @contextmanager

@@ -115,7 +115,7 @@ class ModelFile:
                 parts.append(self._pages[copied:position])
                 child = children[field]
                 inner = self._tokenize(body, length) if child == _RAW else self._skeleton(body, body + length, child)
-                parts += [_encode_varint(key), _encode_varint(len(inner)), inner]
+                parts += [encode_varint(key), encode_varint(len(inner)), inner]
                 copied = body + length
             position = body + length
         parts.append(self._pages[copied:end])
@@ -135,7 +135,8 @@ class ModelFile:
         raise self._malformed(f"no valid field header at byte {position}")
 
 
-def _encode_varint(value: int) -> bytes:
+def encode_varint(value: int) -> bytes:
+    """A number of protobuf's wire format: seven bits a byte, the lowest first."""
     encoded = bytearray()
     while value >= 0x80:
         encoded.append(value & 0x7F | 0x80)
