@@ -1,0 +1,1 @@
+"""Zero-shot classification: texts by labels that no model was trained for."""
