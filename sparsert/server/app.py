@@ -15,7 +15,7 @@ from flask_swagger_ui import get_swaggerui_blueprint
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from sparsert.errors import InputError
-from sparsert.server import routes
+from sparsert.server import dialects, openai_routes, routes, tei_routes
 from sparsert.server.batching import Admission
 from sparsert.server.config import ServerConfig, load_config
 from sparsert.server.endpoints import Registry
@@ -115,7 +115,8 @@ def create_app(config: ServerConfig | Mapping[str, Any] | str | Path) -> Flask:
         return _error(500, "Internal Server Error")
 
     app.url_map.converters["model"] = routes.ModelConverter
-    app.register_blueprint(routes.blueprint)
+    for blueprint in (routes.blueprint, openai_routes.blueprint, tei_routes.blueprint):
+        app.register_blueprint(blueprint)
     app.register_blueprint(
         get_swaggerui_blueprint("/docs", "/openapi.json", {"app_name": "sparsert", "validatorUrl": None})
     )
@@ -124,9 +125,14 @@ def create_app(config: ServerConfig | Mapping[str, Any] | str | Path) -> Flask:
 
 
 def _error(status: int, detail: str | list[dict[str, Any]], headers: Mapping[str, str] | None = None) -> Response:
-    """An error as DeepSparse's clients (``detail``) and those of the Open Inference Protocol (``error``) expect it."""
+    """An error as DeepSparse's clients (``detail``) and those of the Open Inference Protocol (``error``) expect it.
+
+    Routes of other servers have a form of their own.
+    """
     message = detail if isinstance(detail, str) else "; ".join(f"{_place(item)}: {item['msg']}" for item in detail)
-    response = jsonify(detail=detail, error=message, request_id=g.get("request_id"))
+    body = {"detail": detail, "error": message, "request_id": g.get("request_id")}
+    status, body = dialects.error_body(status, detail, message) or (status, body)
+    response = jsonify(body)
     response.status_code = status
     response.headers.update(headers or {})
     return response

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from sparsert import __version__
-from sparsert.server import tensors
+from sparsert.server import openai_routes, tei_routes, tensors
 from sparsert.server.config import EndpointConfig, ServerConfig
 from sparsert.server.endpoints import Endpoint
 
@@ -35,6 +35,28 @@ class Error(BaseModel):
     detail: str | list[Problem]
     error: str = Field(description="The same in one line, as the Open Inference Protocol has it")
     request_id: str | None
+
+
+class OpenAIProblem(BaseModel):
+    """Why there is no answer, as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(BaseModel):
+    """An error of the routes under /v1."""
+
+    error: OpenAIProblem
+
+
+class TeiError(BaseModel):
+    """An error of the routes of text-embeddings-inference."""
+
+    error: str
+    error_type: str
 
 
 class Tensor(BaseModel):
@@ -95,6 +117,7 @@ _ERRORS = {
     413: "The body is too large",
     415: "The body is not application/json",
     422: "A field is missing or does not fit",
+    424: "The server has no model for this route",
     429: "Too many requests wait; Retry-After says when to come back",
     503: "The endpoint is not ready",
     504: "The answer did not come in time",
@@ -102,8 +125,34 @@ _ERRORS = {
 # Probes, which an API key does not protect.
 OPEN_PROBES = re.compile(r"/(ping|health|healthcheck|status|v2/health/\w+|v2/models/.+/ready)")
 
-_OBJECT = {"type": "object"}
+_OBJECT: dict[str, Any] = {"type": "object"}
+_NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "number"}}
+_OBJECTS: dict[str, Any] = {"type": "array", "items": _OBJECT}
+
+
+def _list_of(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": schema}
+
+
+_PREDICTIONS = {"anyOf": [_OBJECTS, _list_of(_OBJECTS)]}
+
+_READING = (*openai_routes.EMBEDDING, *tei_routes.CLASSIFYING)
+
+DIALECTS: tuple[tuple[str, str, type[BaseModel], tuple[str, ...], dict[str, Any]], ...] = (
+    ("/v1/embeddings", "Vectors of texts", openai_routes.EmbeddingsBody, openai_routes.EMBEDDING, _OBJECT),
+    ("/v1/rerank", "Documents in the order of relevance", openai_routes.RerankBody, openai_routes.RANKING, _OBJECT),
+    ("/embed", "Vectors of texts", tei_routes.EmbedBody, openai_routes.EMBEDDING, _list_of(_NUMBERS)),
+    ("/embed_all", "Vectors of tokens", tei_routes.EmbedAllBody, openai_routes.EMBEDDING, _list_of(_list_of(_NUMBERS))),
+    ("/similarity", "Cosine of a sentence with others", tei_routes.SimilarityBody, openai_routes.EMBEDDING, _NUMBERS),
+    ("/rerank", "Texts in the order of relevance", tei_routes.RerankBody, openai_routes.RANKING, _OBJECTS),
+    ("/predict", "Labels of texts or pairs", tei_routes.PredictBody, tei_routes.CLASSIFYING, _PREDICTIONS),
+    ("/tokenize", "Tokens of texts", tei_routes.TokenizeBody, _READING, _list_of(_OBJECTS)),
+    ("/decode", "Texts of token ids", tei_routes.DecodeBody, _READING, _list_of({"type": "string"})),
+)
+"""Routes of other servers: path, summary, body, tasks of which the server has a model, and the answer."""
 _INFERENCE_ERRORS = (400, 408, 413, 415, 422, 429, 503, 504)
+_OPENAI_ERRORS = (400, 404, 408, 413, 415, 429, 503, 504)
+_TEI_ERRORS = (400, 408, 413, 415, 422, 424, 429, 503, 504)
 
 
 def document(registry: Registry) -> dict[str, Any]:
@@ -115,7 +164,8 @@ def document(registry: Registry) -> dict[str, Any]:
         openapi_version="3.1.0",
         info={"description": "Answers of sparse transformer models. Every error has the form of Error."},
     )
-    schemas: list[type[BaseModel]] = [Error, Health, TensorQuestion, TensorAnswer]
+    schemas: list[type[BaseModel]] = [Error, OpenAIError, TeiError, Health, TensorQuestion, TensorAnswer]
+    schemas += [body for _, _, body, *_ in DIALECTS]
     if registry.config.allow_endpoint_changes:
         schemas += [EndpointConfig, RemovedEndpoint]
     for endpoint in registry.endpoints:
@@ -129,7 +179,16 @@ def document(registry: Registry) -> dict[str, Any]:
     if secured:
         spec.components.security_scheme("key", {"type": "http", "scheme": "bearer"})
 
-    def add(path: str, method: str, summary: str, answer: Any, tag: str, *errors: int, body: Any = None) -> None:
+    def add(
+        path: str,
+        method: str,
+        summary: str,
+        answer: Any,
+        tag: str,
+        *errors: int,
+        body: Any = None,
+        error: type[BaseModel] = Error,
+    ) -> None:
         name = f"{method}_{re.sub('[^A-Za-z0-9]+', '_', path).strip('_')}"
         taken[name] += 1  # routes may differ in nothing but what is left out here
         operation: dict[str, Any] = {
@@ -144,7 +203,7 @@ def document(registry: Registry) -> dict[str, Any]:
             operation["security"] = [{"key": []}]
             errors = (401, *errors)
         for status in errors:
-            operation["responses"][str(status)] = {"description": _ERRORS[status]} | _json(_reference("Error"))
+            operation["responses"][str(status)] = {"description": _ERRORS[status]} | _json(_reference(error.__name__))
         paths.setdefault(path, {})[method] = operation
 
     def called(schema: type[BaseModel]) -> dict[str, Any]:
@@ -159,6 +218,15 @@ def document(registry: Registry) -> dict[str, Any]:
             body = _json(called(first.input_schema))
             summary, answer = "Answer a request", called(first.output_schema)
             add("/invocations", "post", summary, answer, "server", *_INFERENCE_ERRORS, body=body)
+    tasks = {endpoint.config.kind.task for endpoint in registry.endpoints}
+    for path, summary, schema, wanted, answer in DIALECTS:
+        if tasks & set(wanted) and path not in paths:
+            of_openai = path.startswith("/v1/")
+            tag, error, errors = (
+                ("OpenAI", OpenAIError, _OPENAI_ERRORS) if of_openai else ("TEI", TeiError, _TEI_ERRORS)
+            )
+            add(path, "post", summary, answer, tag, *errors, body=_json(called(schema)), error=error)
+    _describe_models(add)
     _describe_server(registry.config, add)
     for path, operations in paths.items():
         spec.path(path=path, operations=operations)
@@ -186,6 +254,10 @@ def _describe_endpoint(endpoint: Endpoint, add: Any, question: dict[str, Any], a
     add(f"{base}/infer", "post", summary, either, name, *_INFERENCE_ERRORS, body=body)
     add(base, "get", "What goes in and what comes out", _OBJECT, name)
     add(f"{base}/ready", "get", "Whether it can answer", _reference("Health"), name, 503)
+
+
+def _describe_models(add: Any) -> None:
+    add("/v1/models", "get", "What the routes under /v1 may name as model", _OBJECT, "OpenAI", error=OpenAIError)
 
 
 def _describe_server(config: ServerConfig, add: Any) -> None:

@@ -13,7 +13,7 @@ from werkzeug.routing import PathConverter
 from sparsert import __version__
 from sparsert.errors import InputError
 from sparsert.pipelines.registry import IMPORT
-from sparsert.server import tensors
+from sparsert.server import tei_routes, tensors
 from sparsert.server.bodies import parse_json, read_body, read_json
 from sparsert.server.config import EndpointConfig
 from sparsert.server.endpoints import Endpoint, Registry, public_reference
@@ -81,7 +81,10 @@ def predict() -> Response | None:
     if request.method != "POST":
         raise MethodNotAllowed(["POST"])
     g.endpoint = endpoint.name
-    return _answer_plain(endpoint, read_json(request))
+    content = read_json(request)
+    if tei_routes.is_predict(endpoint, content):
+        return tei_routes.answer_predict(endpoint, content)
+    return _answer_plain(endpoint, content)
 
 
 @blueprint.post("/v2/models/<model:name>/infer")
