@@ -74,7 +74,7 @@ def read_modules(root: Path) -> list[Module]:
 
 
 def value_of(content: Mapping[str, Any], key: str, kind: type[_T], default: Any, path: Path) -> Any:
-    """A value of a JSON file: of one type, or the default where it is missing or null.
+    """A value of a JSON file: of one type, or the default where it is missing or null. An int is a float too.
 
     Raises
     ------
@@ -84,9 +84,10 @@ def value_of(content: Mapping[str, Any], key: str, kind: type[_T], default: Any,
     value = content.get(key)
     if value is None:
         return default
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    kinds = (int, float) if kind is float else kind
+    if not isinstance(value, kinds) or (kind in (int, float) and isinstance(value, bool)):
         names = {str: "a string", int: "an integer", bool: "true or false", dict: "an object", list: "a list"}
-        raise ModelFormatError(f"{path}: {key} must be {names[kind]}, got {value!r:.200}")
+        raise ModelFormatError(f"{path}: {key} must be {names.get(kind, 'a number')}, got {value!r:.200}")
     return value
 
 

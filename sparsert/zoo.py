@@ -280,17 +280,17 @@ def _describe(reference: str, root: Path, source: str, file: str | None) -> Reso
     if chosen is not None:
         onnx = root / chosen
     else:
-        onnx = _exported(root / transformer, missing(f"{root} for {reference!r}", names))
+        onnx = _exported(root, root / transformer, missing(f"{root} for {reference!r}", names))
     return _with_task(reference, _home(root, onnx), onnx, root, source)
 
 
-def _exported(directory: Path, otherwise: ModelNotFoundError) -> Path:
+def _exported(root: Path, directory: Path, otherwise: ModelNotFoundError) -> Path:
     """The ONNX file made of a directory's weights, or the error if there are none either."""
     from sparsert.export import cached_export, has_weights  # here: a file that exists does not need it
 
     if not has_weights(directory):
         raise otherwise
-    return cached_export(directory)
+    return cached_export(directory, read_config(directory, root).task)
 
 
 def _root_of(onnx: Path) -> Path:

@@ -26,6 +26,7 @@ from sparsert.export.mpnet import MPNET
 from sparsert.export.roberta import ROBERTA
 from sparsert.export.save import save_model
 from sparsert.export.weights import read_weights, weight_files
+from sparsert.model_config import read_config
 
 __all__ = ["ARCHITECTURES", "TASKS", "cached_export", "export_folder", "has_weights"]
 
@@ -65,7 +66,8 @@ def export_folder(
         The file to write, or an existing folder for a ``model.onnx``; by default ``model.onnx`` beside the weights,
         where there must be none yet. More than 2 GB of weights go to ``<output>.data``.
     task
-        A key of :data:`TASKS`; by default that of the architecture in ``config.json``.
+        A key of :data:`TASKS`; by default that of :func:`sparsert.model_config.read_config`, and for a model of words
+        that of its encoder, ``embedding-extraction``.
 
     Returns
     -------
@@ -92,7 +94,7 @@ def export_folder(
     started = time.perf_counter()
     config = read_network_config(directory)
     architecture = _architecture(config)
-    task = choose_task(config, task)
+    task = choose_task(read_config(directory), task)
     builder = GraphBuilder(read_weights(directory, architecture.prefix))
     x, hidden = architecture.encode(builder, config)
     model = builder.finish(add_head(builder, architecture, task, x, hidden))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparsert._folder import read_json, value_of
 from sparsert.errors import ModelFormatError, ModelNotFoundError
 
 __all__ = ["CONFIG_FILE", "NetworkConfig", "read_network_config"]
@@ -23,30 +23,22 @@ class NetworkConfig:
 
     def text(self, key: str, default: str) -> str:
         """A string."""
-        return str(self._value(key, default, (str,), "a string"))
+        return str(value_of(self.values, key, str, default, self.path))
 
     def whole(self, key: str, default: int) -> int:
         """A whole number of at least 0."""
-        value = self._value(key, default, (int,), "a whole number of at least 0")
+        value: int = value_of(self.values, key, int, default, self.path)
         if value < 0:
-            raise self.error(f"expected {key} to be a whole number of at least 0, came {value}")
-        return int(value)
+            raise self.error(f"{key} must be at least 0, got {value}")
+        return value
 
     def number(self, key: str, default: float) -> float:
         """Any number."""
-        return float(self._value(key, default, (int, float), "a number"))
+        return float(value_of(self.values, key, float, default, self.path))
 
     def error(self, message: str) -> ModelFormatError:
         """An error that names the file."""
         return ModelFormatError(f"{self.path}: {message}")
-
-    def _value(self, key: str, default: Any, types: tuple[type, ...], expected: str) -> Any:
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, types) or isinstance(value, bool):
-            raise self.error(f"expected {key} to be {expected}, came {value!r:.80}")
-        return value
 
 
 def read_network_config(directory: Path) -> NetworkConfig:
@@ -60,12 +52,6 @@ def read_network_config(directory: Path) -> NetworkConfig:
         It is no JSON object.
     """
     path = directory / CONFIG_FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelNotFoundError(f"{path}: no such file; weights alone do not say what network they are of") from error
-    except (OSError, ValueError) as error:
-        raise ModelFormatError(f"{path}: expected a JSON object: {error}") from error
-    if not isinstance(values, dict):
-        raise ModelFormatError(f"{path}: expected a JSON object, came {type(values).__name__}")
-    return NetworkConfig(path, values)
+    if not path.is_file():
+        raise ModelNotFoundError(f"{path}: no such file; weights alone do not say what network they are of")
+    return NetworkConfig(path, read_json(path))

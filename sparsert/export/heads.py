@@ -8,8 +8,8 @@ import numpy as np
 
 from sparsert.errors import InputRangeError, ModelFormatError
 from sparsert.export.builder import GraphBuilder
-from sparsert.export.config import NetworkConfig
 from sparsert.export.encoder import Architecture
+from sparsert.model_config import ModelConfig
 
 __all__ = ["TASKS", "add_head", "choose_task"]
 
@@ -26,19 +26,12 @@ TASKS = {
 }
 """Each with the outputs of its model."""
 
-_SUFFIXES = {
-    "ForSequenceClassification": "text-classification",
-    "ForTokenClassification": "token-classification",
-    "ForQuestionAnswering": "question-answering",
-    "ForMaskedLM": "embedding-extraction",
-    "ForPreTraining": "embedding-extraction",
-    "Model": "embedding-extraction",
-}
-"""Endings of an architecture. Who has a model of words, or one with heads for training, wants what lies under them."""
+_PRETRAINED = ("ForMaskedLM", "ForPreTraining")
+"""Endings of architectures with heads for training alone: what is wanted of them is the encoder."""
 
 
-def choose_task(config: NetworkConfig, task: str | None) -> str:
-    """The task that someone asks for, else that of the architecture in ``config.json``.
+def choose_task(config: ModelConfig, task: str | None) -> str:
+    """The task that someone asks for, else that of the folder.
 
     Raises
     ------
@@ -51,15 +44,12 @@ def choose_task(config: NetworkConfig, task: str | None) -> str:
         if task not in TASKS:
             raise InputRangeError(f"unknown task {task!r}; expected one of {', '.join(TASKS)}")
         return task
-    named = config.values.get("architectures") or ["Model"]
-    architecture = str(named[0]) if isinstance(named, list) else str(named)
-    found = next((value for suffix, value in _SUFFIXES.items() if architecture.endswith(suffix)), None)
-    if found is None:
-        raise config.error(
-            f"architecture {architecture!r} is for none of the tasks {', '.join(TASKS)}; name the task if its weights "
-            "are there, or export the model to ONNX with optimum or torch"
+    if config.task is None and config.architecture and not config.architecture.endswith(_PRETRAINED):
+        raise ModelFormatError(
+            f"{config.path}: architecture {config.architecture!r} is for none of the tasks {', '.join(TASKS)}; name "
+            "the task if its weights are there, or export the model to ONNX with optimum or torch"
         )
-    return found
+    return config.task or "embedding-extraction"
 
 
 def add_head(builder: GraphBuilder, architecture: Architecture, task: str, x: str, hidden: int) -> Outputs:

@@ -27,6 +27,7 @@ from sparsert.export.builder import ACTIVATIONS, GraphBuilder
 from sparsert.export.mpnet import _bucket
 from sparsert.export.save import save_model
 from sparsert.export.weights import read_weights
+from sparsert.zoo import resolve
 
 
 @pytest.fixture
@@ -196,8 +197,9 @@ def test_architectures_that_are_refused(bert: Path) -> None:
         ({"is_decoder": True}, "is_decoder"),
         ({"hidden_act": "laplace"}, "unknown activation 'laplace'.*expected one of gelu"),
         ({"num_attention_heads": 3}, "multiple of the number of heads"),
-        ({"num_hidden_layers": "2"}, "num_hidden_layers to be a whole number"),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers must be an integer"),
         ({"num_hidden_layers": -1}, "at least 0"),
+        ({"layer_norm_eps": "1e-12"}, "layer_norm_eps must be a number"),
     ):
         config = (bert / "config.json").read_text()
         with pytest.raises(ModelFormatError, match=message):
@@ -210,6 +212,19 @@ def test_architectures_that_are_refused(bert: Path) -> None:
     with pytest.raises(ModelFormatError, match="no pooler"):
         export_folder(recorded("distilbert", "base").save(bert.parent / "distilbert"), task="pooling")
     assert not list(bert.glob("*.onnx*"))
+
+
+def test_an_embedding_model_is_one_whatever_its_encoder_was(bert: Path, models_path: Path) -> None:
+    """sentence-transformers loads the encoder of any folder; so do a model reference and the writer."""
+    assert [output.name for output in onnx.load(resolve(str(bert)).onnx).graph.output] == ["logits"]
+    modules = [{"idx": 0, "path": "", "type": "models.Transformer"}, {"idx": 1, "path": "1", "type": "models.Pooling"}]
+    (bert / "modules.json").write_text(json.dumps(modules))
+    model = resolve(str(bert))
+    assert (model.directory, model.root, model.task) == (bert, bert, "embedding-extraction")
+    assert models_path in model.onnx.parents
+    for path in (model.onnx, export_folder(bert)):
+        assert [output.name for output in onnx.load(path).graph.output] == ["last_hidden_state"]
+    assert resolve(str(bert)).onnx == bert / "model.onnx"
 
 
 # Broken folders
@@ -228,7 +243,7 @@ def test_what_a_folder_lacks(bert: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff"])
 def test_a_configuration_that_is_none(content: bytes, bert: Path) -> None:
     (bert / "config.json").write_bytes(content)
-    with pytest.raises(ModelFormatError, match=r"config.json: expected a JSON object"):
+    with pytest.raises(ModelFormatError, match=r"config.json (is not JSON|must hold a JSON object)"):
         export_folder(bert)
 
 
