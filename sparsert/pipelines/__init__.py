@@ -15,6 +15,7 @@ from sparsert.pipelines.question_answering import (
     QuestionAnsweringOutput,
     QuestionAnsweringProbabilityOutput,
 )
+from sparsert.pipelines.text_classification import TextClassificationInput, TextClassificationOutput
 
 __all__ = [
     "Pipeline",
@@ -22,4 +23,6 @@ __all__ = [
     "QuestionAnsweringInput",
     "QuestionAnsweringOutput",
     "QuestionAnsweringProbabilityOutput",
+    "TextClassificationInput",
+    "TextClassificationOutput",
 ]
