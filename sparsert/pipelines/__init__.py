@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from sparsert.pipelines.base import Pipeline
+from sparsert.pipelines.embedding_extraction import EmbeddingInput, EmbeddingOutput
 from sparsert.pipelines.options import PipelineConfig
 from sparsert.pipelines.question_answering import (
     QuestionAnsweringInput,
@@ -18,6 +19,8 @@ from sparsert.pipelines.question_answering import (
 from sparsert.pipelines.text_classification import TextClassificationInput, TextClassificationOutput
 
 __all__ = [
+    "EmbeddingInput",
+    "EmbeddingOutput",
     "Pipeline",
     "PipelineConfig",
     "QuestionAnsweringInput",

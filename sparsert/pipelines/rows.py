@@ -51,12 +51,15 @@ class PackedRows:
         Place of the first text's first token within its row.
     first_lengths : int64 array, shape (W,)
         Tokens of the first text.
+    rows : sequence of Row
+        The rows themselves.
     """
 
     arrays: dict[str, np.ndarray]
     lengths: np.ndarray
     first_starts: np.ndarray
     first_lengths: np.ndarray
+    rows: Sequence[Row]
 
     @cached_property
     def begins(self) -> np.ndarray:
@@ -165,4 +168,5 @@ def pack_rows(rows: Sequence[Row], tokenizer: TextTokenizer) -> PackedRows:
         np.array([len(row) + layout.special_tokens for row, layout in zip(rows, layouts, strict=True)], dtype=np.int64),
         np.array([len(layout.prefix_ids) for layout in layouts], dtype=np.int64),
         np.array([len(row.first) for row in rows], dtype=np.int64),
+        rows,
     )

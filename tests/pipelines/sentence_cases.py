@@ -44,7 +44,7 @@ FOLDERS: dict[str, dict[str, Any]] = {
     },
     "normalized_without_dense": {"modules.json": ["", "1_Pooling", "3_Normalize"]},
 }
-"""Name -> JSON files of the folder that differ from what was saved; ``modules.json`` lists the modules that are kept."""
+"""Name -> JSON files of the folder that differ from what was saved; ``modules.json`` lists those that are kept."""
 
 
 def write_changes(folder: Path, changes: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from embedding_cases import MODES, pairs, pooling_cases, precision_cases, simila
 from sparsert.errors import InputError, InputShapeError, InputTypeError
 from sparsert.pipelines.embedding_extraction.pooling import POOLING_MODES, pool
 from sparsert.pipelines.embedding_extraction.precision import quantize_embeddings
-from sparsert.pipelines.embedding_extraction.similarity import normalized, similarity, similarity_pairwise
+from sparsert.pipelines.embedding_extraction.similarity import similarity, similarity_pairwise
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +103,6 @@ def test_similarities(recorded: dict[str, np.ndarray]) -> None:
 def test_similarity_of_quantized_embeddings_does_not_overflow() -> None:
     vectors = np.array([[127, 127], [127, -128]], dtype=np.int8)
     np.testing.assert_array_equal(similarity(vectors, vectors, "dot"), [[32258, -127], [-127, 32513]])
-
-
-def test_a_vector_of_zeros_stays_one() -> None:
-    np.testing.assert_array_equal(normalized(np.zeros((2, 3), dtype=np.float32)), np.zeros((2, 3)))
 
 
 def test_what_cannot_be_compared() -> None:

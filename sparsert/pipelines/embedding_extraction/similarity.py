@@ -7,24 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from sparsert.errors import InputError, InputShapeError
+from sparsert.pipelines.sentence_layers import UnitLength
 
-__all__ = ["SIMILARITIES", "normalized", "similarity", "similarity_pairwise"]
+__all__ = ["SIMILARITIES", "similarity", "similarity_pairwise"]
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
-# A vector shorter than this stays short: the bound of torch.nn.functional.normalize.
-_LEAST_NORM = np.float32(1e-12)
-
-
-def normalized(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of length 1; a vector of zeros stays one.
-
-    Parameters
-    ----------
-    vectors : float32 array, shape (..., H)
-    """
-    norms = np.sqrt(np.square(vectors).sum(axis=-1, keepdims=True))
-    return vectors / np.maximum(norms, _LEAST_NORM)
+_unit_length = UnitLength()
 
 
 def similarity(
@@ -50,9 +39,9 @@ def similarity(
     """
     left, right = _checked(np.atleast_2d(_floats(first)), np.atleast_2d(_floats(second)), function)
     if function == "cosine":
-        left, right = normalized(left), normalized(right)
+        left, right = _unit_length(left), _unit_length(right)
     if function in ("cosine", "dot"):
-        return left @ right.T
+        return np.asarray(left @ right.T)
     from scipy.spatial.distance import cdist  # a fifth of a second to import, for two functions that few want
 
     return -cdist(left, right, "euclidean" if function == "euclidean" else "cityblock").astype(np.float32)
@@ -69,7 +58,7 @@ def similarity_pairwise(
     """
     left, right = _checked(_floats(first), _floats(second), function)
     if function == "cosine":
-        left, right = normalized(left), normalized(right)
+        left, right = (_unit_length(np.atleast_2d(side)).reshape(side.shape) for side in (left, right))
     if function in ("cosine", "dot"):
         return (left * right).sum(axis=-1)
     difference = left - right
