@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from sparsert.engine import Engine, MultiModelEngine, benchmark_model, compile_model
     from sparsert.pipelines import Pipeline
+    from sparsert.sentence_transformer import SentenceTransformer
 
 __all__ = [
     "Context",
@@ -53,6 +54,7 @@ __all__ = [
     "MultiModelEngine",
     "Pipeline",
     "Scheduler",
+    "SentenceTransformer",
     "ShapeError",
     "SparsertError",
     "UnsupportedOpError",
@@ -76,6 +78,7 @@ _HOMES = {
     "MultiModelEngine": "sparsert.engine",
     "Pipeline": "sparsert.pipelines",
     "Scheduler": "sparsert.context",
+    "SentenceTransformer": "sparsert.sentence_transformer",
     "benchmark_model": "sparsert.engine",
     "compile_model": "sparsert.engine",
     **{name: "sparsert.cpu" for name in __all__ if name.startswith("cpu_")},
