@@ -11,6 +11,7 @@ import logging
 import math
 import mmap
 import os
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ _OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
 """Of LayerNorm, in files that were converted from TensorFlow."""
 _BUFFERS = ("position_ids", "token_type_ids")
 """Tensors that old versions of transformers saved with the weights, and that count up from 0 or are 0."""
+
+_OF_ENCODERS = re.compile(r"embeddings|layers?\.\d|layer_groups\.\d")
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Weights:
     def report_left_over(self) -> None:
         """Log the tensors that the model had no use for: a warning where they belong to its encoder."""
         left = [name for name in self.tensors if name not in self.taken and not name.endswith(_BUFFERS)]
-        layers = [name for name in left if ".layer" in name or "embeddings." in name]
+        layers = [name for name in left if _OF_ENCODERS.search(name)]
         for level, names in (
             (logging.WARNING, layers),
             (logging.INFO, [name for name in left if name not in layers]),
