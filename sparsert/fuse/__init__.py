@@ -18,6 +18,7 @@ from sparsert.fuse.heads import fuse_additions, fuse_heads
 from sparsert.fuse.linear import fuse_linear
 from sparsert.fuse.normalization import fuse_layer_norm
 from sparsert.fuse.quantization import fuse_quantization
+from sparsert.fuse.selection import push_selections
 from sparsert.graph.editor import Editor
 from sparsert.graph.fold import fold, leave_training
 from sparsert.graph.ir import Dim, Graph
@@ -46,6 +47,7 @@ _PASSES = (
     fuse_embeddings,
     fuse_heads,
     fuse_additions,
+    push_selections,
 )
 
 

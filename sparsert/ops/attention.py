@@ -78,6 +78,7 @@ class Attention(FusedOp):
     dynamic: bool = False
     leading = 3
     keeps_lead = True
+    mixes = True
     layer_kind = "Attention"
 
     def fits(self, sizes: Sequence[int | None]) -> bool:

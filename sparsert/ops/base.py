@@ -95,6 +95,8 @@ class FusedOp:
     """How many inputs, from the first on, have the leading dimensions that the op works over; None for all."""
     keeps_lead: ClassVar[bool] = False
     """Whether the result has the leading dimensions of the first input, when the op runs on arrays."""
+    mixes: ClassVar[bool] = False
+    """Whether the result of a token depends on other tokens."""
     broadcasts: ClassVar[bool] = False
     """Whether inputs of different leading dimensions are broadcast."""
     quantizes: ClassVar[bool] = False

@@ -145,12 +145,13 @@ def partition(graph: Graph, channels: dict[str, int]) -> list[PartNodes]:
         needed = {name for name in produced if name in outputs or readers.get(name, set()) - members}
         found.append(PartNodes(nodes if native else [detach(node) for node in nodes], native, needed))
         pending[:] = [node for node in pending if id(node) not in members]
-        space = object()
+        # what a segment selects in one way has the same leading dimensions
+        spaces: dict[object, object] = {}
         for node in nodes:
+            selection = type(node.fused) if node.fused is not None and node.fused.selects else None
             for name in node.outputs:
                 have.add(name)
-                alone = node.fused is not None and node.fused.selects
-                work.spaces[name] = object() if alone else space if native else work.kept_space(node)
+                work.spaces[name] = spaces.setdefault(selection, object()) if native else work.kept_space(node)
 
     while pending:
         arrays = [node for node in pending if not work.native(node) and all(name in have for name in reads(node))]
