@@ -40,8 +40,9 @@ class Scorer(Protocol):
     options: ClassVar[Mapping[str, Any]]
     flags: ClassVar[Mapping[str, tuple[type, str]]]
     datasets: ClassVar[str]
-    main: ClassVar[str]
 
+    @property
+    def main(self) -> str: ...
     def __init__(self, pipeline: Any) -> None: ...
     @staticmethod
     def read(path: str | Path, max_samples: int | None) -> Sequence[Any]: ...
@@ -272,7 +273,7 @@ def evaluate(
         questions=len(examples),
         windows=runs[0].windows,
         tokens=runs[0].tokens,
-        main_metric=scorer.main,
+        main_metric=runs[0].main_metric,
         scores=scores,
         comparison=_comparison(scores, others[0], difference) if others else None,
         settings=settings | {"max_samples": max_samples, "compare": compare},
@@ -331,10 +332,15 @@ class _Run:
         self._seconds += seconds + time.perf_counter() - start
         return parts
 
+    @property
+    def main_metric(self) -> str:
+        """Name of the metric to look at first."""
+        return self._scorer.main
+
     def scores(self, truths: Mapping[str, Any]) -> EngineScores:
         """The metrics, once everything is answered."""
         metrics, predictions, null_odds = self._scorer.scores(truths)
-        _metric(metrics, self._scorer.main)  # refuses a scorer that names another
+        _metric(metrics, self.main_metric)  # refuses a scorer that names another
         engine = self.pipeline.options.engine_type
         return EngineScores(engine, metrics, self._seconds, self._engine_seconds, predictions, null_odds)
 

@@ -34,20 +34,21 @@ def random_texts(random: np.random.Generator, number: int, most: int = 2 * LENGT
     return [" ".join(random.choice(list(LETTERS), random.integers(most + 1))) for _ in range(number)]
 
 
-def make_classifier(folder: Path, name: str, **config: Any) -> Path:
-    """Write one of ``FORMS`` with its tokenizer and a ``config.json``."""
+def make_classifier(folder: Path, name: str, width: int = 2, **config: Any) -> Path:
+    """Write one of ``FORMS``, perhaps with its first logit alone, with its tokenizer and a ``config.json``."""
     folder.mkdir(parents=True, exist_ok=True)
     words(name == "roberta").save(str(folder / "tokenizer.json"))
     settings = {"pad_token": "<pad>" if name == "roberta" else "[PAD]", "model_max_length": LENGTH}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    family = {"model_type": name.split("-")[0].replace("int8", "bert"), "id2label": {"0": "bad", "1": "good"}}
+    names = dict(zip("01"[:width], ("bad", "good"), strict=False))
+    family = {"model_type": name.split("-")[0].replace("int8", "bert"), "id2label": names}
     (folder / "config.json").write_text(json.dumps(family | config))
     onnx.save(_int8() if name == "int8" else onnx.load(EXPORTS / f"{FORMS[name]}.onnx"), folder / "model.onnx")
-    _balance(folder)
+    _balance(folder, width)
     return folder
 
 
-def _balance(folder: Path) -> None:
+def _balance(folder: Path, width: int) -> None:
     """Move and stretch the logits, so that random texts get all labels."""
     reference = Reference(folder)
     found = np.array([reference.logits(text) for text in random_texts(np.random.default_rng(0), 50)])
@@ -58,7 +59,10 @@ def _balance(folder: Path) -> None:
         graph.initializer.append(numpy_helper.from_array(values, name))
     graph.node.append(helper.make_node("Sub", [output.name, "shift"], ["moved"], "move"))
     graph.node.append(helper.make_node("Div", ["moved", "stretch"], ["balanced"], "balance"))
-    output.name = "balanced"
+    graph.initializer.append(numpy_helper.from_array(np.arange(width), "places"))
+    graph.node.append(helper.make_node("Gather", ["balanced", "places"], ["labels"], "choose", axis=1))
+    output.name = "labels"
+    output.type.tensor_type.shape.dim[1].dim_value = width
     onnx.save(model, folder / "model.onnx")
 
 

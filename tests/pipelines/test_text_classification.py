@@ -128,6 +128,16 @@ def test_all_scores(make: Make, folders: dict[str, Path], config: dict[str, Any]
         np.testing.assert_allclose(scores, expected[order], atol=1e-4)
 
 
+def test_one_label(tmp_path: Path) -> None:
+    for problem_type in ("regression", None):
+        folder = make_classifier(tmp_path, "bert", 1, problem_type=problem_type)
+        found = Pipeline.create("text-classification", folder, num_cores=1)(["a b", "c"])
+        logits = [float(Reference(folder).logits(text)[0]) for text in ("a b", "c")]
+        assert found.labels == ["bad", "bad"]
+        expected = logits if problem_type else [1 / (1 + math.exp(-logit)) for logit in logits]
+        assert found.scores == pytest.approx(expected, abs=1e-4)
+
+
 @pytest.mark.parametrize("name", ["bert", "int8"])
 @pytest.mark.parametrize("num_cores", [1, 2])
 def test_neighbours_change_nothing(folders: dict[str, Path], name: str, num_cores: int) -> None:
@@ -242,3 +252,11 @@ def test_numbers_that_are_none(make: Make) -> None:
     part.outputs["logits"][:] = np.nan
     with pytest.raises(ModelError, match="NaN in 1 of 1 rows"):
         pipeline.postprocess([prepared], iter([part]))
+
+
+def test_what_logs_are_told(make: Make) -> None:
+    functions = make().metric_functions
+    assert functions["pipeline_inputs"]["number_of_texts"](TextClassificationInput(sequences=["a", "b"])) == 2
+    for scores in ([0.9, 0.6], [[0.9, 0.1], [0.6, 0.4]]):
+        output = TextClassificationOutput(labels=["good", "bad"], scores=scores)
+        assert functions["pipeline_outputs"]["least_score"](output) == 0.6

@@ -46,9 +46,10 @@ class TextClassificationPipeline(Pipeline):
     output_schema = TextClassificationOutput
     main_field = "sequences"
     example = {"sequences": ["I like bees.", "I do not like wasps."]}
+    scorer = "sparsert.pipelines.text_classification.evaluation:ClassificationScorer"
     metric_functions = {
-        "pipeline_inputs": {"texts": lambda inputs: len(inputs.texts())},
-        "pipeline_outputs": {"scores": lambda output: np.asarray(output.scores)},
+        "pipeline_inputs": {"number_of_texts": lambda inputs: len(inputs.texts())},
+        "pipeline_outputs": {"least_score": lambda output: min(map(_best, output.scores))},
     }
 
     def __init__(self, model_path: str | Path | None = None, **options: Any) -> None:
@@ -104,6 +105,10 @@ class TextClassificationPipeline(Pipeline):
         """What logits say in the end, both of shape (W, L): probabilities, or numbers of a regression."""
         asked = self.options.function_to_apply
         return activate(logits, head_function(self.model.config.problem_type, logits.shape[1], asked))
+
+
+def _best(scores: float | list[float]) -> float:
+    return scores[0] if isinstance(scores, list) else scores
 
 
 def _texts_of(item: TextClassificationInput) -> list[tuple[str, str | None]] | InputError:
