@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from io import StringIO
 from pathlib import Path
@@ -81,6 +82,7 @@ def _json_lines(path: str | Path, text: str) -> list[tuple[str, Any]] | None:
 
 def _table(path: str | Path, text: str, delimiter: str) -> list[tuple[str, Any]]:
     """The rows of a CSV file."""
+    csv.field_size_limit(sys.maxsize >> 1)  # the usual limit of 131,072 characters is less than a book
     reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
     records: list[tuple[str, Any]] = []
     try:

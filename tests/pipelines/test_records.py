@@ -16,7 +16,7 @@ from sparsert.pipelines.records import read_records
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_what_was_written(tmp_path: Path, suffix: str, ends: str, encoding: str) -> None:
     path = tmp_path / f"data{suffix}"
-    rows = [["a, b", "good"], ['"quoted"\tand\nbroken', "bad"], ["é\u2028x", ""], ["", "good"]]
+    rows = [["a, b", "good"], ['"quoted"\tand\nbroken', "bad"], ["é\u2028x", ""], ["", "x" * 200_000]]
     with path.open("w", encoding=encoding, newline="") as file:
         delimiter = "\t" if suffix == ".tsv" else ","
         csv.writer(file, delimiter=delimiter, lineterminator=ends).writerows([["text", "label"], *rows])
