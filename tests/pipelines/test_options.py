@@ -12,8 +12,10 @@ import pytest
 from sparsert.pipelines import Pipeline
 from sparsert.pipelines.options import PipelineOptions, option
 from sparsert.pipelines.question_answering import QuestionAnsweringOptions
+from sparsert.pipelines.row_model import TextOptions
+from sparsert.pipelines.text_classification import TextClassificationOptions
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "pipelines.md"
+DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def row(name: str, default: object, doc: str, shown: str | None) -> str:
@@ -22,13 +24,21 @@ def row(name: str, default: object, doc: str, shown: str | None) -> str:
     return f"| `{name}` | {value} | {doc} |"
 
 
-@pytest.mark.parametrize("kind", [PipelineOptions, QuestionAnsweringOptions])
-def test_the_documents_have_every_option(kind: type[PipelineOptions]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "document"),
+    [
+        (PipelineOptions, "pipelines.md"),
+        (QuestionAnsweringOptions, "pipelines.md"),
+        (TextOptions, "pipelines.md"),
+        (TextClassificationOptions, "classification.md"),
+    ],
+)
+def test_the_documents_have_every_option(kind: type[PipelineOptions], document: str) -> None:
     inherited = {item.name for base in kind.__mro__[1:-1] for item in fields(base)}
     own = [item for item in fields(kind) if item.name not in inherited]
     lines = [row(item.name, item.default, item.metadata["doc"], item.metadata["shown"]) for item in own]
     table = "\n".join(["| option | default | meaning |", "|---|---|---|", *lines])
-    assert f"\n{table}\n\n" in DOCUMENT.read_text(encoding="utf-8")
+    assert f"\n{table}\n\n" in (DOCUMENTS / document).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)
