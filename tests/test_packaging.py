@@ -63,8 +63,8 @@ def test_every_import_is_declared() -> None:
     }
     allowed = {{"pyyaml": "yaml"}.get(name, name.replace("-", "_")) for name in required} | {"sparsert"}
     allowed |= {module for name in required for module in brought.get(name, ())}
-    # imported when asked for: engines to compare with, and plots
-    optional = names(EXTRAS["bench"]) | {"openvino", "deepsparse"}
+    # imported when asked for: engines to compare with, plots, tensors and Parquet
+    optional = names(EXTRAS["bench"]) | {"openvino", "deepsparse", "torch", "pyarrow"}
     foreign: dict[str, str] = {}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
