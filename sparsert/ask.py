@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, BinaryIO
 
+from sparsert._command import run_command
+from sparsert._texts import arrived_lines, at_most
 from sparsert.errors import InputError, SparsertError
 
 __all__ = ["main"]
-
-# What a shell reports for a process that died of SIGINT and SIGPIPE.
-_INTERRUPTED, _BROKEN_PIPE = 130, 141
-
-# Bytes to ask of a pipe at once; it gives what it has, and does not wait for more.
-_READ_SIZE = 1 << 20
 
 _EXAMPLES = """\
 examples:
@@ -60,22 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     _check_usage(parser, options)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    try:
-        try:
-            failed = _answer_all(options)
-            sys.stdout.flush()
-        except SparsertError as error:
-            sys.stderr.write(f"sparsert.ask: error: {error}\n")
-            return 1
-        return int(failed)
-    except BrokenPipeError:
-        # Python flushes stdout once more on its way out, and would complain on stderr.
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
-    except KeyboardInterrupt:
-        return _INTERRUPTED
+    return run_command("sparsert.ask", lambda: _answer_all(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -126,7 +103,7 @@ def _answer_all(options: argparse.Namespace) -> bool:
     listed = options.top_k is not None
     failed = False
     with _progress(None if options.jsonl else len(options.questions)) as bar:
-        for requests in _at_most(batches, options.batch_size):
+        for requests in at_most(batches, options.batch_size):
             for request, outcome in zip(requests, _outcomes(pipeline, requests), strict=True):
                 failed |= isinstance(outcome, str)
                 as_line = _as_json if options.jsonl or options.json else _as_text
@@ -184,7 +161,7 @@ def _own_requests(options: argparse.Namespace, context: str | None) -> list[_Req
 def _json_requests(stream: BinaryIO, context: str | None) -> Iterator[list[_Request]]:
     """The requests of JSON lines, as many at a time as have arrived."""
     number = 0
-    for lines in _lines(stream):
+    for lines in arrived_lines(stream):
         requests = []
         for line in lines:
             number += 1
@@ -192,20 +169,6 @@ def _json_requests(stream: BinaryIO, context: str | None) -> Iterator[list[_Requ
                 requests.append(_json_request(line, number, context))
         if requests:
             yield requests
-
-
-def _lines(stream: BinaryIO) -> Iterator[list[bytes]]:
-    """The lines of a stream, those that have arrived at a time."""
-    begun: list[bytes] = []  # pieces of a line that is not complete yet; joined once, since a context may be long
-    while chunk := stream.read1(_READ_SIZE):  # type: ignore[attr-defined]
-        *lines, rest = chunk.split(b"\n")
-        if lines:
-            lines[0] = b"".join([*begun, lines[0]])
-            begun = []
-            yield lines
-        begun.append(rest)
-    if any(begun):
-        yield [b"".join(begun)]
 
 
 def _json_request(line: bytes, number: int, context: str | None) -> _Request:
@@ -226,14 +189,6 @@ def _json_request(line: bytes, number: int, context: str | None) -> _Request:
             came = f"its keys are {sorted(content)}" if texts.get(key) is None else f"got {texts[key]!r:.40}"
             return _Request(echo=echo, place=place, error=f"{key!r} must be a string; {came}")
     return _Request(texts["question"], texts["context"], echo, place)
-
-
-def _at_most(batches: Iterator[list[_Request]], size: int) -> Iterator[list[_Request]]:
-    """The same requests, no more than ``size`` at a time."""
-    for batch in batches:
-        rest = iter(batch)
-        while part := list(islice(rest, size)):
-            yield part
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sparsert import ask
+from sparsert._texts import arrived_lines
 from sparsert.pipelines import Pipeline
 
 TEXT = "Ada keeps bees in Turin. Bob, her neighbour, repairs old radios on Sundays."
@@ -137,7 +138,7 @@ class Trickle(io.RawIOBase):
 @pytest.mark.parametrize("data", [b"", b"a", b"a\n", b"a\n\nbb\nccc", b"\n\n", "é\u2028\n日本".encode()])
 def test_lines_come_whole_however_they_arrive(data: bytes, size: int) -> None:
     stream = io.BufferedReader(Trickle(data, size))
-    got = [line for part in ask._lines(stream) for line in part]
+    got = [line for part in arrived_lines(stream) for line in part]
     expected = data.split(b"\n")
     assert got == (expected if expected[-1] else expected[:-1])
 

@@ -1,0 +1,1 @@
+"""``python -m sparsert.embed``: embeddings of the texts of a file or pipe."""
