@@ -17,6 +17,7 @@ from sparsert.pipelines.question_answering import (
     QuestionAnsweringProbabilityOutput,
 )
 from sparsert.pipelines.text_classification import TextClassificationInput, TextClassificationOutput
+from sparsert.pipelines.text_ranking import TextRankingInput, TextRankingOutput
 
 __all__ = [
     "EmbeddingInput",
@@ -28,4 +29,6 @@ __all__ = [
     "QuestionAnsweringProbabilityOutput",
     "TextClassificationInput",
     "TextClassificationOutput",
+    "TextRankingInput",
+    "TextRankingOutput",
 ]
