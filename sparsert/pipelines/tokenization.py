@@ -183,6 +183,22 @@ class TextTokenizer:
             raise _no_text(texts) from error
         return [_as_arrays(encoding, words) for encoding in encodings]
 
+    def encode_words(self, words: Sequence[str]) -> TokenizedText:
+        """Tokenize words that somebody else told apart, one by one, without special tokens.
+
+        ``words`` of the result says which of them each token belongs to, and ``offsets`` are places in that word.
+
+        Raises
+        ------
+        InputError
+            Something is no str, or holds lone surrogates.
+        """
+        try:
+            encoding = self.backend.encode(list(words), is_pretokenized=True, add_special_tokens=False)
+        except TypeError as error:
+            raise _no_text(words) from error
+        return _as_arrays(encoding, words=True)
+
     def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray | InputError]:
         """Token ids of texts, int64 and without special tokens; an InputError stands for what is no text."""
         batches = (texts[begin : begin + _BATCH] for begin in range(0, len(texts), _BATCH))
