@@ -72,7 +72,8 @@ def _cached(repository: str, revision: str | None) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, revision=revision, local_files_only=True))
+        # No patterns: newer clients refuse a snapshot that lacks some of the repository's files, as ours do on purpose.
+        return Path(snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns=[]))
     except LocalEntryNotFoundError:
         return None
 
