@@ -79,12 +79,12 @@ def choose(names: Iterable[str], folders: Sequence[str], file: str | None, where
     Returns
     -------
     str, optional
-        One of the names; None if there is nothing to take without being asked.
+        One of the names; None if there is no file, or none that is taken without being asked.
 
     Raises
     ------
     ModelNotFoundError
-        There is no such file.
+        There is no such file, or several that nothing tells apart.
     InputRangeError
         The file is no path below the root.
     """
@@ -96,8 +96,10 @@ def choose(names: Iterable[str], folders: Sequence[str], file: str | None, where
     usable = [name for name in listed if not _SPECIAL.fullmatch(name)]
     if plain:
         return plain[0]
-    if len(usable) != 1:
+    if not usable:
         return None
+    if len(usable) > 1:
+        raise missing(where, listed)
     _LOGGER.info("%s has no %s: taking %s, its only ONNX file", where, MODEL_FILE, usable[0])
     return usable[0]
 

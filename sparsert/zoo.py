@@ -276,11 +276,12 @@ def _describe(reference: str, root: Path, source: str, file: str | None) -> Reso
     names = onnx_names(root, folders)
     if file is not None and os.path.isfile(root / file):
         names.append(str(PurePosixPath(file)))
-    chosen = choose(names, folders, file, reference)
+    where = f"{root} for {reference!r}"
+    chosen = choose(names, folders, file, where)
     if chosen is not None:
         onnx = root / chosen
     else:
-        onnx = _exported(root, root / transformer, missing(f"{root} for {reference!r}", names))
+        onnx = _exported(root, root / transformer, missing(where, names))
     return _with_task(reference, _home(root, onnx), onnx, root, source)
 
 
