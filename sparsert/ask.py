@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from sparsert._command import run_command
+from sparsert._command import json_line, progress_bar, run_apart, run_command
 from sparsert._texts import arrived_lines, at_most
-from sparsert.errors import InputError, SparsertError
+from sparsert.errors import InputError
 
 __all__ = ["main"]
 
@@ -102,7 +102,7 @@ def _answer_all(options: argparse.Namespace) -> bool:
     pipeline = _pipeline(options)
     listed = options.top_k is not None
     failed = False
-    with _progress(None if options.jsonl else len(options.questions)) as bar:
+    with progress_bar(None if options.jsonl else len(options.questions), "questions", sys.stdout.isatty()) as bar:
         for requests in at_most(batches, options.batch_size):
             for request, outcome in zip(requests, _outcomes(pipeline, requests), strict=True):
                 failed |= isinstance(outcome, str)
@@ -203,18 +203,8 @@ def _outcomes(pipeline: Any, requests: Sequence[_Request]) -> list[list[dict[str
         for request in requests
         if request.error is None
     ]
-    results = iter(_run(pipeline, inputs))
+    results = iter(run_apart(pipeline, inputs))
     return [_outcome(next(results)) if request.error is None else request.error for request in requests]
-
-
-def _run(pipeline: Any, inputs: list[Any]) -> list[Any]:
-    try:
-        return list(pipeline.run_many(inputs, return_exceptions=True))
-    except SparsertError as error:
-        if len(inputs) == 1:
-            return [error]
-        # An error of the engine does not say whose it is; one at a time it does.
-        return [result for item in inputs for result in _run(pipeline, [item])]
 
 
 def _outcome(result: Any) -> list[dict[str, Any]] | str:
@@ -230,12 +220,7 @@ def _as_json(request: _Request, outcome: list[dict[str, Any]] | str, listed: boo
         content |= request.place | {"error": outcome}
     else:
         content |= {"answers": outcome} if listed else outcome[0]
-    text = json.dumps(content, ensure_ascii=False)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # a lone surrogate, which only an escape can say
-        return json.dumps(content)
-    return text
+    return json_line(content)
 
 
 def _as_text(request: _Request, outcome: list[dict[str, Any]] | str, listed: bool) -> str:
@@ -248,14 +233,6 @@ def _as_text(request: _Request, outcome: list[dict[str, Any]] | str, listed: boo
         return " ".join(outcome[0]["answer"].split())
     lines = [f"{answer['score']:.4f}\t{' '.join(answer['answer'].split())}" for answer in outcome]
     return "\n".join(lines if number == 1 else ["", *lines])
-
-
-def _progress(total: int | None) -> Any:
-    """A bar on stderr, if that is a terminal where it does not stand between the answers."""
-    from tqdm import tqdm
-
-    quiet = total == 1 or sys.stdout.isatty() or not sys.stderr.isatty()
-    return tqdm(total=total, unit=" questions", leave=False, disable=quiet, file=sys.stderr)
 
 
 if __name__ == "__main__":

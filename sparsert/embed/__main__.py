@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sparsert._command import run_command
+from sparsert._command import progress_bar, run_apart, run_command
 from sparsert._texts import FORMATS, TextRecord, at_most, format_of, read_texts
 from sparsert.embed.files import JsonLines, NpyFile, ParquetFile, VectorFile
-from sparsert.errors import InputError, SparsertError
+from sparsert.errors import InputError
 
 if TYPE_CHECKING:
     from sparsert.pipelines.embedding_extraction import EmbeddingPipeline
@@ -104,10 +104,11 @@ def _embed_all(options: argparse.Namespace) -> bool:
     chosen = {name: getattr(options, name) for name in _PIPELINE_OPTIONS}
     pipeline = EmbeddingPipeline(options.model, return_numpy=True, **chosen)
     batches = read_texts(options.input, options.format or format_of(options.input), options.field)
+    between = options.output == "-" and sys.stdout.isatty()
     failed = complete = False
     output = _open(options.output)
     try:
-        with _progress(options) as bar:
+        with progress_bar(None, "texts", options.quiet or between) as bar:
             for records in chain([[]], at_most(batches, options.batch)):  # without texts, a file of no rows
                 vectors, errors = _vectors(pipeline, records, options.prompt)
                 output.add(records, quantize_embeddings(vectors, options.precision, ranges), errors)
@@ -154,7 +155,7 @@ def _vectors(
     inputs = [
         EmbeddingInput.model_construct(inputs=record.text, prompt=prompt) for record in records if not record.error
     ]
-    results = iter(_run(pipeline, inputs))
+    results = iter(run_apart(pipeline, inputs))
     found = [record.error or next(results) for record in records]
     embedder = pipeline.embedder
     vectors = np.zeros((len(records), min(embedder.dimension, embedder.truncate_dim or sys.maxsize)), dtype=np.float32)
@@ -166,25 +167,6 @@ def _vectors(
             errors.append(None)
             row[:] = result.vectors[0]
     return vectors, errors
-
-
-def _run(pipeline: EmbeddingPipeline, inputs: list[Any]) -> list[Any]:
-    try:
-        return pipeline.run_many(inputs, return_exceptions=True)
-    except SparsertError as error:
-        if len(inputs) == 1:
-            return [error]
-        # An error of the engine does not say whose it is; one at a time it does.
-        return [result for item in inputs for result in _run(pipeline, [item])]
-
-
-def _progress(options: argparse.Namespace) -> Any:
-    """A bar on stderr, if that is a terminal where it does not stand between the vectors."""
-    from tqdm import tqdm
-
-    between = options.output == "-" and sys.stdout.isatty()
-    quiet = options.quiet or between or not sys.stderr.isatty()
-    return tqdm(unit=" texts", leave=False, disable=quiet, file=sys.stderr)
 
 
 if __name__ == "__main__":
