@@ -36,12 +36,14 @@ if TYPE_CHECKING:
         cpu_vnni,
         cpu_vnni_compatible,
     )
+    from sparsert.cross_encoder import CrossEncoder
     from sparsert.engine import Engine, MultiModelEngine, benchmark_model, compile_model
     from sparsert.pipelines import Pipeline
     from sparsert.sentence_transformer import SentenceTransformer
 
 __all__ = [
     "Context",
+    "CrossEncoder",
     "Engine",
     "EngineError",
     "InputError",
@@ -74,6 +76,7 @@ __all__ = [
 
 _HOMES = {
     "Context": "sparsert.context",
+    "CrossEncoder": "sparsert.cross_encoder",
     "Engine": "sparsert.engine",
     "MultiModelEngine": "sparsert.engine",
     "Pipeline": "sparsert.pipelines",
