@@ -18,6 +18,7 @@ from sparsert.pipelines.question_answering import (
 )
 from sparsert.pipelines.text_classification import TextClassificationInput, TextClassificationOutput
 from sparsert.pipelines.text_ranking import TextRankingInput, TextRankingOutput
+from sparsert.pipelines.zero_shot_text_classification import ZeroShotInput, ZeroShotOutput
 
 __all__ = [
     "EmbeddingInput",
@@ -31,4 +32,6 @@ __all__ = [
     "TextClassificationOutput",
     "TextRankingInput",
     "TextRankingOutput",
+    "ZeroShotInput",
+    "ZeroShotOutput",
 ]
