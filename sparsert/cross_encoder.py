@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from sparsert.errors import EngineError, InputError
+from sparsert._drop_in import as_tensor, model_reference, progress, set_limit, with_meaning
+from sparsert.errors import InputError
 from sparsert.pipelines.heads import softmax
 from sparsert.pipelines.heads import top_k as best_first
 from sparsert.pipelines.options import at_least
@@ -29,15 +29,13 @@ Activation = str | Callable[[Any], Any]
 class CrossEncoder:
     """Score pairs of texts with a model that reads both at once.
 
-    Names, defaults and results are those of ``sentence_transformers.CrossEncoder`` 6; torch is not needed. Arguments
-    that have no meaning here, such as those of torch's own loading, do not exist.
+    Names, defaults and results are those of ``sentence_transformers.CrossEncoder`` 6; torch is not needed.
 
     Parameters
     ----------
     model_name_or_path : str or Path
-        A model reference, see :mod:`sparsert.zoo`.
-    device : str, optional
-        Must be ``"cpu"``, if anything.
+        A model reference, see :mod:`sparsert.zoo`; ``ORG/REPO`` and the bare name of a repository of the library's
+        authors mean the hub, unless they are paths.
     prompts : mapping of str to str, optional
         Texts that are put before the first text of a pair, by name, over those of the folder.
     default_prompt_name : str, optional
@@ -49,8 +47,11 @@ class CrossEncoder:
     activation_fn : str or callable, optional
         ``"sigmoid"``, ``"identity"`` or ``"softmax"``, or a function of an array of logits, shape (pairs, labels), or a
         module of torch. By default what the folder names, else sigmoid for one label and identity for several.
+    revision : str, optional
+        Of a repository on the hub.
     **options
-        Further options of the pipeline, such as ``num_cores``, ``model_file`` and ``engine_type``.
+        Options of the pipeline, such as ``num_cores`` and ``model_file``. Arguments of the library that have no meaning
+        here, such as ``device``, are taken as well, with a warning.
 
     Attributes
     ----------
@@ -69,17 +70,18 @@ class CrossEncoder:
         self,
         model_name_or_path: str | Path,
         *,
-        device: str | None = None,
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
         num_labels: int | None = None,
         max_length: int | None = None,
         activation_fn: Activation | None = None,
+        revision: str | None = None,
         **options: Any,
     ) -> None:
-        _check_device(device)
-        chosen = TextRankingOptions(model_path=model_name_or_path, sequence_length=max_length, **options)
-        self._encoder = Encoder(resolve(model_name_or_path, purpose="pipeline"), chosen)
+        reference = model_reference(model_name_or_path, revision, "cross-encoder")
+        options = with_meaning(options, type(self).__name__)
+        chosen = TextRankingOptions(model_path=reference, sequence_length=max_length, **options)
+        self._encoder = Encoder(resolve(reference, purpose="pipeline", file=chosen.model_file), chosen)
         self._encoder.prompts |= prompts or {}
         self._encoder.default_prompt_name = default_prompt_name or self._encoder.default_prompt_name
         self._encoder.prompt()  # refuses a default that does not exist
@@ -99,8 +101,12 @@ class CrossEncoder:
 
     @property
     def max_length(self) -> int:
-        """Most tokens of a pair, special tokens included."""
+        """Most tokens of a pair, special tokens included; what is longer is cut."""
         return self._encoder.model.sequence_length
+
+    @max_length.setter
+    def max_length(self, value: int) -> None:
+        set_limit(self._encoder.model, value)
 
     max_seq_length = max_length
 
@@ -125,7 +131,9 @@ class CrossEncoder:
         apply_softmax: bool | None = False,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        device: str | None = None,
+        device: Any = None,
+        pool: Any = None,
+        chunk_size: int | None = None,
     ) -> Any:
         """Score pairs of texts.
 
@@ -135,8 +143,8 @@ class CrossEncoder:
             May be empty.
         prompt_name, prompt : str, optional
             What is put before the first text of each pair: by its name, or itself.
-        batch_size : int
-            Is checked alone: pairs run without padding, as many at once as keep the cores busy.
+        batch_size, device, pool, chunk_size
+            Without a meaning: pairs of any length run together on all cores of the pipeline.
         show_progress_bar : bool, optional
             Show one on stderr.
         activation_fn : str or callable, optional
@@ -145,8 +153,6 @@ class CrossEncoder:
             Make probabilities of a pair's scores, where it has several.
         convert_to_numpy, convert_to_tensor : bool
             Give an array; a tensor of torch; or, with both false, a list of tensors, one for each pair.
-        device : str, optional
-            Must be ``"cpu"``, if anything.
 
         Returns
         -------
@@ -158,7 +164,6 @@ class CrossEncoder:
         InputError
             Something is no pair of texts, or an argument makes no sense.
         """
-        _check_device(device)
         at_least("batch_size", batch_size, 1)
         pairs, single = _as_pairs(inputs)
         scores = self._scores(pairs, self._encoder.prompt(prompt, prompt_name), show_progress_bar, activation_fn)
@@ -168,7 +173,7 @@ class CrossEncoder:
             scores = softmax(scores)
         result: Any = scores
         if convert_to_tensor or not convert_to_numpy:
-            tensor = _torch().from_numpy(np.ascontiguousarray(scores))
+            tensor = as_tensor(scores)
             result = tensor if convert_to_tensor else list(tensor)
         return result[0] if single else result
 
@@ -183,7 +188,9 @@ class CrossEncoder:
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         activation_fn: Activation | None = None,
-        device: str | None = None,
+        device: Any = None,
+        pool: Any = None,
+        chunk_size: int | None = None,
     ) -> list[dict[str, Any]]:
         """Rank documents by their relevance for a query; arguments are those of :meth:`predict`, and two more.
 
@@ -226,7 +233,6 @@ class CrossEncoder:
             batch_size,
             show_progress_bar,
             activation_fn,
-            device=device,
         )
         results: list[dict[str, Any]] = [
             {"corpus_id": place, "score": float(scores[place])} for place in best_first(scores, top_k).tolist()
@@ -259,11 +265,6 @@ class CrossEncoder:
         return _activated(logits, self.activation_fn if activation is None else activation)
 
 
-def _check_device(device: str | None) -> None:
-    if device not in (None, "cpu"):
-        raise InputError(f"device must be 'cpu' or None, got {device!r}")
-
-
 def _as_pairs(inputs: Sequence[Any] | np.ndarray) -> tuple[list[tuple[str, str]], bool]:
     """Pairs of texts as a list, and whether they came as one pair alone."""
     if isinstance(inputs, np.ndarray):
@@ -282,7 +283,7 @@ def _as_pairs(inputs: Sequence[Any] | np.ndarray) -> tuple[list[tuple[str, str]]
 
 def _shown(parts: Iterable[RowOutputs], total: int, show: bool | None) -> Iterator[RowOutputs]:
     """Parts as they come, with a progress bar on stderr if that is asked for."""
-    with tqdm(total=total, desc="Pairs", disable=not show) as bar:
+    with progress(total, show, " pairs") as bar:
         for part in parts:
             yield part
             bar.update(len(part.rows.lengths))
@@ -292,17 +293,7 @@ def _activated(logits: np.ndarray, activation: Activation) -> np.ndarray:
     if isinstance(activation, str):
         return activated(logits, check_activation(activation))
     of_torch = str(getattr(activation, "__module__", None)).partition(".")[0] == "torch"
-    result = np.asarray(activation(_torch().from_numpy(logits) if of_torch else logits), dtype=np.float32)
+    result = np.asarray(activation(as_tensor(logits) if of_torch else logits), dtype=np.float32)
     if result.shape[:1] != logits.shape[:1]:
         raise InputError(f"activation_fn made {result.shape} of logits {logits.shape}; it must keep the pairs apart")
     return result
-
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise EngineError(
-            "tensors need torch, which is not installed; leave out convert_to_tensor, and convert_to_numpy as it is"
-        ) from error
-    return torch

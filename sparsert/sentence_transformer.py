@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sparsert._drop_in import as_tensor, model_reference, progress, set_limit, with_meaning
 from sparsert.errors import InputError, InputTypeError
 from sparsert.pipelines.embedding_extraction import EmbeddingPipeline, quantize_embeddings
 from sparsert.pipelines.embedding_extraction.embedder import DOCUMENT, QUERY, Embedder, PromptedRow
@@ -23,16 +23,9 @@ from sparsert.pipelines.rows import pack_rows
 
 __all__ = ["SentenceTransformer"]
 
-_log = logging.getLogger(__name__)
-
 # Texts that are tokenized and run together: their tokens take a few MB, and a progress bar moves now and then.
 _CHUNK = 1024
 
-# Arguments of the library's constructor that mean nothing here, where they ask for nothing that is not done anyway.
-_WITHOUT_MEANING = (
-    "device", "cache_folder", "trust_remote_code", "local_files_only", "token", "use_auth_token", "model_kwargs",
-    "processor_kwargs", "tokenizer_kwargs", "config_kwargs", "model_card_data", "backend",
-)  # fmt: skip
 _OUTPUTS = ("sentence_embedding", "token_embeddings", None)
 
 
@@ -77,11 +70,11 @@ class SentenceTransformer:
         truncate_dim: int | None = None,
         **options: Any,
     ) -> None:
-        ignored = [name for name in _WITHOUT_MEANING if options.pop(name, None) not in (None, False, "cpu", "onnx")]
-        if ignored:
-            _log.warning("SentenceTransformer: %s mean nothing here and are ignored", ", ".join(ignored))
         self._pipeline = EmbeddingPipeline(
-            _reference(model_name_or_path, revision), prompts=prompts, prompt_name=default_prompt_name, **options
+            model_reference(model_name_or_path, revision, "sentence-transformers"),
+            prompts=prompts,
+            prompt_name=default_prompt_name,
+            **with_meaning(options, type(self).__name__),
         )
         self._embedder = self._pipeline.embedder
         folder = self._embedder.folder
@@ -153,7 +146,7 @@ class SentenceTransformer:
             raise InputError(f"precision {precision!r} is for embeddings; output_value=None gives float32 alone")
         found: Any
         before = self._embedder.prompt(prompt, prompt_name)
-        bar = _progress(len(texts), show_progress_bar)
+        bar = progress(len(texts), show_progress_bar)
         if output_value == "sentence_embedding":
             parts = [self._vectors(rows) for rows in self._rows(texts, before, bar)]
             vectors = np.concatenate(parts) if parts else np.zeros((0, self._embedder.dimension), dtype=np.float32)
@@ -164,7 +157,7 @@ class SentenceTransformer:
             )
             found = quantize_embeddings(found, precision)
             if convert_to_tensor:
-                found = _as_tensor(found)
+                found = as_tensor(found)
             elif not convert_to_numpy:
                 found = list(found)
         elif output_value == "token_embeddings":
@@ -256,11 +249,7 @@ class SentenceTransformer:
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        rows = self._embedder.rows
-        most = rows.config.positions or sys.maxsize
-        if not rows.tokenizer.single.special_tokens < value <= most:
-            raise InputError(f"max_seq_length must leave room for text and be at most {most}, got {value}")
-        rows.sequence_length = value
+        set_limit(self._embedder.rows, value)
 
     @property
     def tokenizer(self) -> Any:
@@ -288,7 +277,7 @@ class SentenceTransformer:
         """``input_ids``, ``attention_mask`` and ``token_type_ids`` of texts, padded to the longest; shape (n, T)."""
         tokenizer = self._embedder.rows.tokenizer
         _, chosen = _as_texts(texts)
-        rows = [row for part in self._rows(chosen, "", _progress(0, False)) for row in part]
+        rows = [row for part in self._rows(chosen, "", progress(0, False)) for row in part]
         packed = pack_rows(rows, tokenizer)
         inside = np.arange(packed.lengths.max()) < packed.lengths[:, None]
         padding = {"input_ids": tokenizer.pad_id, "attention_mask": 0, "token_type_ids": tokenizer.pad_type}
@@ -317,17 +306,6 @@ class SentenceTransformer:
             self.truncate_dim = before
 
 
-def _reference(name: str | Path, revision: str | None) -> str | Path:
-    """A model reference from what the library takes: a path, or the name of a repository."""
-    text = str(name)
-    if ":" in text or Path(text).expanduser().exists() or text.startswith((".", "/", "~")) or text == "default":
-        return name
-    repository = text if "/" in text else f"sentence-transformers/{text}"
-    if repository.count("/") > 1:
-        return name
-    return f"hf:{repository}" if revision is None else f"hf:{repository}@{revision}"
-
-
 def _as_texts(inputs: Any) -> tuple[bool, list[str]]:
     """Whether it is a single text, and the texts as a list."""
     if isinstance(inputs, str):
@@ -341,20 +319,6 @@ def _as_texts(inputs: Any) -> tuple[bool, list[str]]:
         if not isinstance(text, str):
             raise InputTypeError(f"inputs[{index}] must be a str, got {text!r:.80} ({type(text).__name__})")
     return False, texts
-
-
-def _progress(total: int, wanted: bool | None) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit=" texts", disable=not wanted, file=sys.stderr)
-
-
-def _as_tensor(array: np.ndarray) -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError("convert_to_tensor needs torch, which is not installed; leave it out for arrays") from error
-    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def _is_tensor(value: Any) -> bool:
@@ -372,4 +336,4 @@ def _floats(embeddings: Any) -> Any:
 def _like(embeddings: Any, result: np.ndarray) -> Any:
     """A tensor for tensors, an array for anything else."""
     first = embeddings[0] if isinstance(embeddings, (list, tuple)) and len(embeddings) else embeddings
-    return _as_tensor(result) if _is_tensor(first) else result
+    return as_tensor(result) if _is_tensor(first) else result

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 import sparsert
 from sparsert.cross_encoder import CrossEncoder
-from sparsert.errors import EngineError, InputError, InputRangeError
+from sparsert.errors import InputError, InputRangeError, ModelNotFoundError
 
 sys.path.append(str(Path(__file__).parent / "pipelines"))
 
@@ -148,7 +149,10 @@ def test_nothing_to_score(table: Callable[..., CrossEncoder]) -> None:
 
 
 def test_the_arguments_of_the_constructor(table: Callable[..., CrossEncoder]) -> None:
-    assert table(max_length=9).max_length == 9
+    encoder = table(max_length=9)
+    assert encoder.max_length == 9
+    encoder.max_length = 12
+    assert encoder.max_seq_length == 12
     assert table(num_labels=3, labels=3).num_labels == 3
     assert table(activation_fn="Identity").predict(("a", "b")) == 1.0
     double = table(labels=3, activation_fn=lambda logits: 2 * logits)
@@ -181,7 +185,7 @@ def test_tensors_where_torch_is(table: Callable[..., CrossEncoder], monkeypatch:
 def test_tensors_without_torch(table: Callable[..., CrossEncoder], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     for options in ({"convert_to_tensor": True}, {"convert_to_numpy": False}):
-        with pytest.raises(EngineError, match="tensors need torch"):
+        with pytest.raises(InputError, match="tensors need torch"):
             table().predict(("a", "b"), **options)
 
 
@@ -205,7 +209,6 @@ def test_a_progress_bar(table: Callable[..., CrossEncoder], capsys: pytest.Captu
         (lambda e: e.predict(("a", "b"), prompt_name="none"), "prompt_name must be one of"),
         (lambda e: e.predict(("a", "b"), activation_fn="relu"), "activation must be one of"),
         (lambda e: e.predict([("a", "b")] * 2, activation_fn=lambda x: x[:1]), r"activation_fn made \(1, 1\) of"),
-        (lambda e: e.predict(("a", "b"), device="cuda"), "device must be 'cpu' or None, got 'cuda'"),
         (lambda e: e.rank("a", ["b"], top_k=0), "top_k must be an int of at least 1"),
         (lambda e: e.rank("a", ["b", None]), r"inputs\[1\] must be a pair of two str"),
     ],
@@ -226,5 +229,23 @@ def test_models_that_do_not_fit(table: Callable[..., CrossEncoder]) -> None:
         table(default_prompt_name="none")
     with pytest.raises(InputRangeError, match="no room for text"):
         table(max_length=1)
-    with pytest.raises(TypeError, match="model_kwargs"):
-        table(model_kwargs={})
+    with pytest.raises(InputError, match="max_seq_length must leave room for text"):
+        table().max_length = 1
+    with pytest.raises(TypeError, match="nothing"):
+        table(nothing={})
+
+
+def test_arguments_without_a_meaning(table: Callable[..., CrossEncoder], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "sparsert")
+    encoder = table(device="cpu", trust_remote_code=False, activation_fn="identity")
+    assert encoder.predict(("a", "b"), device="cpu", pool=None, chunk_size=3) == 1.0
+    assert not caplog.messages
+    table(device="cuda", model_kwargs={"dtype": "float16"})
+    assert caplog.messages == ["CrossEncoder: device, model_kwargs mean nothing here and are ignored"]
+
+
+def test_a_repository_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("ms-marco-none", "cross-encoder/ms-marco-none"):
+        with pytest.raises(ModelNotFoundError, match="'hf:cross-encoder/ms-marco-none@v1'"):
+            CrossEncoder(name, revision="v1")
