@@ -18,6 +18,11 @@ from sparsert.pipelines.question_answering import (
 )
 from sparsert.pipelines.text_classification import TextClassificationInput, TextClassificationOutput
 from sparsert.pipelines.text_ranking import TextRankingInput, TextRankingOutput
+from sparsert.pipelines.token_classification import (
+    TokenClassificationInput,
+    TokenClassificationOutput,
+    TokenClassificationResult,
+)
 from sparsert.pipelines.zero_shot_text_classification import ZeroShotInput, ZeroShotOutput
 
 __all__ = [
@@ -34,4 +39,7 @@ __all__ = [
     "TextRankingOutput",
     "ZeroShotInput",
     "ZeroShotOutput",
+    "TokenClassificationInput",
+    "TokenClassificationOutput",
+    "TokenClassificationResult",
 ]

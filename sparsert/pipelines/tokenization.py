@@ -125,6 +125,8 @@ class TextTokenizer:
         With "left", a long text keeps its end, and windows are counted from the end of the context.
     max_length : int, optional
         Longest sequence that the tokenizer was made for.
+    unknown_id : int, optional
+        Token id of what the vocabulary does not have.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class TextTokenizer:
         padding_side: str = "right",
         truncation_side: str = "right",
         max_length: int | None = None,
+        unknown_id: int | None = None,
     ) -> None:
         for name, side in (("padding_side", padding_side), ("truncation_side", truncation_side)):
             if side not in ("right", "left"):
@@ -145,6 +148,7 @@ class TextTokenizer:
         self.padding_side = padding_side
         self.truncation_side = truncation_side
         self.max_length = max_length
+        self.unknown_id = unknown_id
 
     @cached_property
     def single(self) -> SingleTemplate:
@@ -280,10 +284,8 @@ def load_tokenizer(directory: str | Path, lower_case: bool = False) -> TextToken
     backend.no_truncation()
     backend.no_padding()
 
-    pad_token = config.get("pad_token") or read_json(directory / "special_tokens_map.json").get("pad_token")
-    if isinstance(pad_token, dict):
-        pad_token = pad_token.get("content")
-    pad_id = backend.token_to_id(pad_token) if isinstance(pad_token, str) else None
+    special = read_json(directory / "special_tokens_map.json")
+    pad_id = _id_of(backend, config.get("pad_token") or special.get("pad_token"))
     if pad_id is None:
         pad_id = padding.get("pad_id", read_json(directory / "config.json").get("pad_token_id") or 0)
     max_length = config.get("model_max_length")
@@ -295,7 +297,21 @@ def load_tokenizer(directory: str | Path, lower_case: bool = False) -> TextToken
         config.get("truncation_side", "right"),
         # transformers writes 1e30 for "no limit"
         max_length if isinstance(max_length, int) and max_length < 2**31 else None,
+        _id_of(backend, config.get("unk_token") or special.get("unk_token") or _unknown_token(backend)),
     )
+
+
+def _id_of(backend: Tokenizer, token: Any) -> int | None:
+    """Id of a special token as transformers writes it, a str or an object; None if the vocabulary has no such."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return backend.token_to_id(token) if isinstance(token, str) else None
+
+
+def _unknown_token(backend: Tokenizer) -> str | None:
+    """The token for what the vocabulary does not have, where no file names it: the model's, or a usual name."""
+    own = getattr(backend.model, "unk_token", None)
+    return own or next((name for name in ("<unk>", "[UNK]") if backend.token_to_id(name) is not None), None)
 
 
 def _from_json(path: Path, config: dict[str, Any]) -> Tokenizer:

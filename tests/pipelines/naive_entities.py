@@ -117,6 +117,17 @@ def grouped(group: list[dict[str, Any]], join: Any) -> dict[str, Any]:
     }
 
 
+def without_overlaps(entities: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of overlapping entities the longest, of equally long ones the surest."""
+    found: list[dict[str, Any]] = []
+    for entity in sorted(entities, key=lambda entity: entity["start"]):
+        if found and found[-1]["start"] <= entity["start"] < found[-1]["end"]:
+            found[-1] = max(found[-1], entity, key=lambda entity: (entity["end"] - entity["start"], entity["score"]))
+        else:
+            found.append(entity)
+    return found
+
+
 def deepest(tokens: int, windows: Sequence[tuple[int, int]]) -> list[int]:
     """The window in which each token is farthest from an edge; the ends of the text are none."""
     found = []

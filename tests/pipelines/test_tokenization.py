@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsert.errors import ModelFormatError
+from sparsert.errors import InputError, ModelFormatError
 from sparsert.pipelines.tokenization import load_tokenizer
 
 TEXT = "Élodie's GPU-class runtime; 漢字 don't [MASK] 🙂 unaffable"
@@ -100,3 +100,28 @@ def test_transformers_is_not_imported_for_a_tokenizer_json(model_directory: Path
         "load_tokenizer(sys.argv[1]); assert 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(model_directory)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "token"),
+    [(None, "[UNK]"), ("[MASK]", "[MASK]"), ({"content": "!"}, "!"), ("not in the vocabulary", None)],
+)
+def test_the_unknown_token_is_that_of_the_files(directory: Path, given: object, token: str | None) -> None:
+    configure(directory, unk_token=given)
+    tokenizer = load_tokenizer(directory)
+    assert tokenizer.unknown_id == (None if token is None else tokenizer.backend.token_to_id(token))
+
+
+def test_given_words_are_tokenized_one_by_one(directory: Path) -> None:
+    tokenizer = load_tokenizer(directory)
+    words = ["unaffable", "", "don't", "GPU class"]
+    tokens = tokenizer.encode_words(words)
+    alone = [tokenizer.encode(word) for word in words]
+    assert tokens.ids.tolist() == [number for word in alone for number in word.ids.tolist()]
+    assert tokens.offsets.tolist() == [pair for word in alone for pair in word.offsets.tolist()]
+    assert tokens.words is not None
+    assert tokens.words.tolist() == [place for place, word in enumerate(alone) for _ in word.ids]
+    with pytest.raises(InputError, match="lone surrogates"):
+        tokenizer.encode_words(["a", "\ud800"])
+    with pytest.raises(InputError, match="must be a str, got None"):
+        tokenizer.encode_words(["a", None])
