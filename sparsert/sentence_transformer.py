@@ -169,16 +169,16 @@ class SentenceTransformer:
         return found[0] if single else found
 
     def encode_query(self, inputs: str | Sequence[str], prompt_name: str | None = None, **arguments: Any) -> Any:
-        """:meth:`encode` with the prompt ``query``, if the model has it and no other is named."""
+        """:meth:`encode` with the prompt ``query`` of the model, which may be empty, unless another is given."""
         return self._encode_as(QUERY, inputs, prompt_name, arguments)
 
     def encode_document(self, inputs: str | Sequence[str], prompt_name: str | None = None, **arguments: Any) -> Any:
-        """:meth:`encode` with the prompt ``document``, ``passage`` or ``corpus``, if the model has one of them."""
+        """:meth:`encode` with the prompt ``document`` of the model, which may be empty, unless another is given."""
         return self._encode_as(DOCUMENT, inputs, prompt_name, arguments)
 
     def _encode_as(self, kind: str, inputs: Any, prompt_name: str | None, arguments: dict[str, Any]) -> Any:
         if prompt_name is None and arguments.get("prompt") is None:
-            prompt_name = self._embedder.prompt_name(kind)
+            prompt_name = kind
         return self.encode(inputs, prompt_name, **arguments)
 
     def _rows(

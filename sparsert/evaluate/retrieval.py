@@ -147,9 +147,10 @@ files of questions as for question answering, whose contexts are to be found. Me
         if not any(truths.values()):
             raise InputError("the dataset has no query with a relevant document")
 
-    def request(self, example: RetrievalText) -> EmbeddingInput:
+    @staticmethod
+    def request(example: RetrievalText) -> EmbeddingInput:
         """What the pipeline is asked."""
-        return EmbeddingInput(inputs=example.text, prompt_name=self._embedder.prompt_name(example.kind))
+        return EmbeddingInput(inputs=example.text, prompt_name=example.kind)
 
     def add(self, examples: Sequence[RetrievalText], parts: Sequence[RowOutputs]) -> tuple[int, int]:
         """Note the vectors of some texts; the numbers of texts and of tokens."""

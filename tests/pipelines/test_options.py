@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sparsert.pipelines import Pipeline
+from sparsert.pipelines.embedding_extraction import EmbeddingOptions
 from sparsert.pipelines.options import PipelineOptions, option
 from sparsert.pipelines.question_answering import QuestionAnsweringOptions
 from sparsert.pipelines.row_model import TextOptions
@@ -31,6 +32,7 @@ def row(name: str, default: object, doc: str, shown: str | None) -> str:
         (QuestionAnsweringOptions, "pipelines.md"),
         (TextOptions, "pipelines.md"),
         (TextClassificationOptions, "classification.md"),
+        (EmbeddingOptions, "embeddings.md"),
     ],
 )
 def test_the_documents_have_every_option(kind: type[PipelineOptions], document: str) -> None:

@@ -25,8 +25,7 @@ __all__ = ["DOCUMENT", "QUERY", "Embedder", "PromptedRow"]
 _unit_length = UnitLength()
 
 QUERY, DOCUMENT = "query", "document"
-
-_PROMPT_NAMES = {QUERY: ("query",), DOCUMENT: ("document", "passage", "corpus")}
+"""Names of prompts that every folder has, if only empty ones, as in sentence-transformers."""
 
 # DeepSparse's reductions take everything but the first token.
 _STRATEGIES: dict[str, tuple[tuple[str, ...], int]] = {
@@ -130,10 +129,6 @@ class Embedder:
                 f"prompt_name must be one of {list(self.prompts)}, got {name!r}; give prompt itself, or prompts"
             )
         return self.prompts[name]
-
-    def prompt_name(self, kind: str) -> str | None:
-        """Name of the prompt for ``"query"`` or ``"document"``, None where the model has none."""
-        return next((name for name in _PROMPT_NAMES[kind] if name in self.prompts), None)
 
     def left_out(self, prompt: str) -> int:
         """Tokens at the beginning of a row with this prompt that pooling leaves out."""
