@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -197,14 +195,9 @@ class SentenceTransformer:
     def _vectors(self, rows: Sequence[PromptedRow]) -> np.ndarray:
         return np.concatenate([part.outputs["embeddings"] for part in self._embedder.run(rows)])
 
-    @cached_property
-    def _token_embedder(self) -> Embedder:
-        """The same model without pooling."""
-        return Embedder(self._pipeline.resolve_model(), replace(self._pipeline.options, pooling="none"))
-
     def _tokens(self, rows: Sequence[PromptedRow]) -> Iterator[np.ndarray]:
         """Vectors of the tokens of each row, shape (T, H)."""
-        for part in self._token_embedder.run(rows):
+        for part in self._pipeline.token_embedder.run(rows):
             yield from np.split(part.outputs["embeddings"], part.rows.begins[1:])
 
     def _everything(self, rows: Sequence[PromptedRow]) -> Iterator[dict[str, np.ndarray]]:

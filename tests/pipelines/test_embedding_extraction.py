@@ -131,6 +131,12 @@ def test_options_of_a_request(embed: EmbeddingPipeline) -> None:
     np.testing.assert_allclose(longer / np.linalg.norm(longer), plain, rtol=1e-5)
 
 
+def test_what_a_server_asks_of_it(embed: EmbeddingPipeline) -> None:
+    assert (embed.pooling, embed.sequence_length) == (("mean",), 40)
+    assert embed.tokenizer.truncation_side == "right"
+    assert make(FOLDER, pooling="none").pooling == ("none",)
+
+
 def test_tokens_are_counted(embed: EmbeddingPipeline) -> None:
     [prepared] = embed.preprocess([EmbeddingInput(inputs=["a a a", "a"], prompt="a ")])
     assert embed.tokens(prepared) == 6 + 4
@@ -211,6 +217,24 @@ def test_every_token(engine_type: str) -> None:
         ]
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_requests_for_tokens_among_others(pooling: str) -> None:
+    embed = make(FOLDER, pooling=pooling)
+    requests = [
+        EmbeddingInput(inputs=["bees", "a much longer text"], pooling="none"),
+        EmbeddingInput(inputs="bees"),
+        EmbeddingInput(inputs="a", pooling="none"),
+        EmbeddingInput(inputs=["a much longer text", "a"]),
+    ]
+    results = embed.run_many(requests)
+    for place in (0, 2):
+        alone = make(FOLDER, pooling="none")(requests[place].inputs)
+        for found, expected in zip(results[place].vectors, alone.vectors, strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+    for place in (1, 3):
+        np.testing.assert_allclose(results[place].vectors, embed(requests[place].inputs).vectors, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("strategy", "reduce"),
     [
@@ -266,6 +290,10 @@ def test_a_graph_that_pools_by_itself(tmp_path: Path) -> None:
         np.testing.assert_allclose(embed(text).embeddings[0], hidden(FOLDER, ids).max(axis=0), atol=5e-6)
     with pytest.raises(InputError, match="gives one vector a text"):
         make(folder, pooling="none")
+    failed, answered = embed.run_many(
+        [EmbeddingInput(inputs="bees", pooling="none"), EmbeddingInput(inputs="bees")], return_exceptions=True
+    )
+    assert "gives one vector a text" in str(failed) and answered.vectors.shape == (1, 32)
     assert [value.name for value in others] == ["last_hidden_state", "pooler_output"]
 
 

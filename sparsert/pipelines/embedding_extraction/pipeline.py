@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from sparsert.pipelines.embedding_extraction.options import EmbeddingOptions
 from sparsert.pipelines.embedding_extraction.precision import quantize_embeddings
 from sparsert.pipelines.embedding_extraction.schemas import EmbeddingInput, EmbeddingOutput
 from sparsert.pipelines.row_model import PreparedRows, RowOutputs, gather, tokens_of
+from sparsert.pipelines.rows import Row
 
 __all__ = ["EmbeddingPipeline"]
 
@@ -38,6 +42,12 @@ class EmbeddingPipeline(Pipeline):
     ----------
     embedder : Embedder
         The model.
+    tokenizer : TextTokenizer
+        Its tokenizer.
+    sequence_length : int
+        Most tokens of a text, special tokens included.
+    pooling : tuple of str
+        How the vectors of tokens become one, or ``("none",)``.
 
     Raises
     ------
@@ -59,6 +69,16 @@ class EmbeddingPipeline(Pipeline):
     def __init__(self, model_path: str | Path | None = None, **options: Any) -> None:
         super().__init__(model_path, **options)
         self.embedder = Embedder(self.resolve_model(), self.options)
+        self.tokenizer = self.embedder.rows.tokenizer
+        self.sequence_length = self.embedder.rows.sequence_length
+        self.pooling = self.embedder.modes or ("none",)
+
+    @cached_property
+    def token_embedder(self) -> Embedder:
+        """The same model without pooling; built when it is first asked for."""
+        if not self.embedder.modes:
+            return self.embedder
+        return Embedder(self.resolve_model(), replace(self.options, pooling="none", extraction_strategy=None))
 
     def preprocess(self, inputs: Sequence[EmbeddingInput]) -> list[PreparedRows | InputError]:
         """The texts of each request as rows, after their prompt; each different text is tokenized once."""
@@ -83,12 +103,14 @@ class EmbeddingPipeline(Pipeline):
         texts = _texts(item.inputs)
         if not texts:
             return InputError("inputs: expected at least one text, got an empty list")
-        if len(texts) == 1 and self.options.precision in ("int8", "uint8"):
+        if len(texts) == 1 and self.options.precision in ("int8", "uint8") and self._pools(item):
             return InputError(
                 f"inputs: precision {self.options.precision!r} takes its ranges from the texts of a request, and one "
                 "text has none; send several, or use binary or float32"
             )
         try:
+            if not self._pools(item):
+                self.token_embedder  # noqa: B018 - built here, since a model may have no vectors of tokens
             self.embedder.check_truncate_dim(item.truncate_dim)
             prompt = self.embedder.prompt(item.prompt, item.prompt_name)
         except InputError as error:
@@ -99,23 +121,39 @@ class EmbeddingPipeline(Pipeline):
         """Tokens of all texts with their prompts and special tokens."""
         return self.embedder.rows.tokens(prepared)
 
+    def _pools(self, item: EmbeddingInput) -> bool:
+        """Whether a request wants one vector for each text."""
+        return bool(self.embedder.modes) and item.pooling is None
+
+    def _order(self, prepared: Sequence[PreparedRows]) -> list[int]:
+        """Requests in the order in which they run: first those whose vectors are pooled."""
+        return sorted(range(len(prepared)), key=lambda place: not self._pools(prepared[place].inputs))
+
     def forward(self, prepared: Sequence[PreparedRows]) -> Iterator[RowOutputs]:
-        """Vectors of all texts of all requests, a slice of them at a time, in order; pooled ones, unless none are."""
-        return self.embedder.run([row for item in prepared for row in item.rows])
+        """Vectors of all texts of all requests, a slice of them at a time: pooled ones, then those of tokens."""
+        rows: tuple[list[Row], list[Row]] = ([], [])
+        for place in self._order(prepared):
+            rows[not self._pools(prepared[place].inputs)].extend(prepared[place].rows)
+        parts = self.embedder.run(rows[0])
+        return chain(parts, self.token_embedder.run(rows[1])) if rows[1] else parts
 
     def postprocess(self, prepared: Sequence[PreparedRows], outputs: Iterator[RowOutputs]) -> list[EmbeddingOutput]:
         """The vectors of each request."""
-        results = []
-        pooled = bool(self.embedder.modes)
-        for item, vectors in zip(prepared, gather(prepared, outputs, "embeddings"), strict=True):
-            found: np.ndarray | list[np.ndarray]
-            if pooled:
-                found = self.embedder.finish(np.stack(vectors), item.inputs.normalize, item.inputs.truncate_dim)
-                found = quantize_embeddings(found, self.options.precision)
-            else:
-                found = [values.reshape(-1, values.shape[-1]) for values in vectors]
-            results.append(EmbeddingOutput.of(found, self.options.return_numpy))
-        return results
+        order = self._order(prepared)
+        found = gather([prepared[place] for place in order], outputs, "embeddings")
+        results = {
+            place: self._output(prepared[place].inputs, vectors) for place, vectors in zip(order, found, strict=True)
+        }
+        return [results[place] for place in range(len(prepared))]
+
+    def _output(self, item: EmbeddingInput, found: Sequence[np.ndarray]) -> EmbeddingOutput:
+        vectors: np.ndarray | list[np.ndarray]
+        if self._pools(item):
+            vectors = self.embedder.finish(np.stack(found), item.normalize, item.truncate_dim)
+            vectors = quantize_embeddings(vectors, self.options.precision)
+        else:
+            vectors = [values.reshape(-1, values.shape[-1]) for values in found]
+        return EmbeddingOutput.of(vectors, self.options.return_numpy)
 
 
 def _texts(inputs: str | list[str]) -> list[str]:

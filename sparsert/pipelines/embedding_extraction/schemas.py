@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PrivateAttr, WithJsonSchema
@@ -31,6 +31,9 @@ class EmbeddingInput(BaseModel):
         default=None, description="Whether vectors get length 1; by default as the pipeline was told"
     )
     truncate_dim: int | None = Field(default=None, ge=1, description="Keep the first so many numbers of a vector")
+    pooling: Literal["none"] | None = Field(
+        default=None, description='"none": the vectors of all tokens instead of one for each text'
+    )
 
 
 class EmbeddingOutput(BaseModel):
