@@ -112,8 +112,12 @@ def test_a_bad_text_fails_alone(embed: EmbeddingPipeline) -> None:
     ]
     for result, message in zip(results[1:5], messages, strict=True):
         assert isinstance(result, InputError) and message in str(result)
-    for wrong in ([None], [["a", "b"]], None, 7):
-        with pytest.raises(ValueError, match="inputs"):
+    for wrong, message in (
+        (["a", None], r"\[1\] must be a string; got None"),
+        ([["a", "b"]], r"\[0\] must be a string; got \['a', 'b'\]"),
+        (None, "must be a string or a list of strings; got None"),
+    ):
+        with pytest.raises(ValueError, match=message):
             embed(inputs=wrong)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PrivateAttr, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PrivateAttr, WithJsonSchema, field_validator
 
 __all__ = ["EmbeddingInput", "EmbeddingOutput"]
 
@@ -34,6 +34,19 @@ class EmbeddingInput(BaseModel):
     pooling: Literal["none"] | None = Field(
         default=None, description='"none": the vectors of all tokens instead of one for each text'
     )
+
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _only_texts(cls, value: Any) -> Any:
+        """One message that says which is wrong, instead of one for each type that it might have."""
+        if isinstance(value, str):
+            return value
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"must be a string or a list of strings; got {value!r:.80}")
+        for index, text in enumerate(value):
+            if not isinstance(text, str):
+                raise ValueError(f"[{index}] must be a string; got {text!r:.80}")
+        return list(value)
 
 
 class EmbeddingOutput(BaseModel):
