@@ -45,6 +45,7 @@ class TextRankingPipeline(Pipeline):
     input_schema = TextRankingInput
     output_schema = TextRankingOutput
     example = {"query": "Who keeps bees?", "documents": ["Bob repairs old radios.", "Ada keeps bees in Turin."]}
+    scorer = "sparsert.evaluate.reranking:RankingScorer"
     metric_functions = {
         "pipeline_inputs.query": {"string_length": len},
         "pipeline_inputs.documents": {"count": len},
