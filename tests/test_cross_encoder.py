@@ -15,14 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pair_models import RECORDED, make_encoder, make_table
 
 import sparsert
 from sparsert.cross_encoder import CrossEncoder
 from sparsert.errors import InputError, InputRangeError, ModelNotFoundError
-
-sys.path.append(str(Path(__file__).parent / "pipelines"))
-
-from pair_models import RECORDED, make_encoder, make_table  # noqa: E402
 
 # Float32 sums in another order; scores are about 0.2 and at most 1.
 CLOSE = 1e-5
