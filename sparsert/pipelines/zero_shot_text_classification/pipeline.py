@@ -65,6 +65,7 @@ class ZeroShotPipeline(Pipeline):
     output_schema = ZeroShotOutput
     main_field = "sequences"
     example = {"sequences": "Ada keeps bees in Turin.", "labels": ["nature", "sport", "politics"]}
+    scorer = "sparsert.pipelines.zero_shot_text_classification.evaluation:ZeroShotScorer"
     metric_functions = {
         "pipeline_inputs": {"texts": lambda inputs: len(inputs.texts())},
         "pipeline_outputs": {"scores": lambda output: np.asarray(output.scores)},
