@@ -15,6 +15,8 @@ from sparsert.pipelines.options import PipelineOptions, option
 from sparsert.pipelines.question_answering import QuestionAnsweringOptions
 from sparsert.pipelines.row_model import TextOptions
 from sparsert.pipelines.text_classification import TextClassificationOptions
+from sparsert.pipelines.text_ranking import TextRankingOptions
+from sparsert.pipelines.zero_shot_text_classification import ZeroShotOptions
 
 DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -33,6 +35,8 @@ def row(name: str, default: object, doc: str, shown: str | None) -> str:
         (TextOptions, "pipelines.md"),
         (TextClassificationOptions, "classification.md"),
         (EmbeddingOptions, "embeddings.md"),
+        (TextRankingOptions, "reranking.md"),
+        (ZeroShotOptions, "zero-shot.md"),
     ],
 )
 def test_the_documents_have_every_option(kind: type[PipelineOptions], document: str) -> None:
