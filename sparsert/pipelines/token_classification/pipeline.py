@@ -84,6 +84,7 @@ class TokenClassificationPipeline(Pipeline):
     input_schema = TokenClassificationInput
     output_schema = TokenClassificationOutput
     main_field = "inputs"
+    scorer = "sparsert.pipelines.token_classification.evaluation:EntityScorer"
     example = {"inputs": "Ada Lovelace was born in London."}
     metric_functions = {
         "pipeline_inputs": {"string_length": lambda item: sum(map(len, item.texts()))},
@@ -189,7 +190,7 @@ class TokenClassificationPipeline(Pipeline):
         """The entities of each text of each request."""
         return [
             TokenClassificationOutput(
-                predictions=[self._entities(text, parts) for text, parts in zip(item.texts, scores, strict=True)]
+                predictions=[self.entities(text, parts) for text, parts in zip(item.texts, scores, strict=True)]
             )
             for item, scores in zip(prepared, self.scores(prepared, outputs), strict=True)
         ]
@@ -222,7 +223,8 @@ class TokenClassificationPipeline(Pipeline):
             )
         return scores
 
-    def _entities(self, text: ReadText, scores: Sequence[np.ndarray]) -> list[TokenClassificationResult]:
+    def entities(self, text: ReadText, scores: Sequence[np.ndarray]) -> list[TokenClassificationResult]:
+        """The entities of a text, from the scores of its windows."""
         options = self.options
         found = entities_of_windows(
             self.vocabulary.tokens(text.text, text.tokens.ids, text.tokens.offsets),
