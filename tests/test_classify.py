@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from classifiers import make_classifier
+from taggers import make_tagger
 
 from sparsert import classify
 from sparsert.errors import EngineError
@@ -117,6 +118,33 @@ def test_several_labels(run: Run, pipeline: Pipeline) -> None:
         assert sum(found["scores"]) == pytest.approx(1)
     (both,) = run("--top-k", "all", "--function-to-apply", "sigmoid", "a b")
     assert sum(both["scores"]) != pytest.approx(1)
+
+
+def test_labels_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_classifier(tmp_path, "bert", id2label={"0": "contradiction", "1": "entailment"})
+    arguments = ["--model", str(folder), "--labels", "x, y z, w", "--hypothesis-template", "is {}", "a b", "c"]
+    for more, multi_label in (([], False), (["--multi-label"], True)):
+        assert classify.main([*arguments, *more]) == 0
+        found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        pipeline = Pipeline.create("zero-shot", folder, hypothesis_template="is {}", multi_label=multi_label)
+        expected = pipeline(sequences=["a b", "c"], labels=["x", "y z", "w"])
+        assert found == [
+            {"text": text, "labels": labels, "scores": scores}
+            for text, labels, scores in zip(["a b", "c"], expected.labels, expected.scores, strict=True)
+        ]
+
+
+def test_entities(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_tagger(tmp_path, "bert", architectures=["BertForTokenClassification"])
+    text = " ".join("abcdefghij" * 10)
+    for more, options in (([], {}), (["--aggregation-strategy", "simple"], {"aggregation_strategy": "simple"})):
+        assert classify.main(["--model", str(folder), *more, text, ""]) == 0
+        first, second = map(json.loads, capsys.readouterr().out.splitlines())
+        expected = Pipeline.create("ner", folder, **options)([text]).model_dump()["predictions"][0]
+        assert first == {"text": text, "entities": expected} and len(expected) > 1
+        assert second == {"text": "", "entities": []}
+    assert classify.main(["--model", str(folder), "--top-k", "2", text]) == 1
+    assert "--top-k does not belong to task token_classification" in capsys.readouterr().err
 
 
 def test_an_error_of_the_engine_is_that_of_its_text(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
