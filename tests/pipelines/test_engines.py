@@ -14,7 +14,7 @@ from sparsert.graph.outputs import First
 from sparsert.pipelines.engines import Padding, Place, SequenceEngine, load_engines
 from sparsert.pipelines.options import PipelineOptions
 from sparsert.pipelines.ort_engine import OrtEngine
-from sparsert.zoo import ResolvedModel
+from sparsert.zoo import resolve
 
 DATA = Path(__file__).parents[1] / "graph" / "data"
 
@@ -134,7 +134,7 @@ def packed(lengths: np.ndarray) -> dict[str, np.ndarray]:
 )
 def test_the_first_token_is_that_of_the_sequence(engine_type: str, path: Path, output: str, columns: int) -> None:
     lengths = np.array([4, 12, 1, 7])
-    model = ResolvedModel(str(path), path.parent, path, None, "file")
+    model = resolve(path, "pipeline")
     outputs = {"first": First(output), "all": output}
     engine = load_engines(model, PipelineOptions(engine_type=engine_type), [12], lambda shapes: outputs)[12]
     padding = Padding(columns if engine.any_length else 12, False, {**PADDING.values, "token_type_ids": 0})
@@ -151,7 +151,7 @@ def test_shapes_of_outputs_are_there_to_choose_from(engine_type: str) -> None:
         seen.update(shapes)
         return {"classes": "logits", "the same": "logits"}
 
-    model = ResolvedModel(str(CLASSES), CLASSES.parent, CLASSES, None, "file")
+    model = resolve(CLASSES, "pipeline")
     engine = load_engines(model, PipelineOptions(engine_type=engine_type), [19], choose)[19]
     assert seen == {"logits": ("batch", 2)}
     lengths = np.array([5, 2, 2])
