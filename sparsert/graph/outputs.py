@@ -58,6 +58,7 @@ def choose_outputs(graph: Graph, outputs: Sequence[Wanted]) -> Graph:
         There is no such value, or it has no tokens to take the first of.
     """
     there = {info.name: info for info in graph.outputs}
+    names = list(there)
     computed = {name for node in graph.nodes for name in node.outputs if name}
     found: list[TensorInfo] = []
     extra: list[Node] = []
@@ -67,10 +68,10 @@ def choose_outputs(graph: Graph, outputs: Sequence[Wanted]) -> Graph:
         name = item.name if isinstance(item, First) else item
         if name not in there and name not in computed:
             raise InputError(
-                f"{graph.path or graph.name}: outputs: there is no {name!r}; expected some of {list(there)}, or the "
+                f"{graph.path or graph.name}: outputs: there is no {name!r}; expected some of {names}, or the "
                 "name of a value between the nodes"
             )
-        if name not in there:
+        if name not in there or not there[name].shape:  # a file may leave the shape of an output open
             facts = facts or _facts(graph)
             there[name] = _described(name, facts, graph)
         if isinstance(item, First):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import small_models
 from onnx import TensorProto, helper
@@ -64,6 +65,15 @@ def test_the_first_token_is_gathered(model: Path) -> None:
         choose_outputs(load_graph(model), [First("size")])
 
 
+def test_shapes_that_the_file_leaves_open_follow_from_the_graph(model: Path) -> None:
+    proto = onnx.load(str(model))
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(proto, str(model))
+    assert load_interface(model)[1][0].shape == ()
+    cut = choose_outputs(load_graph(model), ["hidden", First("hidden")])
+    assert [info.shape for info in cut.outputs] == [(*TOKENS, 4), ("batch", 4)]
+
+
 @pytest.mark.parametrize("name", ["table", "input_ids", "", "Hidden"])
 def test_what_is_no_computed_value_is_refused(model: Path, name: str) -> None:
     with pytest.raises(InputError, match=rf"model.onnx: outputs: there is no '{name}'; .*'hidden', 'pooled', 'size'"):
@@ -93,8 +103,6 @@ def test_the_interface_of_a_file_is_that_of_its_graph(model: Path) -> None:
 
 
 def test_the_interface_reads_no_weights(tmp_path: Path, model: Path) -> None:
-    import onnx
-
     path = tmp_path / "external.onnx"
     onnx.save(onnx.load(model), path, save_as_external_data=True, location="weights", size_threshold=0)
     (tmp_path / "weights").unlink()
