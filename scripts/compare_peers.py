@@ -1,19 +1,22 @@
-"""Time sparsert and other embedders on the same folder and the same texts, in interleaved rounds.
+"""Time sparsert and its peers on the same folder and the same texts, in interleaved rounds.
 
-    python scripts/compare_embedders.py FOLDER TEXTS --peer onnxruntime --peer fastembed=/path/to/python ...
+    python scripts/compare_peers.py FOLDER TEXTS --peer onnxruntime --peer fastembed=/path/to/python ...
 
-Each embedder is a process of its own, pinned to the same cores and idle while another one is measured; all warm-ups are
+Each of them is a process of its own, pinned to the same cores and idle while another one is measured; all warm-ups are
 over before the first round. TEXTS is a file with a text a line, or a SQuAD JSON file whose paragraphs are taken. A peer
 runs with the Python that follows its name, since they exclude each other's dependencies:
 
-- ``onnxruntime``: the folder's model.onnx, texts sorted by length, batches of 32, mean pooling in NumPy;
+- ``onnxruntime``: the folder's model.onnx, texts sorted by length, batches of 32, pooling in NumPy;
+- ``onnxruntime-unsorted``: the same in the order of the texts, as most programs do it;
 - ``fastembed``: the same file through ``TextEmbedding`` as a custom model;
 - ``sentence-transformers``: the folder in torch;
 - ``openvino-genai``: ``TextEmbeddingPipeline``, on a folder in OpenVINO's form (``--openvino-folder``);
-- ``sparsert:PATH``: this package on another folder, such as the same model quantized.
+- ``sparsert:FOLDER``, ``onnxruntime:FOLDER``: on another folder, such as the same model quantized.
 
-Printed are medians over the rounds: texts a second for all texts, milliseconds for one query, the greatest resident
-memory, and the least cosine to the first embedder's vectors.
+With another ``--task`` than embeddings, ONNX Runtime gives logits alone, and sparsert what its pipeline gives.
+
+Printed are medians over the rounds: texts a second for all texts, and sparsert's rate as a multiple of the peer's;
+milliseconds for one query; the greatest resident memory; for embeddings the least cosine to sparsert's vectors.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+EMBEDDING = "embedding-extraction"
 
 QUERIES = (
     "what is the capital of france",
@@ -52,22 +57,23 @@ def main() -> None:
     for number in range(arguments.rounds):
         order = list(workers)
         random.Random(number).shuffle(order)
-        for name in order:
-            if arguments.count:
-                bulk[name].append(workers[name].ask({"do": "all"})["seconds"])
+        for name in order if arguments.count else []:
+            bulk[name].append(workers[name].ask({"do": "all"})["seconds"])
         for name in order:
             single[name].append(workers[name].ask({"do": "one"})["milliseconds"])
         print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
-    vectors = {name: worker.ask({"do": "vectors"})["vectors"] for name, worker in workers.items()}
+    embeds = arguments.task == EMBEDDING
+    vectors = {name: worker.ask({"do": "vectors"})["vectors"] if embeds else [] for name, worker in workers.items()}
     first = next(iter(vectors.values()))
-    print(f"| embedder | texts/s | of sparsert | {' | '.join(f'query {i + 1}, ms' for i in range(len(QUERIES)))} "
+    print(f"| peer | texts/s | sparsert's | {' | '.join(f'query {i + 1}, ms' for i in range(len(QUERIES)))} "
           "| peak MB | least cosine |")  # fmt: skip
     print("|---" * (len(QUERIES) + 5) + "|")
     for name, worker in workers.items():
         rate = len(texts) / statistics.median(bulk[name]) if bulk[name] else 0.0
         share = statistics.median(a / b for a, b in zip(bulk["sparsert"], bulk[name], strict=True)) if bulk[name] else 0
         times = [statistics.median(column) for column in zip(*single[name], strict=True)]
-        cosine = min(sum(a * b for a, b in zip(x, y, strict=True)) for x, y in zip(first, vectors[name], strict=True))
+        cosines = [sum(a * b for a, b in zip(*pair, strict=True)) for pair in zip(first, vectors[name], strict=True)]
+        cosine = min(cosines, default=0.0)
         queries = " | ".join(f"{value:.2f}" for value in times)
         peak = worker.ask({"do": "peak"})["peak"]
         print(f"| {name} | {rate:.1f} | {share:.2f} | {queries} | {peak:.0f} | {cosine:.5f} |")
@@ -81,6 +87,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("folder", help="a sentence-transformers folder with model.onnx")
     parser.add_argument("texts", help="texts, a line each, or SQuAD JSON")
     parser.add_argument("--peer", action="append", default=[], help="NAME or NAME=PYTHON; may be given several times")
+    parser.add_argument("--task", default=EMBEDDING, help="such as text-classification; by default embeddings")
+    parser.add_argument("--tokens", type=int, help="cut texts to so many tokens; by default as the folder says")
     parser.add_argument("--openvino-folder", help="the model in OpenVINO's form")
     parser.add_argument("--count", type=int, default=2000, help="texts of a round; 0 for queries alone")
     parser.add_argument("--rounds", type=int, default=5)
@@ -113,7 +121,8 @@ class Worker:
     def __init__(self, kind: str, python: str, arguments: argparse.Namespace, texts: list[str]) -> None:
         cores = arguments.cores.split(",")
         command = ["taskset", "-c", arguments.cores, python, __file__, arguments.folder, arguments.texts]
-        command += ["--worker", kind, "--openvino-folder", arguments.openvino_folder or ""]
+        command += ["--worker", kind, "--openvino-folder", arguments.openvino_folder or "", "--task", arguments.task]
+        command += ["--tokens", str(arguments.tokens)] if arguments.tokens else []
         environment = os.environ | {"OMP_NUM_THREADS": str(len(cores)), "HF_HUB_OFFLINE": "1"}
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         self.ask({"do": "texts", "texts": texts})
@@ -133,7 +142,7 @@ def serve(arguments: argparse.Namespace) -> None:
     """Answer the messages of the process that started this one."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
-    embed = make_embedder(arguments)
+    embed = make_model(arguments)
     texts: list[str] = []
     for line in sys.stdin:
         message = json.loads(line)
@@ -170,13 +179,11 @@ def time_query(embed, query: str) -> float:
     return 1000 * statistics.median(times)
 
 
-def make_embedder(arguments: argparse.Namespace):
-    """A function from texts to vectors of length one."""
+def make_model(arguments: argparse.Namespace):
+    """A function from texts to what a model says of them: of embeddings, vectors of length one."""
     kind, folder = arguments.worker, arguments.folder
     if kind.startswith("sparsert"):
-        from sparsert import SentenceTransformer
-
-        return SentenceTransformer(kind.partition(":")[2] or folder, num_cores=os.cpu_count()).encode
+        return sparsert_model(kind.partition(":")[2] or folder, arguments)
     if kind == "sentence-transformers":
         import torch
         from sentence_transformers import SentenceTransformer as Original
@@ -201,8 +208,24 @@ def make_embedder(arguments: argparse.Namespace):
         model = TextEmbedding("local/model", specific_model_path=folder, threads=len(os.sched_getaffinity(0)))
         return lambda texts: list(model.embed(texts))
     if kind.startswith("onnxruntime"):
-        return onnxruntime_embedder(Path(kind.partition(":")[2] or folder))
-    raise SystemExit(f"unknown embedder {kind}")
+        return onnxruntime_model(Path(kind.partition(":")[2] or folder), arguments)
+    raise SystemExit(f"unknown peer {kind}")
+
+
+def sparsert_model(folder: str, arguments: argparse.Namespace):
+    """The pipeline of the task; for embeddings, what users of sentence-transformers call."""
+    if arguments.task == EMBEDDING:
+        from sparsert import SentenceTransformer
+
+        model = SentenceTransformer(folder)
+        model.max_seq_length = arguments.tokens or model.max_seq_length
+        return model.encode
+    from sparsert import Pipeline
+
+    pipeline = Pipeline.create(arguments.task, folder, sequence_length=arguments.tokens)
+    if arguments.task == "text-ranking":
+        return lambda texts: pipeline(query=QUERIES[2], documents=texts)
+    return pipeline
 
 
 def batches(texts: list[str]) -> list[list[str]]:
@@ -210,8 +233,8 @@ def batches(texts: list[str]) -> list[list[str]]:
     return [texts[begin : begin + 32] for begin in range(0, len(texts), 32)]
 
 
-def onnxruntime_embedder(folder: Path):
-    """ONNX Runtime as one would use it by hand: similar lengths together, padded to the longest of a batch."""
+def onnxruntime_model(folder: Path, arguments: argparse.Namespace):
+    """ONNX Runtime as one would use it by hand: batches padded to their longest."""
     import numpy as np
     import onnxruntime
     from tokenizers import Tokenizer
@@ -222,27 +245,45 @@ def onnxruntime_embedder(folder: Path):
     names = [value.name for value in session.get_inputs()]
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
-    limit = json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"]
-    tokenizer.enable_truncation(limit)
+    tokenizer.enable_truncation(arguments.tokens or limit_of(folder))
+    embeds, ranks = arguments.task == EMBEDDING, arguments.task == "text-ranking"
+    unsorted = arguments.worker.startswith("onnxruntime-unsorted")
 
-    def embed(texts: list[str]) -> np.ndarray:
-        encodings = tokenizer.encode_batch(texts)
-        order = sorted(range(len(texts)), key=lambda index: len(encodings[index].ids))
-        vectors = np.empty((len(texts), 384), np.float32)
+    def run(texts: list[str]) -> list[np.ndarray]:
+        encodings = tokenizer.encode_batch([(QUERIES[2], text) for text in texts] if ranks else texts)
+        order = list(range(len(texts)))
+        if not unsorted:
+            order.sort(key=lambda index: len(encodings[index].ids))
+        found: list = [None] * len(texts)
         for batch in batches(order):
             width = max(len(encodings[index].ids) for index in batch)
             ids = np.zeros((len(batch), width), np.int64)
-            mask = np.zeros_like(ids)
+            mask, types = np.zeros_like(ids), np.zeros_like(ids)
             for row, index in enumerate(batch):
-                ids[row, : len(encodings[index].ids)] = encodings[index].ids
-                mask[row, : len(encodings[index].ids)] = 1
-            feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-            (hidden, *_) = session.run(None, {name: feeds[name] for name in names})
-            pooled = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdims=True)
-            vectors[batch] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
-        return vectors
+                tokens = len(encodings[index].ids)
+                ids[row, :tokens], types[row, :tokens], mask[row, :tokens] = (
+                    encodings[index].ids,
+                    encodings[index].type_ids,
+                    1,
+                )
+            feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+            (values, *_) = session.run(None, {name: feeds[name] for name in names})
+            if embeds:
+                values = (values * mask[:, :, None]).sum(1) / mask.sum(1, keepdims=True)
+                values /= np.linalg.norm(values, axis=1, keepdims=True)
+            for index, value in zip(batch, values, strict=True):
+                found[index] = value
+        return found
 
-    return embed
+    return run
+
+
+def limit_of(folder: Path) -> int:
+    """Most tokens of a text by the folder's files."""
+    for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+        if (folder / name).is_file() and key in (content := json.loads((folder / name).read_text())):
+            return int(content[key])
+    return 512
 
 
 if __name__ == "__main__":
