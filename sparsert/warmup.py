@@ -81,7 +81,7 @@ def _jobs() -> Iterator[tuple[str, Callable[[], object]]]:
 
     from sparsert import _team
     from sparsert.kernels.formats import FORMATS, matrix
-    from sparsert.kernels.loop import run
+    from sparsert.kernels.loop import linear, places, run
 
     integers, floats = np.ones((3, 8), np.int16), np.ones((3, 8), np.float32)
     yield "reading of integers", lambda: matrix.integer_rows(np.ones((8, 3), np.uint8), 0)
@@ -89,6 +89,8 @@ def _jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     for record in FORMATS.values():
         yield f"packing as {record.name}", functools.partial(record.pack, floats if record.floating else integers)
     yield "pinning of threads", _team.compile_pinning
+    yield "accumulators", linear.accumulator_entry
+    yield "stages", places.stage_entry
     yield "kernels", run.run_entry
     table = int64[:, ::1]
     yield "run loop", lambda: run.run_regions.compile((table, table, table, table, int64, int64, int64, int64))

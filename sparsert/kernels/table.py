@@ -65,9 +65,12 @@ ROWS = _numbered("opcode source x x_stride x_row_bytes rows gamma beta parameter
 """Rows that need no weights, block by block through the stages; ``source`` is a code of `sparsert.kernels.rows`."""
 
 LINEAR = _numbered(
-    "opcode kernel x x_stride rows headers weights offsets starts panel_blocks slices slice_bytes stages stage_table"
+    "opcode run kernel x x_stride rows headers weights offsets starts panel_blocks slices slice_bytes stages "
+    "stage_table"
 )
-"""Accumulators of a matrix, through the stages; ``kernel`` is a code of `sparsert.kernels.formats.ACCUMULATORS`.
+"""Accumulators of a matrix, through the stages.
+
+``kernel`` is a code of `sparsert.kernels.formats.ACCUMULATORS`, ``run`` the address of what runs it.
 
 ``offsets`` is the address of the stream, or, for formats without one, the count that their kernel takes;
 ``slice_bytes`` lead from the start of one slice of a tile to the next.
@@ -107,11 +110,11 @@ EXTREMA = _numbered("opcode x x_stride rows extrema")
 DYNAMIC = _numbered("opcode extrema parameters")
 """The quantization that follows from the extrema of all tiles."""
 
-STAGE_COLUMNS = 10
+STAGE_COLUMNS = 11
 STAGE = _numbered(
-    "code acc_bias scale bias parameters source source_stride destination destination_stride destination_row_bytes"
+    "run code acc_bias scale bias parameters source source_stride destination destination_stride destination_row_bytes"
 )
-"""A row of a step's table of stages; see :mod:`sparsert.kernels.stages`."""
+"""A row of a step's table of stages, see :mod:`sparsert.kernels.stages`; ``run`` is the address of what runs one."""
 
 TABLE_COLUMNS = 8
 TABLE = _numbered("weight element scale zero_point index ids first_row rows")

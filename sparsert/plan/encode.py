@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from sparsert.kernels.formats import ACCUMULATORS
-from sparsert.kernels.loop.places import FLOAT_ROW, PANEL_BLOCKS
+from sparsert.kernels.loop.linear import accumulator_entry
+from sparsert.kernels.loop.places import FLOAT_ROW, PANEL_BLOCKS, stage_entry
 from sparsert.kernels.records import PARAMETERS, TILE_EXTREMA
 from sparsert.kernels.rows import FINISH, PREPARE
 from sparsert.kernels.stages import STAGES
@@ -88,6 +89,7 @@ class Code:
         """Number of stages, and the address of their table."""
         table = np.zeros((max(len(stages), 1), STAGE_COLUMNS), np.int64)
         for row, stage in zip(table, stages, strict=False):
+            row[STAGE.run] = stage_entry().address
             row[STAGE.code] = STAGES.codes[stage.name]
             if stage.epilogue is not None:
                 row[STAGE.acc_bias] = self.address(stage.epilogue.acc_bias)
@@ -123,6 +125,7 @@ def encode(steps: Sequence[Step], places: Mapping[Buffer, tuple[int, int]], tile
 def _linear(code: Code, row: np.ndarray, step: Step) -> None:
     assert step.linear is not None
     weight = step.linear.weight
+    row[LINEAR.run] = accumulator_entry().address
     row[LINEAR.kernel] = ACCUMULATORS.codes[weight.accumulator]
     code.place(row, LINEAR.x, step.reads[0])
     row[LINEAR.rows] = step.rows

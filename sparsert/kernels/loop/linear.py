@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 
 from sparsert.kernels.formats import ACCUMULATORS, BLOCK_ROWS, HEADER_BYTES
-from sparsert.kernels.jit import inner
+from sparsert.kernels.jit import entry, inner
 from sparsert.kernels.loop.places import BLOCK_BYTES, field, place, run_stages
+from sparsert.kernels.memory import call
 from sparsert.kernels.table import LINEAR, START, START_COLUMNS
 
-__all__ = ["linear_step"]
+__all__ = ["accumulator_entry", "linear_step"]
 
 _START_BYTES = 8 * START_COLUMNS
 
 _dispatch = ACCUMULATORS.dispatcher()
 
 
-@inner()
 def _accumulate(kernel, x, headers, weights, offsets, block, rows, add):
-    """In a function of its own, so that all kernels are compiled once."""
     _dispatch(kernel, x, headers, weights, offsets, block, rows, add)
+
+
+@functools.cache
+def accumulator_entry() -> Any:
+    """All accumulators, compiled once."""
+    return entry(_accumulate, 1 + ACCUMULATORS.arity)
 
 
 @inner()
@@ -44,7 +52,7 @@ def linear_step(step, band, tiles, strip, strips, scratch):
                     if slices > 1:
                         block += (index - start) * BLOCK_BYTES
                     starts = step[LINEAR.starts] + _START_BYTES * (turn * blocks + index)
-                    _accumulate(
+                    arguments = (
                         step[LINEAR.kernel],
                         x + turn * step[LINEAR.slice_bytes],
                         step[LINEAR.headers] + HEADER_BYTES * (turn * rows + first),
@@ -54,6 +62,7 @@ def linear_step(step, band, tiles, strip, strips, scratch):
                         size,
                         np.int64(turn > 0),
                     )
+                    call(step[LINEAR.run], arguments)
                     if turn == slices - 1:
                         table, count = step[LINEAR.stage_table], step[LINEAR.stages]
                         run_stages(table, count, block, first, size, tile, band, scratch)

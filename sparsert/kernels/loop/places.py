@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 from sparsert.kernels.formats import BLOCK_ROWS
-from sparsert.kernels.jit import TILE, inner
-from sparsert.kernels.memory import load_i64
+from sparsert.kernels.jit import TILE, entry, inner
+from sparsert.kernels.memory import call, load_i64
 from sparsert.kernels.rows import STATISTICS_ROWS
 from sparsert.kernels.stages import STAGES
 from sparsert.kernels.table import STAGE, STAGE_COLUMNS
@@ -19,6 +22,7 @@ __all__ = [
     "field",
     "place",
     "run_stages",
+    "stage_entry",
 ]
 
 FLOAT_ROW = 4 * TILE
@@ -41,7 +45,17 @@ ATTENTION_ROWS = 8
 _STAGE_BYTES = 8 * STAGE_COLUMNS
 
 # Has the stages of formats too: it is made of what is entered when it is compiled, and the import above entered those.
-_run_stage = STAGES.dispatcher()
+_dispatch = STAGES.dispatcher()
+
+
+def _run_stage(code, block, rows, acc_bias, scale, bias, parameters, source, destination):
+    _dispatch(code, block, rows, acc_bias, scale, bias, parameters, source, destination)
+
+
+@functools.cache
+def stage_entry() -> Any:
+    """All stages, compiled once."""
+    return entry(_run_stage, 1 + STAGES.arity)
 
 
 @inner()
@@ -67,7 +81,7 @@ def run_stages(table, count, block, first, rows, tile, band, scratch):
         source = place(field(stage, STAGE.source), field(stage, STAGE.source_stride), tile, band, scratch)
         base, stride = field(stage, STAGE.destination), field(stage, STAGE.destination_stride)
         destination = place(base, stride, tile, band, scratch)
-        _run_stage(
+        arguments = (
             field(stage, STAGE.code),
             block,
             rows,
@@ -78,3 +92,4 @@ def run_stages(table, count, block, first, rows, tile, band, scratch):
             source + first * FLOAT_ROW,
             destination + first * field(stage, STAGE.destination_row_bytes),
         )
+        call(field(stage, STAGE.run), arguments)
