@@ -31,7 +31,7 @@ __all__ = ["BOUNDED_SPAN", "SUM_ROWS", "WIDTH", "attend_float", "attend_int8", "
 _ROW = 4 * TILE
 _KEYS = 4
 WIDTH = 4 if TIER.registers >= 32 else 2
-"""Vectors of queries that stay in registers, beside four keys or four rows of V."""
+"""Vectors of queries that stay in registers, beside four keys or four rows of V; others come in turns."""
 
 _PAIR_LIMIT = 128
 """Two weights whose positive and whose negative parts sum to this at most times any two bytes stay in int16."""
@@ -74,8 +74,8 @@ def _keys_of(v: Simd, tile: Value, first: Value, stop: Value) -> tuple[Value, Va
     return start, b.select(b.icmp_signed("<", end, v.integer(TILE)), end, v.integer(TILE))
 
 
-@micro_kernel(5)
-def byte_sums(v: Simd, queries: Value, keys: Value, quads: Value, params: Value, out: Value) -> None:
+@micro_kernel(6)
+def byte_sums(v: Simd, queries: Value, keys: Value, quads: Value, params: Value, out: Value, vectors: Value) -> None:
     """What else the products of one head's bytes need, as rows of int32 ``[SUM_ROWS][TILE]``.
 
     With q and k as stored, z the zero point of Q and c the key offset: ``sum (q - z)(k + c) = sum q k - z (sum k + c D)
@@ -88,8 +88,8 @@ def byte_sums(v: Simd, queries: Value, keys: Value, quads: Value, params: Value,
     zero_point = _parameter(v, params, "query_zero_point")
     ones, none, sixteen = v.constant(v.i8, 1), v.zero(v.i8), v.constant(v.i32, 16)
     size = v.splat(b.trunc(v.mul(quads, 4), v.i32.element), v.i32)
-    for k in range(4):
-        column = k * v.bytes
+    with v.loop(vectors) as k:
+        column = v.mul(k, v.bytes)
         key_sum, query_sum = (v.variable(v.zero(v.i32)) for _ in range(2))
         peak = v.variable(v.zero(v.i16))
         with v.loop(quads) as quad:
@@ -103,11 +103,11 @@ def byte_sums(v: Simd, queries: Value, keys: Value, quads: Value, params: Value,
                 for sums in (positive, b.sub(v.zero(v.i16), negative)):
                     peak.set(v.select_greater(sums, peak.get(), sums, peak.get()))
         term = b.mul(zero_point, b.add(key_sum.get(), b.mul(offset, size)))
-        v.store(b.sub(v.zero(v.i32), term), v.at(out, _KEY_TERM * _ROW + column))
+        v.store(b.sub(v.zero(v.i32), term), v.at(out, v.add(column, _KEY_TERM * _ROW)))
         both = v.cast(peak.get(), v.i32)
         left, right = b.ashr(b.shl(both, sixteen), sixteen), b.ashr(both, sixteen)
-        v.store(v.select_greater(left, right, left, right), v.at(out, _KEY_PEAK * _ROW + column))
-        v.store(b.mul(offset, query_sum.get()), v.at(out, _QUERY_TERM * _ROW + column))
+        v.store(v.select_greater(left, right, left, right), v.at(out, v.add(column, _KEY_PEAK * _ROW)))
+        v.store(b.mul(offset, query_sum.get()), v.at(out, v.add(column, _QUERY_TERM * _ROW)))
 
 
 def _add_products(v: Simd, accumulator: Value, unsigned: Value, signed: Value) -> Value:
@@ -124,35 +124,38 @@ def _score_tile(
     out: Value,
     key_range: tuple[Value, Value],
     steps: Value,
+    vectors: Value,
     kind: Any,
-    initial: Callable[[Value, int], Value],
+    initial: Callable[[Value, Value, int], Value],
     product: _Product,
 ) -> None:
     """scores[key][query] of one key tile: ``_KEYS`` keys times ``WIDTH`` vectors of queries in registers.
 
-    ``initial(key, k)`` is what vector ``k`` of a key's sums starts from; ``kind`` the vectors that ``product`` takes.
+    ``initial(key, column, k)`` is what a vector of a key's sums starts from, the ``k``-th from the ``column``-th byte
+    of a row on; ``kind`` the vectors that ``product`` takes.
     """
     start, end = key_range
     with v.loop(end, start, _KEYS) as key:
-        for first in range(0, 4, WIDTH):
-            accumulators = [v.variable(initial(v.add(key, r), first + k)) for r in range(_KEYS) for k in range(WIDTH)]
+        with v.loop(vectors, step=WIDTH) as first:
+            column = v.mul(first, v.bytes)
+            accumulators = [v.variable(initial(v.add(key, r), column, k)) for r in range(_KEYS) for k in range(WIDTH)]
             with v.loop(steps) as step:
                 offset = v.mul(step, _ROW)
-                place = v.at(queries, v.add(offset, first * v.bytes))
-                vectors = [v.load(v.at(place, k * v.bytes), kind) for k in range(WIDTH)]
+                place = v.at(queries, v.add(offset, column))
+                loaded = [v.load(v.at(place, k * v.bytes), kind) for k in range(WIDTH)]
                 words = v.at(keys, v.add(offset, v.mul(key, 4)))
                 for r in range(_KEYS):
                     scalar = v.cast(v.broadcast_i32(v.at(words, 4 * r)), kind)
                     for k in range(WIDTH):
                         accumulator = accumulators[WIDTH * r + k]
-                        accumulator.set(product(v, accumulator.get(), vectors[k], scalar))
+                        accumulator.set(product(v, accumulator.get(), loaded[k], scalar))
             for r in range(_KEYS):
-                place = v.at(out, v.add(v.mul(v.add(key, r), _ROW), first * v.bytes))
+                place = v.at(out, v.add(v.mul(v.add(key, r), _ROW), column))
                 for k in range(WIDTH):
                     v.store(accumulators[WIDTH * r + k].get(), v.at(place, k * v.bytes))
 
 
-@micro_kernel(11)
+@micro_kernel(12)
 def _scores_int(
     v: Simd,
     queries: Value,
@@ -166,6 +169,7 @@ def _scores_int(
     stop_key: Value,
     quads: Value,
     out: Value,
+    vectors: Value,
 ) -> None:
     """scores[key][query] from bytes.
 
@@ -179,26 +183,28 @@ def _scores_int(
         rows = v.at(out, v.mul(tile, TILE * _ROW))
         start, end = _keys_of(v, tile, first_key, stop_key)
 
-        def initial(key: Value, k: int, sums: Value = sums) -> Value:
-            offset = offsets[k] if offsets else v.load(v.at(query_sums, _QUERY_TERM * _ROW + k * v.bytes), v.i32)
+        def initial(key: Value, column: Value, k: int, sums: Value = sums) -> Value:
+            place = v.at(query_sums, v.add(column, _QUERY_TERM * _ROW + k * v.bytes))
+            offset = offsets[k] if offsets else v.load(place, v.i32)
             return b.add(v.broadcast_i32(v.at(sums, v.mul(key, 4))), offset)
 
-        _score_tile(v, queries, base, rows, (start, end), quads, v.i8, initial, _add_products)
+        _score_tile(v, queries, base, rows, (start, end), quads, vectors, v.i8, initial, _add_products)
         if v.tier.pairs:
             with v.loop(end, start) as key:
                 peak = v.load_i32(v.at(sums, v.add(v.mul(key, 4), _KEY_PEAK * _ROW)))
                 with v.when(b.icmp_signed(">", peak, v.integer(_PAIR_LIMIT))):
-                    for k in range(4):
-                        total = v.variable(initial(key, k))
+                    with v.loop(vectors) as k:
+                        column = v.mul(k, v.bytes)
+                        total = v.variable(initial(key, column, 0))
                         with v.loop(quads) as quad:
                             offset = v.mul(quad, _ROW)
-                            vector = v.load(v.at(queries, v.add(offset, k * v.bytes)), v.i8)
+                            vector = v.load(v.at(queries, v.add(offset, column)), v.i8)
                             scalar = v.cast(v.broadcast_i32(v.at(base, v.add(offset, v.mul(key, 4)))), v.i8)
                             total.set(add_single_products(v, total.get(), vector, scalar))
-                        v.store(total.get(), v.at(rows, v.add(v.mul(key, _ROW), k * v.bytes)))
+                        v.store(total.get(), v.at(rows, v.add(v.mul(key, _ROW), column)))
 
 
-@micro_kernel(8)
+@micro_kernel(9)
 def _scores_float(
     v: Simd,
     queries: Value,
@@ -209,14 +215,17 @@ def _scores_float(
     stop_key: Value,
     rows: Value,
     out: Value,
+    vectors: Value,
 ) -> None:
     """scores[key][query] from floats."""
     queries, keys, out = v.pointer(queries), v.pointer(keys), v.pointer(out)
     with v.loop(tiles) as tile:
         base = v.at(keys, v.mul(tile, key_stride))
         results = v.at(out, v.mul(tile, TILE * _ROW))
-        start, end = _keys_of(v, tile, first_key, stop_key)
-        _score_tile(v, queries, base, results, (start, end), rows, v.f32, lambda key, k: v.zero(v.f32), _multiply_add)
+        key_range = _keys_of(v, tile, first_key, stop_key)
+        _score_tile(
+            v, queries, base, results, key_range, rows, vectors, v.f32, lambda *unused: v.zero(v.f32), _multiply_add
+        )
 
 
 def _maximum(kind: str) -> Any:
@@ -294,7 +303,7 @@ def _bounded_exponentials(v: Simd, scores: Value, keys: Value, bias: Value, para
     v.store_row([total.get() for total in totals], v.pointer(sums))
 
 
-@micro_kernel(8)
+@micro_kernel(9)
 def _quantize_probabilities(
     v: Simd,
     exponentials: Value,
@@ -305,6 +314,7 @@ def _quantize_probabilities(
     params: Value,
     out: Value,
     lane_sums: Value,
+    vectors: Value,
 ) -> None:
     """Probability bytes ``[keys/4][TILE][4]``; the sums of all bytes of a query replace ``sums`` (int32).
 
@@ -315,8 +325,8 @@ def _quantize_probabilities(
     out, lane_sums = v.pointer(out), v.pointer(lane_sums)
     scale, top = _parameter(v, params, "probability_factor"), v.constant(v.f32, 255.0)
     ones = v.constant(v.i8, 1)
-    for k in range(4):
-        column = k * v.bytes
+    with v.loop(vectors) as k:
+        column = v.mul(k, v.bytes)
         factor = b.fdiv(scale, v.load(v.at(sums, column), v.f32))
         total = v.variable(v.zero(v.i32))
         with v.loop(tiles) as tile:
@@ -372,7 +382,7 @@ def _context(product: _Product, floating: bool) -> Any:
     """context[d][query] = sum over keys of V[d][key] * P[key][query], accumulated over all key tiles."""
     element, together = (4, 1) if floating else (1, 4)
 
-    @micro_kernel(8)
+    @micro_kernel(9)
     def context(
         v: Simd,
         values: Value,
@@ -383,26 +393,28 @@ def _context(product: _Product, floating: bool) -> Any:
         probabilities: Value,
         rows: Value,
         out: Value,
+        vectors: Value,
     ) -> None:
         values, probabilities, out = v.pointer(values), v.pointer(probabilities), v.pointer(out)
         zero = v.zero(v.f32 if floating else v.i32)
         with v.loop(rows, step=4) as row:
-            for first in range(0, 4, WIDTH):
+            with v.loop(vectors, step=WIDTH) as first:
+                column = v.mul(first, v.bytes)
                 accumulators = [v.variable(zero) for _ in range(4 * WIDTH)]
                 with v.loop(tiles) as tile:
                     base = v.at(values, v.add(v.mul(tile, value_stride), v.mul(row, element * TILE)))
-                    columns = v.at(probabilities, v.add(v.mul(tile, TILE // together * _ROW), first * v.bytes))
+                    columns = v.at(probabilities, v.add(v.mul(tile, TILE // together * _ROW), column))
                     start, end = _keys_of(v, tile, first_key, stop_key)
                     with v.loop(end, start, together) as key:
                         place = v.at(columns, v.mul(key, _ROW // together))
-                        vectors = [v.load(v.at(place, k * v.bytes), v.i32) for k in range(WIDTH)]
+                        loaded = [v.load(v.at(place, k * v.bytes), v.i32) for k in range(WIDTH)]
                         for r in range(4):
                             scalar = v.broadcast_i32(v.at(base, v.add(v.mul(key, element), r * element * TILE)))
                             for k in range(WIDTH):
                                 accumulator = accumulators[WIDTH * r + k]
-                                accumulator.set(product(v, accumulator.get(), vectors[k], scalar))
+                                accumulator.set(product(v, accumulator.get(), loaded[k], scalar))
                 for r in range(4):
-                    place = v.at(out, v.add(v.mul(v.add(row, r), _ROW), first * v.bytes))
+                    place = v.at(out, v.add(v.mul(v.add(row, r), _ROW), column))
                     for k in range(WIDTH):
                         v.store(accumulators[WIDTH * r + k].get(), v.at(place, k * v.bytes))
 
@@ -418,8 +430,8 @@ if TIER.pairs:
 else:
 
     @inner()
-    def _sum_values(values, value_stride, tiles, first_key, stop_key, probabilities, rows, out, lane_sums):
-        _context_int(values, value_stride, tiles, first_key, stop_key, probabilities, rows, out)
+    def _sum_values(values, value_stride, tiles, first_key, stop_key, probabilities, rows, out, lane_sums, vectors):
+        _context_int(values, value_stride, tiles, first_key, stop_key, probabilities, rows, out, vectors)
 
 
 @inner()
@@ -450,13 +462,15 @@ def attend_int8(
     offset_values,
     work,
     out,
+    vectors,
 ):
     """Context accumulators int32 ``[head_dim][TILE]`` of one query tile and head, into ``out``.
 
     ``keys``, ``key_sums`` and ``values`` are of the first key tile, the sums by :func:`byte_sums`; ``first`` and
     ``stop`` are the range of keys from its start, and ``bias`` begins with the four that ``first`` lies in. ``work``
     holds scores (4 TILE^2 bytes per key tile), probabilities (TILE^2 per key tile), lane sums (4 TILE per key tile),
-    maxima and sums (4 TILE each). ``mode`` is one of :data:`MODE` that is not floats.
+    maxima and sums (4 TILE each). ``mode`` is one of :data:`MODE` that is not floats. ``vectors`` is 4, or 2 for a tile
+    of queries whose second half is empty.
     """
     tiles = (stop + TILE - 1) // TILE
     first, stop = first // 4 * 4, (stop + 3) // 4 * 4
@@ -467,7 +481,9 @@ def attend_int8(
     maxima = lane_sums + tiles * _ROW
     sums = maxima + _ROW
     quads = head_dim // 4
-    _scores_int(queries, query_sums, keys, key_stride, key_sums, sums_stride, tiles, first, stop, quads, scores)
+    _scores_int(
+        queries, query_sums, keys, key_stride, key_sums, sums_stride, tiles, first, stop, quads, scores, vectors
+    )
     if mode == MODE.bounded_scores and _any_unmasked(bias, count):
         _bounded_exponentials(used, count, bias, params, sums)
     else:
@@ -476,14 +492,16 @@ def attend_int8(
         else:
             _maximum_int(used, count, bias, params, maxima)
         _exponentials(used, count, maxima, sums)
-    _quantize_probabilities(scores, tiles, first, stop, sums, params, probabilities, lane_sums)
-    _sum_values(values, value_stride, tiles, first, stop, probabilities, head_dim, out, lane_sums)
+    _quantize_probabilities(scores, tiles, first, stop, sums, params, probabilities, lane_sums, vectors)
+    _sum_values(values, value_stride, tiles, first, stop, probabilities, head_dim, out, lane_sums, vectors)
     if offset_values:
         _offset_values(out, head_dim, sums, params)
 
 
 @jit()
-def attend_float(queries, keys, key_stride, values, value_stride, first, stop, head_dim, bias, params, work, out):
+def attend_float(
+    queries, keys, key_stride, values, value_stride, first, stop, head_dim, bias, params, work, out, vectors
+):
     """Context float32 ``[head_dim][TILE]`` of one query tile and head, into ``out``; arguments as for int8."""
     tiles = (stop + TILE - 1) // TILE
     begin, end = first // _KEYS * _KEYS, (stop + _KEYS - 1) // _KEYS * _KEYS
@@ -492,8 +510,8 @@ def attend_float(queries, keys, key_stride, values, value_stride, first, stop, h
     used, count = scores + first * _ROW, stop - first
     maxima = scores + tiles * TILE * _ROW
     sums = maxima + _ROW
-    _scores_float(queries, keys, key_stride, tiles, begin, end, head_dim, scores)
+    _scores_float(queries, keys, key_stride, tiles, begin, end, head_dim, scores, vectors)
     _maximum_float(used, count, bias, params, maxima)
     _exponentials(used, count, maxima, sums)
-    _context_float(values, value_stride, tiles, first, stop, scores, head_dim, out)
+    _context_float(values, value_stride, tiles, first, stop, scores, head_dim, out, vectors)
     _normalize(out, head_dim, sums)

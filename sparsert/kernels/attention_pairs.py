@@ -35,34 +35,42 @@ def _context_int16(split: bool) -> Any:
     ``split`` handles one tile that exceeds the bound: single products, widened at every step.
     """
 
-    @micro_kernel(6)
+    @micro_kernel(7)
     def context(
-        v: Simd, values: Value, value_stride: Value, tiles: Value, probabilities: Value, rows: Value, out: Value
+        v: Simd,
+        values: Value,
+        value_stride: Value,
+        tiles: Value,
+        probabilities: Value,
+        rows: Value,
+        out: Value,
+        vectors: Value,
     ) -> None:
         b = v.builder
         values, probabilities, out = v.pointer(values), v.pointer(probabilities), v.pointer(out)
         ones = v.constant(v.i16, 1)
         with v.loop(rows, step=4) as row:
-            for first in range(0, 4, 2):
+            with v.loop(vectors, step=2) as first:
+                column = v.mul(first, v.bytes)
                 places = [
-                    [v.at(out, v.add(v.mul(v.add(row, r), _ROW), (first + k) * v.bytes)) for k in range(2)]
+                    [v.at(out, v.add(v.mul(v.add(row, r), _ROW), v.add(column, k * v.bytes))) for k in range(2)]
                     for r in range(4)
                 ]
                 sums = [[v.variable(v.zero(v.i16)) for _ in range(2)] for _ in range(4)]
                 with v.loop(tiles) as tile:
                     base = v.at(values, v.add(v.mul(tile, value_stride), v.mul(row, TILE)))
-                    columns = v.at(probabilities, v.add(v.mul(tile, TILE // 4 * _ROW), first * v.bytes))
+                    columns = v.at(probabilities, v.add(v.mul(tile, TILE // 4 * _ROW), column))
                     for step in range(TILE // 4):
                         place = v.at(columns, step * _ROW)
-                        vectors = [v.load(v.at(place, k * v.bytes), v.i16) for k in range(2)]
+                        loaded = [v.load(v.at(place, k * v.bytes), v.i16) for k in range(2)]
                         for r in range(4):
                             scalar = v.broadcast_i32(v.at(base, 4 * step + r * TILE))
                             for k in range(2):
                                 if split:
                                     total = v.load(places[r][k], v.i32)
-                                    v.store(add_single_products(v, total, vectors[k], scalar), places[r][k])
+                                    v.store(add_single_products(v, total, loaded[k], scalar), places[r][k])
                                 else:
-                                    products = v.multiply_pairs_u8s8(vectors[k], scalar)
+                                    products = v.multiply_pairs_u8s8(loaded[k], scalar)
                                     sums[r][k].set(b.add(sums[r][k].get(), products))
                 if not split:
                     for r in range(4):
@@ -90,7 +98,7 @@ def _int16_pointer(typing_context: Any, address: Any) -> Any:
 
 
 @inner()
-def sum_values(values, value_stride, tiles, first_key, stop_key, probabilities, rows, out, lane_sums):
+def sum_values(values, value_stride, tiles, first_key, stop_key, probabilities, rows, out, lane_sums, vectors):
     """Split the key tiles into runs that stay exact in int16 and add up their contexts: of whole tiles."""
     for quad in range(first_key // 4):
         _clear_row(probabilities + quad * _ROW)
@@ -111,14 +119,18 @@ def sum_values(values, value_stride, tiles, first_key, stop_key, probabilities, 
             continue
         if tile > first:
             start = first * TILE * TILE
-            sum_fast(values + first * value_stride, value_stride, tile - first, probabilities + start, rows, out)
+            sum_fast(
+                values + first * value_stride, value_stride, tile - first, probabilities + start, rows, out, vectors
+            )
         first = tile
         for i in range(2 * TILE):  # a slice assignment would add 5 s to the compile time for its error message
             running[i] = lanes[tile, i]
         if alone > _LANE_LIMIT:
-            _sum_split(values + tile * value_stride, value_stride, 1, probabilities + tile * TILE * TILE, rows, out)
+            _sum_split(
+                values + tile * value_stride, value_stride, 1, probabilities + tile * TILE * TILE, rows, out, vectors
+            )
             first = tile + 1
             running[:] = 0
     if tiles > first:
         start = first * TILE * TILE
-        sum_fast(values + first * value_stride, value_stride, tiles - first, probabilities + start, rows, out)
+        sum_fast(values + first * value_stride, value_stride, tiles - first, probabilities + start, rows, out, vectors)

@@ -114,7 +114,8 @@ def _quantized(v: Simd, block: _Block, values: _Row) -> _Row:
 
 def _bytes(v: Simd, block: _Block, values: _Row) -> Value:
     zero_point = parameter(v, block.params, "zero_point")
-    return v.pack_u8([v.builder.add(value, zero_point) for value in _quantized(v, block, values)])[0]
+    quantized = [v.builder.add(value, zero_point) for value in _quantized(v, block, values)]
+    return v.pack_u8(quantized * (4 // v.row))[0]  # half a row twice fills the vector
 
 
 def _sink_floats(v: Simd, block: _Block, row: Value, rows: Sequence[_Row]) -> None:
@@ -128,8 +129,7 @@ def _store_row(v: Simd, rows: Sequence[Value], place: Value) -> None:
 
 def _store_quads(v: Simd, rows: Sequence[Value], place: Value) -> None:
     """``[N/4][TILE][4]``: four rows interleaved"""
-    for k, quad in enumerate(v.transpose_quads(*rows)):
-        v.store(quad, v.at(place, k * v.bytes))
+    v.store_row(v.transpose_quads(*rows)[: v.row], place)
 
 
 def _sink_bytes(store: Store, signed: bool = False) -> _Sink:
@@ -177,7 +177,7 @@ def byte_stages(form: str, store: Store, rows_per_step: int = 1) -> dict[str, Em
     }
 
 
-STAGES = Registry("stage", 8)
+STAGES = Registry("stage", 8, halves=True)
 """All stages; a name with plus signs is a sequence fused into one."""
 
 STAGES.add("dequantize", 0, _stage([_dequantize]))

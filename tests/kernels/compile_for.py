@@ -32,10 +32,10 @@ def main() -> None:
     from sparsert.kernels.stages import STAGES
 
     kernels = {
-        "scores": (attention._scores_int, 11),
-        "context": (attention_pairs.sum_fast, 6) if TIER.pairs else (attention._context_int, 8),
+        "scores": (attention._scores_int, 12),
+        "context": (attention_pairs.sum_fast, 7) if TIER.pairs else (attention._context_int, 9),
         "gelu_quads": (STAGES["dequantize+gelu+quads"], STAGES.arity),
-        "probabilities": (attention._quantize_probabilities, 8),
+        "probabilities": (attention._quantize_probabilities, 9),
     }
     kernels |= {name: (ACCUMULATORS[name], ACCUMULATORS.arity) for name in ACCUMULATORS}
     texts = {name: assembly(kernel, arity) for name, (kernel, arity) in kernels.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numba import njit
 from sparsert.kernels.formats import ACCUMULATORS, BLOCK_ROWS, HEADER_BYTES, PackedWeight
 from sparsert.kernels.jit import TILE
 from sparsert.kernels.records import PARAMETERS
+from sparsert.kernels.rows import FINISH, PREPARE, STATISTICS_ROWS
 from sparsert.kernels.stages import STAGES
 
 _ALIGNMENT = 64
@@ -69,12 +70,27 @@ def interleaved(x: np.ndarray, width: int) -> np.ndarray:
     return np.ascontiguousarray(padded.reshape(-1, width, x.shape[1]).transpose(0, 2, 1))
 
 
+# -- whole tiles, and those whose second half is empty
+
+
+def of_both_widths(run: Callable[[int], np.ndarray]) -> np.ndarray:
+    """What ``run(4)`` gives for whole rows, (..., TILE); ``run(2)``, for half rows, must give their bits."""
+    whole, half = run(4), run(2)
+    live = slice(TILE // 2)
+    np.testing.assert_array_equal(half[..., live].view(np.uint8), whole[..., live].view(np.uint8))
+    return whole
+
+
 # -- accumulators
 
 
 def accumulate(packed: PackedWeight, x: np.ndarray) -> np.ndarray:
     """(N, TILE) accumulators of activations (K, TILE), block by block as a program does it."""
-    call = compiled(ACCUMULATORS[packed.accumulator], ACCUMULATORS.arity)
+    return of_both_widths(lambda row: _accumulate(packed, x, row))
+
+
+def _accumulate(packed: PackedWeight, x: np.ndarray, row: int) -> np.ndarray:
+    call = compiled(ACCUMULATORS.kernel(packed.accumulator, row), ACCUMULATORS.arity)
     source = buffer(x if packed.form == "floats" else interleaved(x, SIDE_BY_SIDE[packed.form]))
     streams = [np.ascontiguousarray(stream) for stream in (packed.headers, packed.weights, packed.offsets)]
     headers, weights, offsets = (stream.ctypes.data for stream in streams)
@@ -129,6 +145,18 @@ def run_stage(
     source: np.ndarray | None = None,
 ) -> np.ndarray:
     """Apply a stage to a block (rows, TILE); the result is always (rows, TILE), whatever the layout of the sink."""
+    vectors = acc_bias, scale, bias
+    return of_both_widths(lambda row: _run_stage(name, block, vectors, params or parameters(), source, row))
+
+
+def _run_stage(
+    name: str,
+    block: np.ndarray,
+    vectors: Sequence[np.ndarray | None],
+    params: Buffer,
+    source: np.ndarray | None,
+    row: int,
+) -> np.ndarray:
     rows = len(block)
     element, step = sink_of(name)
     padded = -(-rows // step) * step
@@ -141,12 +169,12 @@ def run_stage(
         held.array[:rows] = 0 if values is None else values
         return held
 
-    held = [vector(acc_bias, np.int32), vector(scale, np.float32), vector(bias, np.float32)]
-    params = params or parameters()
+    kinds = np.int32, np.float32, np.float32
+    held = [vector(values, kind) for values, kind in zip(vectors, kinds, strict=True)]
     other = buffer(np.zeros((rows, TILE), np.float32) if source is None else source)
     out = Buffer((padded, TILE), element or np.float32)
     places = [content.address, rows, *(h.address for h in held), params.address, other.address, out.address]
-    compiled(STAGES[name], STAGES.arity)(*places)
+    compiled(STAGES.kernel(name, row), STAGES.arity)(*places)
     for touched in (content, out, other, params, *held):
         touched.check()
     if element is None:
@@ -154,3 +182,35 @@ def run_stage(
     if step == 1:
         return out.array[:rows].copy()
     return out.array.reshape(-1, TILE, step).transpose(0, 2, 1).reshape(padded, TILE)[:rows].copy()
+
+
+# -- rows without weights
+
+
+def finish_rows(
+    name: str,
+    x: np.ndarray,
+    parameters: Buffer,
+    gamma: np.ndarray | None = None,
+    beta: np.ndarray | None = None,
+) -> np.ndarray:
+    """(rows, TILE) float32 of a source of rows from ``x``, its first pass included."""
+    return of_both_widths(lambda row: _finish_rows(name, x, parameters, (gamma, beta), row))
+
+
+def _finish_rows(
+    name: str, x: np.ndarray, parameters: Buffer, weights: Sequence[np.ndarray | None], row: int
+) -> np.ndarray:
+    rows = len(x)
+    source, block = buffer(x), Buffer((rows, TILE), np.float32)
+    statistics = Buffer((STATISTICS_ROWS, TILE), np.float32)
+    gamma, beta = (buffer(np.zeros(rows, np.float32) if weight is None else weight) for weight in weights)
+    if name in PREPARE:
+        first_pass = compiled(PREPARE.kernel(name, row), PREPARE.arity)
+        first_pass(source.address, rows, parameters.address, statistics.address)
+    touched = source, block, statistics, gamma, beta, parameters
+    addresses = [buffer.address for buffer in touched]
+    compiled(FINISH.kernel(name, row), FINISH.arity)(*addresses[:2], rows, *addresses[2:])
+    for place in touched:
+        place.check()
+    return block.array.copy()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kernel_drivers import Buffer, buffer, compiled, interleaved
+from kernel_drivers import Buffer, buffer, compiled, interleaved, of_both_widths
 from naive_kernels import IntegerAttention
 
 from sparsert.kernels.attention import (
@@ -58,6 +58,18 @@ def integer_context(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, form: IntegerAttention, lead: int = 0
 ) -> np.ndarray:
     """(queries, D) int32 by the kernel; q, k int16 without zero point, v int8. ``lead``: lane of the first key."""
+    return _tokens(of_both_widths(lambda vectors: _integer_context(q, k, v, bias, form, lead, vectors)), len(q))
+
+
+def _tokens(context: np.ndarray, queries: int) -> np.ndarray:
+    """(queries, D) of contexts [tile][D][TILE]."""
+    return context.transpose(0, 2, 1).reshape(-1, context.shape[1])[:queries]
+
+
+def _integer_context(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, form: IntegerAttention, lead: int, vectors: int
+) -> np.ndarray:
+    """Contexts [tile][D][TILE] of the first ``vectors`` vectors of queries of every tile."""
     # as bytes with any zero points that they can have; a neighbour's keys are the largest, and so are those behind
     query_zero, key_zero = (int(max(-x.min(initial=0), 0)) for x in (q, k))
     queries = [buffer(interleaved((tile + query_zero).astype(np.uint8), 4)) for tile in _tiles(q, 3)]
@@ -70,13 +82,13 @@ def integer_context(
     params["query_zero_point"], params["key_offset"] = query_zero, 128 - key_zero
     held, masks, work = buffer(params), _padded_bias(bias, lead), _work(len(keys.array))
     key_sums, query_sums = Buffer((len(keys.array), SUM_ROWS, TILE), np.int32), Buffer((SUM_ROWS, TILE), np.int32)
-    summarize = compiled(byte_sums, 5)
+    summarize = compiled(byte_sums, 6)
     for index, tile in enumerate(keys.array):
         place = key_sums.address + index * key_sums.array[0].nbytes
-        summarize(queries[0].address, keys.address + index * tile.nbytes, q.shape[1] // 4, held.address, place)
+        summarize(queries[0].address, keys.address + index * tile.nbytes, q.shape[1] // 4, held.address, place, 4)
     context = []
     for tile in queries:
-        summarize(tile.address, keys.address, q.shape[1] // 4, held.address, query_sums.address)
+        summarize(tile.address, keys.address, q.shape[1] // 4, held.address, query_sums.address, vectors)
         out = Buffer((q.shape[1], TILE), np.int32)
         attend_int8(
             tile.address,
@@ -96,17 +108,25 @@ def integer_context(
             form.value_offset != 0,
             work.address,
             out.address,
+            vectors,
         )
         for touched in (out, work, tile, keys, values, masks, held, key_sums, query_sums):
             touched.check()
-        context.append(out.array.T)
-    return np.concatenate(context)[: len(q)]
+        context.append(out.array)
+    return np.stack(context)
 
 
 def float_context(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, factor: float, lead: int = 0
 ) -> np.ndarray:
     """(queries, D) float32 by the kernel; all around the keys and values is NaN."""
+    return _tokens(of_both_widths(lambda vectors: _float_context(q, k, v, bias, factor, lead, vectors)), len(q))
+
+
+def _float_context(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, factor: float, lead: int, vectors: int
+) -> np.ndarray:
+    """Contexts [tile][D][TILE] of the first ``vectors`` vectors of queries of every tile."""
     queries = buffer(_tiles(q, 0.5))
     keys, values = (buffer(_tiles(_behind(x, lead, np.nan), np.nan)) for x in (k, v))
     params = np.zeros(1, ATTENTION_PARAMETERS)
@@ -128,11 +148,12 @@ def float_context(
             held.address,
             work.address,
             out.address,
+            vectors,
         )
         for touched in (out, work, queries, keys, values, masks, held):
             touched.check()
-        context.append(out.array.T)
-    return np.concatenate(context)[: len(q)]
+        context.append(out.array)
+    return np.stack(context)
 
 
 def check_integer(

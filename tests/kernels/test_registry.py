@@ -10,7 +10,7 @@ import pytest
 from kernel_drivers import buffer, compiled
 
 from sparsert.kernels import table
-from sparsert.kernels.registry import Registry
+from sparsert.kernels.registry import HALF, Registry
 from sparsert.kernels.simd import Simd, Value
 
 
@@ -34,6 +34,20 @@ def test_the_switch_calls_the_kernel_of_a_code(code: int) -> None:
     compiled(_registry().dispatcher(), 2)(code, place.address)
     place.check()
     assert place.array[0] == 10 * code
+
+
+@pytest.mark.parametrize("code", [2, 5])
+@pytest.mark.parametrize("half", [0, HALF])
+def test_half_rows_are_computed_by_kernels_that_have_a_form_for_them(code: int, half: int) -> None:
+    def emit(v: Simd, place: Value) -> None:
+        v.store(v.integer(v.row), v.pointer(place), 8)
+
+    registry = Registry("test kernel", 1, halves=True)
+    registry.add("both", 2, emit)
+    registry.add("whole", 5, emit, halves=False)
+    place = buffer(np.zeros(1, np.int64))
+    compiled(registry.dispatcher(), 2)(code + half, place.address)
+    assert place.array[0] == (2 if half and code == 2 else 4)
 
 
 def test_unknown_codes_do_nothing_where_that_is_asked_for() -> None:

@@ -6,25 +6,16 @@ import naive_kernels as naive
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_drivers import Buffer, buffer, compiled
+from kernel_drivers import buffer, finish_rows
 
 from sparsert.kernels.jit import TILE
-from sparsert.kernels.rows import FINISH, PREPARE
 
 ROUNDING = 2.0**-24
 """Relative error of one float32 rounding."""
 
 
 def normalize(x: np.ndarray, gamma: np.ndarray, epsilon: float) -> np.ndarray:
-    rows = len(x)
-    source, block, statistics = buffer(x), Buffer((rows, TILE), np.float32), Buffer((2, TILE), np.float32)
-    constants, weight = buffer(np.float32([epsilon, 1 / rows])), buffer(gamma)
-    compiled(PREPARE["rms_norm"], PREPARE.arity)(source.address, rows, constants.address, statistics.address)
-    addresses = [source.address, block.address, rows, statistics.address, weight.address, 0, constants.address]
-    compiled(FINISH["rms_norm"], FINISH.arity)(*addresses)
-    block.check()
-    statistics.check()
-    return block.array.copy()
+    return finish_rows("rms_norm", x, buffer(np.float32([epsilon, 1 / len(x)])), gamma)
 
 
 @settings(max_examples=40)

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kernel_drivers import SIDE_BY_SIDE, Buffer, buffer, compiled, parameters, run_stage, sink_of
+from kernel_drivers import SIDE_BY_SIDE, buffer, finish_rows, parameters, run_stage, sink_of
 
 from sparsert.kernels.jit import TILE
-from sparsert.kernels.rows import FINISH, PREPARE
 from sparsert.kernels.stages import STAGES
 
 ROUNDING = 2.0**-23
@@ -228,34 +227,20 @@ def test_every_stage_is_tested() -> None:
 
 @pytest.mark.parametrize("rows", [1, 5, 32])
 def test_load_rows(rows: int) -> None:
-    source, block = buffer(floats(rows, 1)), Buffer((rows, TILE), np.float32)
-    compiled(FINISH["load"], FINISH.arity)(source.address, block.address, rows, 0, 0, 0, 0)
-    block.check()
-    np.testing.assert_array_equal(block.array, source.array)
+    x = floats(rows, 1)
+    np.testing.assert_array_equal(finish_rows("load", x, parameters()), x)
 
 
 @settings(max_examples=15)
 @given(rows=st.integers(1, 32), zero=st.integers(0, 255), seed=st.integers(0, 2**16))
 def test_dequantize_rows(rows: int, zero: int, seed: int) -> None:
     stored = np.random.default_rng(seed).integers(0, 256, (rows, TILE), dtype=np.uint8)
-    source, block, params = buffer(stored), Buffer((rows, TILE), np.float32), parameters(0.3, zero)
-    addresses = [source.address, block.address, rows, 0, 0, 0, params.address]
-    compiled(FINISH["dequantize"], FINISH.arity)(*addresses)
-    block.check()
-    np.testing.assert_array_equal(block.array, (stored.astype(np.float32) - zero) * np.float32(0.3))
+    got = finish_rows("dequantize", stored, parameters(0.3, zero))
+    np.testing.assert_array_equal(got, (stored.astype(np.float32) - zero) * np.float32(0.3))
 
 
 def normalize(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float) -> np.ndarray:
-    rows = len(x)
-    source, block, statistics = buffer(x), Buffer((rows, TILE), np.float32), Buffer((2, TILE), np.float32)
-    constants = buffer(np.float32([epsilon, 1 / rows]))
-    weight, bias = buffer(gamma), buffer(beta)
-    compiled(PREPARE["layer_norm"], PREPARE.arity)(source.address, rows, constants.address, statistics.address)
-    addresses = [source.address, block.address, rows, statistics.address, weight.address, bias.address]
-    compiled(FINISH["layer_norm"], FINISH.arity)(*addresses, constants.address)
-    block.check()
-    statistics.check()
-    return block.array.copy()
+    return finish_rows("layer_norm", x, buffer(np.float32([epsilon, 1 / len(x)])), gamma, beta)
 
 
 @settings(max_examples=30)

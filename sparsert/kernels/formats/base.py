@@ -82,6 +82,8 @@ class Format:
         Makes a :class:`PackedWeight` of a matrix (N, K): int16 with values in -255..255, or float32.
     kernels : sequence of emitters
         Its accumulators, by variant.
+    halves : bool
+        Whether these are compiled a second time for tiles whose second half is empty, and take ``v.row`` vectors a row.
     stages : mapping
         Those that bring activations into its form, if the form is its own: the name in
         :data:`~sparsert.kernels.stages.STAGES` and an emitter.
@@ -107,6 +109,7 @@ class Format:
     kept: Callable[[Rows], float]
     rates: Mapping[str, float]
     kernels: tuple[Emit, ...] = ()
+    halves: bool = False
     stages: Mapping[str, Emit] = field(default_factory=dict)
     kernels_of: str = ""
     accepts: Callable[[Rows], bool] = lambda rows: True
@@ -139,5 +142,5 @@ def add_format(record: Format) -> None:
     FORMATS.clear()
     FORMATS.update((other.name, other) for other in ordered)
     kernels = {f"{record.name} {variant}": emit for variant, emit in enumerate(record.kernels)}
-    ACCUMULATORS.add_all(kernels, _VARIANTS * record.code)
+    ACCUMULATORS.add_all(kernels, _VARIANTS * record.code, record.halves)
     STAGES.add_all(record.stages, _FORMAT_STAGES + _VARIANTS * record.code)

@@ -38,18 +38,18 @@ def _pair_blocks(group: int) -> Emit:
         ones = v.constant(v.i16, 1)
         with v.loop(rows) as row:
             header, groups = header_of(v, headers, row)
-            totals = [v.variable(v.zero(v.i32)) for _ in range(4)]
+            totals = [v.variable(v.zero(v.i32)) for _ in range(v.row)]
             with v.loop(groups):
-                sums: list[Any] = [None] * 4
+                sums: list[Any] = [None] * v.row
                 for block in range(group):
                     scalars = v.broadcast_i32(v.at(weight.get(), 4 * block))
                     place = v.at(x, v.load_i16(v.at(offset.get(), 2 * block)))
-                    for k in range(4):
+                    for k in range(v.row):
                         products = v.multiply_pairs_u8s8(v.load(v.at(place, k * v.bytes), v.i8), scalars)
                         sums[k] = products if block == 0 else v.builder.add(sums[k], products)
                 weight.set(v.at(weight.get(), 4 * group))
                 offset.set(v.at(offset.get(), 2 * group))
-                for k in range(4):
+                for k in range(v.row):
                     totals[k].set(v.dot2(totals[k].get(), sums[k], ones))
             finish_row(v, scratch, header, [total.get() for total in totals], add, v.builder.add)
 
@@ -85,6 +85,7 @@ add_format(
         form="quads",
         pack=pack_blocks,
         kernels=tuple(_pair_blocks(size) for size in GROUP_SIZES) if TIER.pairs else (_dot4_blocks,),
+        halves=True,
         kept=lambda rows: rows.density(4),
         # avx2 and generic measured on Zen 3 (2.25 GHz, 768 x 768, 10 % dense), avx512_vnni on Zen 5
         rates={"avx512_vnni": 255.0, "avx2": 62.0, "generic": 17.0},

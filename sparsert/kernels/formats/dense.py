@@ -22,11 +22,11 @@ def _dot4_dense(
     ``count`` is the number of quads of input channels; weights are ``[rows/4][quads][4 rows][4]``.
     """
     # Without an instruction a product takes so many temporaries that sums live in memory anyway.
-    width = 4 if v.tier.registers >= 32 or not v.tier.dot4 else 2
+    width = min(v.row, 4 if v.tier.registers >= 32 or not v.tier.dot4 else 2)
     x, scratch = v.pointer(x), v.pointer(scratch)
     weight = v.variable(v.pointer(weights))
     with v.loop(rows, step=_PANEL_ROWS) as row:
-        for first in range(0, 4, width):
+        for first in range(0, v.row, width):
             out = scratch
             if first:  # the same weights again, for the other tokens
                 weight.set(v.at(weight.get(), v.mul(count, -4 * _PANEL_ROWS)))
@@ -82,6 +82,7 @@ add_format(
         pack=_pack,
         kernels=() if TIER.pairs else (_dot4_dense,),
         kernels_of="blocks" if TIER.pairs else "",
+        halves=True,
         kept=lambda rows: 1.0,
         # avx2 and generic measured on Zen 3 (2.25 GHz, 768 x 768), avx512_vnni on Zen 5
         rates={"avx512_vnni": 450.0, "avx2": 75.0, "generic": 23.0},

@@ -47,7 +47,7 @@ def sparse_rows(
 ) -> None:
     """Rows of entries of four bytes, two entries a step into separate sums, to hide the latency of the product.
 
-    An entry meets a whole row of four vectors, of float32 or of four bytes a token; ``arguments`` are an accumulator's.
+    An entry meets a whole row of vectors, of float32 or of four bytes a token; ``arguments`` are an accumulator's.
     """
     x, headers, weights, offsets, scratch, rows, add = arguments
     x, headers, scratch = v.pointer(x), v.pointer(headers), v.pointer(scratch)
@@ -56,15 +56,17 @@ def sparse_rows(
     load_offset = v.load_i32 if floating else v.load_i16
     with v.loop(rows) as row:
         header, groups = header_of(v, headers, row)
-        sums = [v.variable(v.zero(kind)) for _ in range(8)]
+        sums = [v.variable(v.zero(kind)) for _ in range(2 * v.row)]
         with v.loop(groups):
             for half in range(2):
                 word = v.at(weight.get(), 4 * half)
                 scalar = v.broadcast_f32(word) if floating else v.broadcast_i32(word)
                 place = v.at(x, load_offset(v.at(offset.get(), offset_bytes * half)))
-                for k in range(4):
+                for k in range(v.row):
                     vector = v.load(v.at(place, k * v.bytes), kind)
-                    sums[4 * half + k].set(product(sums[4 * half + k].get(), vector, scalar))
+                    partial = sums[v.row * half + k]
+                    partial.set(product(partial.get(), vector, scalar))
             weight.set(v.at(weight.get(), 8))
             offset.set(v.at(offset.get(), 2 * offset_bytes))
-        finish_row(v, scratch, header, [total(sums[k].get(), sums[4 + k].get()) for k in range(4)], add, total)
+        totals = [total(sums[k].get(), sums[v.row + k].get()) for k in range(v.row)]
+        finish_row(v, scratch, header, totals, add, total)

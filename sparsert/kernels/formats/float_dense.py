@@ -35,8 +35,8 @@ def _float_dense(
 
 
 def _panel(v: Simd, x: Value, weights: Value, channels: Value, scratch: Value, panel: int, add: Value) -> None:
-    width = 4 if v.tier.registers >= 32 else 2
-    for first in range(0, 4, width):
+    width = min(v.row, 4 if v.tier.registers >= 32 else 2)
+    for first in range(0, v.row, width):
         accumulators = [v.variable(v.zero(v.f32)) for _ in range(width * panel)]
         weight = v.variable(weights)
         with v.loop(channels) as channel:
@@ -89,6 +89,7 @@ add_format(
         form="floats",
         pack=_pack,
         kernels=(_float_dense,),
+        halves=True,
         kept=lambda rows: 1.0,
         # avx2 and generic measured on Zen 3 (2.25 GHz, 768 x 768), avx512_vnni on Zen 5
         rates={"avx512_vnni": 100.0, "avx2": 30.0, "generic": 30.0},

@@ -35,6 +35,7 @@ add_format(
         form="floats",
         pack=_pack,
         kernels=(_float_sparse,),
+        halves=True,
         kept=lambda rows: rows.density(),
         # avx2 and generic measured on Zen 3 (2.25 GHz, 768 x 768, 10 % dense), avx512_vnni on Zen 5
         rates={"avx512_vnni": 70.0, "avx2": 14.0, "generic": 14.0},

@@ -30,6 +30,11 @@ def _in_order(v: Simd, low: Value, high: Value) -> list[Value]:
     return [v.shuffle(low, high, half) for half in (order[: v.lanes], order[v.lanes :])]
 
 
+def _tokens_in_order(v: Simd, totals: Sequence[Value]) -> list[Value]:
+    """Totals of a row, two vectors of which belong to one of activations."""
+    return [vector for k in range(0, len(totals), 2) for vector in _in_order(v, *totals[k : k + 2])]
+
+
 def _store_duos(v: Simd, rows: Sequence[Value], place: Value) -> None:
     """``[N/2][TILE][2]``: two rows interleaved"""
     halves = [v.interleave(rows[0], rows[1], high) for high in (False, True)]
@@ -48,20 +53,20 @@ def _dot4(
     weight, offset = v.variable(v.pointer(weights)), v.variable(v.pointer(offsets))
     with v.loop(rows) as row:
         header, groups = header_of(v, headers, row)
-        sums = [v.variable(v.zero(v.i32)) for _ in range(8)]
+        sums = [v.variable(v.zero(v.i32)) for _ in range(2 * v.row)]
         with v.loop(groups):
             for half in range(2):
                 scalars = v.broadcast_i32(v.at(weight.get(), 4 * half))
                 first, second = (v.at(x, v.load_i16(v.at(offset.get(), 4 * half + 2 * q))) for q in range(2))
-                for k in range(2):
+                for k in range(v.row // 2):
                     a, b = (v.load(v.at(place, k * v.bytes), v.i16) for place in (first, second))
                     for high in (False, True):
-                        total = sums[4 * half + 2 * k + high]
+                        total = sums[v.row * half + 2 * k + high]
                         total.set(v.dot4(total.get(), v.cast(v.interleave(a, b, high), v.i32), scalars))
             weight.set(v.at(weight.get(), 8))
             offset.set(v.at(offset.get(), 8))
-        totals = [v.builder.add(sums[k].get(), sums[4 + k].get()) for k in range(4)]
-        finish_row(v, scratch, header, _in_order(v, *totals[:2]) + _in_order(v, *totals[2:]), add, v.builder.add)
+        totals = [v.builder.add(sums[k].get(), sums[v.row + k].get()) for k in range(v.row)]
+        finish_row(v, scratch, header, _tokens_in_order(v, totals), add, v.builder.add)
 
 
 def _pairs(group: int) -> Emit:
@@ -76,22 +81,21 @@ def _pairs(group: int) -> Emit:
         eight = v.constant(v.i16, 8)
         with v.loop(rows) as row:
             header, groups = header_of(v, headers, row)
-            wrapped, high = ([v.variable(v.zero(v.i16)) for _ in range(2)] for _ in range(2))
+            wrapped, high = ([v.variable(v.zero(v.i16)) for _ in range(v.row // 2)] for _ in range(2))
             with v.loop(groups):
-                sums: list[Any] = [None] * 2
+                sums: list[Any] = [None] * (v.row // 2)
                 for pair in range(group):
                     scalars = v.broadcast_i32(v.at(weight.get(), 4 * pair))
                     place = v.at(x, v.load_i16(v.at(offset.get(), 2 * pair)))
-                    for k in range(2):
+                    for k in range(v.row // 2):
                         products = v.multiply_pairs_u8s8(v.load(v.at(place, k * v.bytes), v.i8), scalars)
                         sums[k] = products if pair == 0 else b.add(sums[k], products)
                 weight.set(v.at(weight.get(), 4 * group))
                 offset.set(v.at(offset.get(), 2 * group))
-                for k in range(2):
+                for k in range(v.row // 2):
                     wrapped[k].set(b.add(wrapped[k].get(), sums[k]))
                     high[k].set(b.add(high[k].get(), b.ashr(sums[k], eight)))
-            totals = finish_int16(v, wrapped, high)
-            finish_row(v, scratch, header, _in_order(v, *totals[:2]) + _in_order(v, *totals[2:]), add, b.add)
+            finish_row(v, scratch, header, _tokens_in_order(v, finish_int16(v, wrapped, high)), add, b.add)
 
     return emit
 
@@ -136,6 +140,7 @@ add_format(
         form="duos",
         pack=_pack,
         kernels=tuple(_pairs(size) for size in GROUP_SIZES) if TIER.pairs else (_dot4,),
+        halves=True,
         stages=byte_stages("duos", _store_duos, 2),
         kept=lambda rows: rows.density(2),
         # By ratios to unstructured in turns (Zen 3, 768 x 768, 10 % dense): 1.11 on avx2, where blocks have 1.31, and

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sparsert.kernels.attention import SUM_ROWS, attend_float, attend_int8, byte_sums
 from sparsert.kernels.formats import BLOCK_ROWS
 from sparsert.kernels.jit import TILE, inner
-from sparsert.kernels.loop.places import FLOAT_ROW, field, place, run_stages
+from sparsert.kernels.loop.places import FLOAT_ROW, field, half_of, place, run_stages
 from sparsert.kernels.memory import load_f32, store_f32
 from sparsert.kernels.table import ATTENTION, BYTE_SUMS, MODE, PIECE, PIECE_COLUMNS, TILE_META
 
@@ -23,6 +23,8 @@ def _attention_step(step, tile, head, meta, scratch):
     head_sums, sums_stride = step[ATTENTION.sums] + head * (SUM_ROWS * FLOAT_ROW), step[ATTENTION.sums_stride]
     queries = step[ATTENTION.q] + step[ATTENTION.q_stride] * tile + row * row_bytes
     key_stride, value_stride = step[ATTENTION.k_stride], step[ATTENTION.v_stride]
+    half = half_of(meta, tile)
+    vectors = 2 if half else 4
     out = scratch
     other = scratch + size * FLOAT_ROW
     work = other + size * FLOAT_ROW
@@ -36,7 +38,19 @@ def _attention_step(step, tile, head, meta, scratch):
         target = out if index == 0 else other
         if mode == MODE.floats:
             attend_float(
-                queries, keys, key_stride, values, value_stride, first, stop, size, bias, parameters, work, target
+                queries,
+                keys,
+                key_stride,
+                values,
+                value_stride,
+                first,
+                stop,
+                size,
+                bias,
+                parameters,
+                work,
+                target,
+                vectors,
             )
         else:
             attend_int8(
@@ -57,6 +71,7 @@ def _attention_step(step, tile, head, meta, scratch):
                 step[ATTENTION.offset_values] != 0,
                 work,
                 target,
+                vectors,
             )
         if index > 0:
             for begin in range(0, size * FLOAT_ROW, FLOAT_ROW):
@@ -65,7 +80,7 @@ def _attention_step(step, tile, head, meta, scratch):
     for first in range(0, size, BLOCK_ROWS):
         count = min(BLOCK_ROWS, size - first)
         table, stages = step[ATTENTION.stage_table], step[ATTENTION.stages]
-        run_stages(table, stages, out + first * FLOAT_ROW, row + first, count, tile, tile, scratch)
+        run_stages(table, stages, out + first * FLOAT_ROW, row + first, count, tile, tile, half, scratch)
 
 
 @inner()
@@ -84,12 +99,14 @@ def attention_share(step, share, shares, meta, tiles, scratch):
 
 
 @inner()
-def byte_sums_step(step, tile, band, strip, strips, scratch):
+def byte_sums_step(step, tile, band, strip, strips, meta, scratch):
     """Byte sums of those heads of a tile that belong to a strip."""
     q = place(step[BYTE_SUMS.q], step[BYTE_SUMS.q_stride], tile, band, scratch)
     k = place(step[BYTE_SUMS.k], step[BYTE_SUMS.k_stride], tile, band, scratch)
     out = place(step[BYTE_SUMS.sums], step[BYTE_SUMS.sums_stride], tile, band, scratch)
     heads, size = step[BYTE_SUMS.heads], step[BYTE_SUMS.head_size]
+    vectors = 2 if half_of(meta, tile) else 4
     for head in range(strip * heads // strips, (strip + 1) * heads // strips):
         row = head * size * TILE
-        byte_sums(q + row, k + row, size // 4, step[BYTE_SUMS.parameters], out + head * (SUM_ROWS * FLOAT_ROW))
+        sums = out + head * (SUM_ROWS * FLOAT_ROW)
+        byte_sums(q + row, k + row, size // 4, step[BYTE_SUMS.parameters], sums, vectors)

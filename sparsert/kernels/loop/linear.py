@@ -9,7 +9,7 @@ import numpy as np
 
 from sparsert.kernels.formats import ACCUMULATORS, BLOCK_ROWS, HEADER_BYTES
 from sparsert.kernels.jit import entry, inner
-from sparsert.kernels.loop.places import BLOCK_BYTES, field, place, run_stages
+from sparsert.kernels.loop.places import BLOCK_BYTES, field, half_of, place, run_stages
 from sparsert.kernels.memory import call
 from sparsert.kernels.table import LINEAR, START, START_COLUMNS
 
@@ -31,7 +31,7 @@ def accumulator_entry() -> Any:
 
 
 @inner()
-def linear_step(step, band, tiles, strip, strips, scratch):
+def linear_step(step, band, tiles, strip, strips, meta, scratch):
     """Accumulators of ``tiles`` tiles from ``band`` on, through the stages.
 
     Panels of a few blocks of rows come first and tiles second: a panel's weights are read from memory once and stay in
@@ -44,6 +44,7 @@ def linear_step(step, band, tiles, strip, strips, scratch):
     for start in range(strip * blocks // strips, last, panel):
         for tile in range(band, band + tiles):
             x = place(step[LINEAR.x], step[LINEAR.x_stride], tile, band, scratch)
+            half = half_of(meta, tile)
             for turn in range(slices):
                 for index in range(start, min(start + panel, last)):
                     first = index * BLOCK_ROWS
@@ -53,7 +54,7 @@ def linear_step(step, band, tiles, strip, strips, scratch):
                         block += (index - start) * BLOCK_BYTES
                     starts = step[LINEAR.starts] + _START_BYTES * (turn * blocks + index)
                     arguments = (
-                        step[LINEAR.kernel],
+                        step[LINEAR.kernel] + half,
                         x + turn * step[LINEAR.slice_bytes],
                         step[LINEAR.headers] + HEADER_BYTES * (turn * rows + first),
                         step[LINEAR.weights] + field(starts, START.weights),
@@ -65,4 +66,4 @@ def linear_step(step, band, tiles, strip, strips, scratch):
                     call(step[LINEAR.run], arguments)
                     if turn == slices - 1:
                         table, count = step[LINEAR.stage_table], step[LINEAR.stages]
-                        run_stages(table, count, block, first, size, tile, band, scratch)
+                        run_stages(table, count, block, first, size, tile, band, half, scratch)

@@ -8,9 +8,10 @@ from typing import Any
 from sparsert.kernels.formats import BLOCK_ROWS
 from sparsert.kernels.jit import TILE, entry, inner
 from sparsert.kernels.memory import call, load_i64
+from sparsert.kernels.registry import HALF
 from sparsert.kernels.rows import STATISTICS_ROWS
 from sparsert.kernels.stages import STAGES
-from sparsert.kernels.table import STAGE, STAGE_COLUMNS
+from sparsert.kernels.table import STAGE, STAGE_COLUMNS, TILE_META
 
 __all__ = [
     "ATTENTION_ROWS",
@@ -20,6 +21,7 @@ __all__ = [
     "PANEL_BLOCKS",
     "STEP_SCRATCH",
     "field",
+    "half_of",
     "place",
     "run_stages",
     "stage_entry",
@@ -73,7 +75,13 @@ def place(base, stride, tile, band, scratch):
 
 
 @inner()
-def run_stages(table, count, block, first, rows, tile, band, scratch):
+def half_of(meta, tile):
+    """What to add to the codes of kernels for a tile: HALF if its second half is empty."""
+    return HALF if meta[tile, TILE_META.tokens] <= TILE // 2 else 0
+
+
+@inner()
+def run_stages(table, count, block, first, rows, tile, band, half, scratch):
     """All stages of a step on the block whose first row is ``first``."""
     for index in range(count):
         stage = table + index * _STAGE_BYTES
@@ -82,7 +90,7 @@ def run_stages(table, count, block, first, rows, tile, band, scratch):
         base, stride = field(stage, STAGE.destination), field(stage, STAGE.destination_stride)
         destination = place(base, stride, tile, band, scratch)
         arguments = (
-            field(stage, STAGE.code),
+            field(stage, STAGE.code) + half,
             block,
             rows,
             field(stage, STAGE.acc_bias) + word,

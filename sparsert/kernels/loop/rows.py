@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sparsert.kernels.formats import BLOCK_ROWS
 from sparsert.kernels.jit import inner
-from sparsert.kernels.loop.places import BLOCK_BYTES, PANEL_BLOCKS, place, run_stages
+from sparsert.kernels.loop.places import BLOCK_BYTES, PANEL_BLOCKS, half_of, place, run_stages
 from sparsert.kernels.rows import FINISH, PREPARE
 from sparsert.kernels.table import ROWS
 
@@ -15,9 +15,10 @@ _finish = FINISH.dispatcher()
 
 
 @inner()
-def rows_step(step, tile, band, scratch):
+def rows_step(step, tile, band, meta, scratch):
     """Rows of a source, block by block, each block through the stages."""
-    source, rows = step[ROWS.source], step[ROWS.rows]
+    half, rows = half_of(meta, tile), step[ROWS.rows]
+    source = step[ROWS.source] + half
     x = place(step[ROWS.x], step[ROWS.x_stride], tile, band, scratch)
     statistics = scratch + PANEL_BLOCKS * BLOCK_BYTES
     _prepare(source, x, rows, step[ROWS.parameters], statistics)
@@ -26,4 +27,4 @@ def rows_step(step, tile, band, scratch):
         gamma, beta = step[ROWS.gamma] + 4 * first, step[ROWS.beta] + 4 * first
         begin = x + first * step[ROWS.x_row_bytes]
         _finish(source, begin, scratch, size, statistics, gamma, beta, step[ROWS.parameters])
-        run_stages(step[ROWS.stage_table], step[ROWS.stages], scratch, first, size, tile, band, scratch)
+        run_stages(step[ROWS.stage_table], step[ROWS.stages], scratch, first, size, tile, band, half, scratch)

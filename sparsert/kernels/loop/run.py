@@ -48,7 +48,7 @@ _QUEUE_BYTES = 8 * QUEUE_COLUMNS
 def _tile_step(step, tile, band, strip, strips, meta, scratch):
     opcode = step[STEP.opcode]
     if opcode == OPCODE.rows:
-        rows_step(step, tile, band, scratch)
+        rows_step(step, tile, band, meta, scratch)
     elif opcode == OPCODE.embed:
         embed_step(step, tile, band, strip, strips, meta, scratch)
     elif opcode == OPCODE.gather:
@@ -60,7 +60,7 @@ def _tile_step(step, tile, band, strip, strips, meta, scratch):
     elif opcode == OPCODE.select:
         select_step(step, tile, band, meta, scratch)
     elif opcode == OPCODE.byte_sums:
-        byte_sums_step(step, tile, band, strip, strips, scratch)
+        byte_sums_step(step, tile, band, strip, strips, meta, scratch)
 
 
 @inner()
@@ -78,7 +78,7 @@ def _run_unit(steps, first, last, way, size, unit, units, meta, scratch):
     for index in range(first, last):
         step = steps[index]
         if step[STEP.opcode] == OPCODE.linear:
-            linear_step(step, band, count, part, parts, scratch)
+            linear_step(step, band, count, part, parts, meta, scratch)
         elif step[STEP.opcode] == OPCODE.attention:
             attention_share(step, part, parts, meta, tiles, scratch)
         else:

@@ -23,7 +23,7 @@ def dequantize_rows(
     x, block, parameters = v.pointer(x), v.pointer(block), v.pointer(parameters)
     scale, zero_point = parameter(v, parameters, "scale"), parameter(v, parameters, "zero_point")
     with v.loop(rows) as row:
-        wide = v.widen_u8(v.load(v.at(x, v.mul(row, TILE)), v.i8))
+        wide = v.widen_u8(v.load(v.at(x, v.mul(row, TILE)), v.i8))[: v.row]
         values = [v.builder.fmul(v.to_float(v.builder.sub(value, zero_point)), scale) for value in wide]
         v.store_row(values, v.at(block, v.mul(row, 4 * TILE)))
 

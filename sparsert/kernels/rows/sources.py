@@ -11,8 +11,8 @@ from sparsert.kernels.registry import Emit, Registry
 
 __all__ = ["FINISH", "PREPARE", "STATISTICS_ROWS", "add_source"]
 
-FINISH = Registry("source of rows", 7)
-PREPARE = Registry("source of rows", 4)
+FINISH = Registry("source of rows", 7, halves=True)
+PREPARE = Registry("source of rows", 4, halves=True)
 """First passes; a source without one is not in it."""
 
 STATISTICS_ROWS = 2

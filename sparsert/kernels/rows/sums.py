@@ -16,14 +16,14 @@ _SUM_ROWS = 16
 def column_sums(
     v: Simd, source: Value, rows: Value, terms: Callable[[Value, int], tuple[Value, ...]]
 ) -> list[tuple[Value, ...]]:
-    """For each of the four vectors of a row, the sums over all rows of what ``terms(value, vector)`` gives."""
+    """For each vector of a row, the sums over all rows of what ``terms(value, vector)`` gives."""
     b, zero = v.builder, v.zero(v.f32)
     count = len(terms(zero, 0))
-    totals = [[v.variable(zero) for _ in range(count)] for _ in range(4)]
+    totals = [[v.variable(zero) for _ in range(count)] for _ in range(v.row)]
     with v.loop(rows, step=_SUM_ROWS) as first:
         end = v.add(first, _SUM_ROWS)
         last = b.select(b.icmp_signed("<", end, rows), end, rows)
-        partial = [[v.variable(zero) for _ in range(count)] for _ in range(4)]
+        partial = [[v.variable(zero) for _ in range(count)] for _ in range(v.row)]
         with v.loop(last, start=first) as row:
             for k, value in enumerate(v.load_row(v.at(source, v.mul(row, 4 * TILE)), v.f32)):
                 for variable, term in zip(partial[k], terms(value, k), strict=True):

@@ -28,16 +28,19 @@ if TIER.features and not PORTABLE:
 _POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
-def make_simd(builder: ir.IRBuilder) -> Simd:
-    """What writes vectors at the builder's position, in this process' tier."""
-    return _CLASS(builder, TIER)
+def make_simd(builder: ir.IRBuilder, row: int = 4) -> Simd:
+    """What writes vectors at the builder's position, in this process' tier; ``row`` of them for a row of a tile."""
+    return _CLASS(builder, TIER, row)
 
 
-def micro_kernel(arity: int) -> Callable[[Callable[..., None]], Any]:
-    """Make ``emit(v, *int64_values)`` callable from Numba code as a function of ``arity`` int64 arguments."""
+def micro_kernel(arity: int, row: int = 4) -> Callable[[Callable[..., None]], Any]:
+    """Make ``emit(v, *int64_values)`` callable from Numba code as a function of ``arity`` int64 arguments.
+
+    ``row`` is as for :func:`make_simd`.
+    """
 
     def decorate(emit: Callable[..., None]) -> Any:
-        return of_integers(emit.__name__, arity, lambda builder, values: emit(make_simd(builder), *values))
+        return of_integers(emit.__name__, arity, lambda builder, values: emit(make_simd(builder, row), *values))
 
     return decorate
 

@@ -40,11 +40,16 @@ class Variable:
 
 
 class Simd:
-    """Writes vector IR for one tier at the builder's position; what the tier can do is asked of its record."""
+    """Writes vector IR for one tier at the builder's position; what the tier can do is asked of its record.
 
-    def __init__(self, builder: ir.IRBuilder, tier: Tier) -> None:
+    ``row`` is the number of 32-bit vectors that are computed of a row of a tile: all four, or the first two of a tile
+    whose second half is empty.
+    """
+
+    def __init__(self, builder: ir.IRBuilder, tier: Tier, row: int = 4) -> None:
         self.builder = builder
         self.tier = tier
+        self.row = row
         self.bytes = tier.vector_bytes
         self.lanes = self.bytes // 4
         self.i8 = ir.VectorType(_I8, self.bytes)
@@ -100,8 +105,8 @@ class Simd:
         stored.align = align if align is not None else self.bytes
 
     def load_row(self, place: Value, kind: ir.Type) -> list[Value]:
-        """The four 32-bit vectors of one row of a tile."""
-        return [self.load(self.at(place, k * self.bytes), kind) for k in range(4)]
+        """The 32-bit vectors of one row of a tile."""
+        return [self.load(self.at(place, k * self.bytes), kind) for k in range(self.row)]
 
     def store_row(self, values: Sequence[Value], place: Value) -> None:
         for k, value in enumerate(values):
