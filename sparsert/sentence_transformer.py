@@ -13,10 +13,9 @@ import numpy as np
 from sparsert._drop_in import as_tensor, model_reference, progress, set_limit, with_meaning
 from sparsert.errors import InputError, InputTypeError
 from sparsert.pipelines.embedding_extraction import EmbeddingPipeline, quantize_embeddings
-from sparsert.pipelines.embedding_extraction.embedder import DOCUMENT, QUERY, Embedder, PromptedRow
+from sparsert.pipelines.embedding_extraction.embedder import DOCUMENT, QUERY, PromptedRow
 from sparsert.pipelines.embedding_extraction.precision import check_precision
 from sparsert.pipelines.embedding_extraction.similarity import SIMILARITIES, similarity, similarity_pairwise
-from sparsert.pipelines.row_model import tokens_of
 from sparsert.pipelines.rows import pack_rows
 
 __all__ = ["SentenceTransformer"]
@@ -99,6 +98,7 @@ class SentenceTransformer:
         chunk_size: int | None = None,
         *,
         sentences: str | Sequence[str] | None = None,
+        task: str | None = None,
     ) -> Any:
         """Embed texts.
 
@@ -108,7 +108,7 @@ class SentenceTransformer:
             The texts; ``sentences`` is its name before version 6.
         prompt_name, prompt : str, optional
             What is put before each text: by name, or itself, which wins. By default the default prompt.
-        batch_size, device, pool, chunk_size
+        batch_size, device, pool, chunk_size, task
             Without a meaning: texts of any length run together on all cores of the pipeline.
         show_progress_bar : bool, optional
             A bar on stderr.
@@ -179,17 +179,14 @@ class SentenceTransformer:
             prompt_name = kind
         return self.encode(inputs, prompt_name, **arguments)
 
-    def _rows(
-        self, texts: Sequence[str], prompt: str, bar: Any, embedder: Embedder | None = None
-    ) -> Iterator[list[PromptedRow]]:
+    def _rows(self, texts: Sequence[str], prompt: str, bar: Any) -> Iterator[list[PromptedRow]]:
         """The rows of texts, some at a time."""
-        embedder = embedder or self._embedder
+        embedder = self._embedder
         left_out = embedder.left_out(prompt)
         with bar:
             for begin in range(0, len(texts), _CHUNK):
                 chunk = [prompt + text for text in texts[begin : begin + _CHUNK]]
-                found = embedder.rows.tokenize(chunk)
-                yield [embedder.row(ids, left_out) for ids in tokens_of(found, chunk, "inputs")]
+                yield embedder.rows_of(embedder.rows.tokenize(chunk), chunk, left_out, begin)
                 bar.update(len(chunk))
 
     def _vectors(self, rows: Sequence[PromptedRow]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_one_text_and_none(model: SentenceTransformer) -> None:
     assert model.encode([]).shape == (0, 24)
     assert model.encode([], precision="binary").shape == (0, 3)
     np.testing.assert_array_equal(model.encode(np.array(["bees"])), [single])
-    np.testing.assert_array_equal(model.encode(sentences=("bees",)), [single])
+    np.testing.assert_array_equal(model.encode(sentences=("bees",), task="query"), [single])
 
 
 def test_lists_and_dicts(model: SentenceTransformer) -> None:
@@ -178,6 +179,27 @@ def test_what_cannot_be_encoded(
 ) -> None:
     with pytest.raises(kind, match=message):
         model.encode(**arguments)
+
+
+def test_a_bad_text_is_named_by_its_place_among_all(model: SentenceTransformer) -> None:
+    texts = ["a"] * 1500
+    texts[1234] = "\ud800"
+    with pytest.raises(InputError, match=r"inputs\[1234\]"):
+        model.encode(texts)
+
+
+def test_memory_does_not_grow_with_the_texts(model: SentenceTransformer) -> None:
+    def peak(count: int) -> int:
+        texts = [f"{index} " + "bees " * 40 for index in range(count)]
+        tracemalloc.start()
+        try:
+            model.encode(texts)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    # Vectors of 24 floats twice, and a reference or two to a text; the hidden states would be 10 MB
+    assert peak(4096) - peak(2048) < 2048 * (2 * 24 * 4 + 100)
 
 
 def test_arguments_without_a_meaning(caplog: pytest.LogCaptureFixture) -> None:

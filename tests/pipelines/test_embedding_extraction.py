@@ -149,10 +149,20 @@ def test_tokens_are_counted(embed: EmbeddingPipeline) -> None:
 def test_texts_are_cut_or_refused() -> None:
     long, cut = "bees " * 100, "bees " * 60
     np.testing.assert_array_equal(make(FOLDER)(long).embeddings, make(FOLDER)(cut).embeddings)
-    with pytest.raises(InputRangeError, match="inputs|does not fit"):
-        make(FOLDER, truncation=False)(long)
+    with pytest.raises(InputRangeError, match=r"inputs\[1\]: a text of .* does not fit"):
+        make(FOLDER, truncation=False)(["a", long])
     with pytest.raises(InputRangeError, match="64 positions"):
         make(FOLDER, sequence_length=65)
+
+
+def test_a_text_without_tokens_fails_alone(tmp_path: Path) -> None:
+    folder = changed(tmp_path, {"tokenizer.json": {"post_processor": None}})
+    embed = make(folder, truncate_dim=5)
+    failed, answered = embed.run_many(
+        [EmbeddingInput(inputs=["a", ""]), EmbeddingInput(inputs="a")], return_exceptions=True
+    )
+    assert "inputs[1]: the tokenizer makes no tokens of ''" in str(failed)
+    assert answered.vectors.shape == (1, 5)
 
 
 # ---- vectors ---------------------------------------------------------------------------------------------------------

@@ -140,16 +140,40 @@ class Embedder:
         # What the prompt alone would be, cut as any row, less the special tokens after it
         return min(len(single.prefix_ids) + len(ids), self.rows.sequence_length - len(single.suffix_ids))
 
-    def row(self, ids: np.ndarray, left_out: int) -> PromptedRow:
-        """A text, after its prompt, as a row.
+    def rows_of(
+        self, found: Mapping[str, np.ndarray | InputError], texts: Sequence[str], left_out: int, first: int = 0
+    ) -> list[PromptedRow]:
+        """Texts, which already have their prompt, as rows.
+
+        Parameters
+        ----------
+        found : mapping
+            Token ids by text, see :meth:`RowModel.tokenize`.
+        texts : sequence of str
+            The texts.
+        left_out : int
+            As of :meth:`left_out`.
+        first : int
+            Place of the first of them among the texts that the caller knows.
 
         Raises
         ------
-        InputRangeError
-            It is too long, and may not be cut.
+        InputError
+            Something is no text, or has no tokens, or is too long and may not be cut; the message names its place.
         """
-        row = self.rows.row(ids)
-        return PromptedRow(row.first, None, row.cut, left_out)
+        rows = []
+        for index, text in enumerate(texts, first):
+            ids = found[text]
+            if isinstance(ids, InputError):
+                raise InputError(f"inputs[{index}]: {ids}") from ids
+            try:
+                row = self.rows.row(ids)
+            except InputRangeError as error:
+                raise InputRangeError(f"inputs[{index}]: {error}") from error
+            if not self.rows.row_tokens(row):
+                raise InputError(f"inputs[{index}]: the tokenizer makes no tokens of {text!r:.80}; leave it out")
+            rows.append(PromptedRow(row.first, None, row.cut, left_out))
+        return rows
 
     # ---- rows to vectors ---------------------------------------------------------------------------------------------
 
@@ -211,8 +235,8 @@ class Embedder:
 
     @cached_property
     def dimension(self) -> int:
-        """Numbers of a vector before :meth:`finish`; found out by embedding an empty text."""
-        part = next(self.run([self.row(np.zeros(0, dtype=np.int64), 0)]))
+        """Numbers of a vector before :meth:`finish`; found out by embedding a token."""
+        part = next(self.run([Row(np.zeros(1, dtype=np.int64))]))
         return int(part.outputs["embeddings"].shape[1])
 
 

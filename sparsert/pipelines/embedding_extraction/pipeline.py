@@ -17,7 +17,7 @@ from sparsert.pipelines.embedding_extraction.embedder import Embedder
 from sparsert.pipelines.embedding_extraction.options import EmbeddingOptions
 from sparsert.pipelines.embedding_extraction.precision import quantize_embeddings
 from sparsert.pipelines.embedding_extraction.schemas import EmbeddingInput, EmbeddingOutput
-from sparsert.pipelines.row_model import PreparedRows, RowOutputs, gather, tokens_of
+from sparsert.pipelines.row_model import PreparedRows, RowOutputs, gather
 from sparsert.pipelines.rows import Row
 
 __all__ = ["EmbeddingPipeline"]
@@ -91,8 +91,7 @@ class EmbeddingPipeline(Pipeline):
                 if isinstance(request, InputError):
                     raise request
                 prompt, prompted = request
-                left_out = self.embedder.left_out(prompt)
-                rows = [self.embedder.row(ids, left_out) for ids in tokens_of(found, prompted, "inputs")]
+                rows = self.embedder.rows_of(found, prompted, self.embedder.left_out(prompt))
                 prepared.append(PreparedRows(item, rows))
             except InputError as error:
                 prepared.append(error)
