@@ -16,6 +16,7 @@ from sparsert.pipelines.question_answering import QuestionAnsweringOptions
 from sparsert.pipelines.row_model import TextOptions
 from sparsert.pipelines.text_classification import TextClassificationOptions
 from sparsert.pipelines.text_ranking import TextRankingOptions
+from sparsert.pipelines.token_classification import TokenClassificationOptions
 from sparsert.pipelines.zero_shot_text_classification import ZeroShotOptions
 
 DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"
@@ -37,6 +38,7 @@ def row(name: str, default: object, doc: str, shown: str | None) -> str:
         (EmbeddingOptions, "embeddings.md"),
         (TextRankingOptions, "reranking.md"),
         (ZeroShotOptions, "zero-shot.md"),
+        (TokenClassificationOptions, "entities.md"),
     ],
 )
 def test_the_documents_have_every_option(kind: type[PipelineOptions], document: str) -> None:
