@@ -231,12 +231,19 @@ def test_a_tokenizer_without_words_is_told_of(
     assert pipeline(["", " "]).predictions == [[], []]
 
 
-def test_what_loggers_may_be_told(make: Make) -> None:
-    functions = TokenClassificationPipeline.metric_functions
-    output = make(ignore_labels=[])(["abc", "de"])
-    assert functions["pipeline_inputs"]["string_length"](TokenClassificationInput(inputs=["abc", "de"])) == 5
-    assert functions["pipeline_outputs"]["entities_found"](output) == sum(map(len, output.predictions))
-    assert functions["pipeline_outputs"]["entity_scores"](output).min() > 0
+def test_what_loggers_may_be_told(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    data = {"predefined": [{"func": "token_classification"}], "engine_outputs.logits": [{"func": "np.shape"}]}
+    pipeline = make(logger={"loggers": {"python": {}}, "data_logging": data}, ignore_labels=[])
+    with caplog.at_level("INFO", "sparsert.metrics"):
+        (one, two) = pipeline(["abc", "de"]).predictions
+    mean = np.mean([entity.score for entity in one + two])
+    for line in (
+        "pipeline_inputs__string_length | Category: data | Logged Data: 5",
+        f"pipeline_outputs__entities_found | Category: data | Logged Data: {len(one + two)}",
+        f"pipeline_outputs__mean_score | Category: data | Logged Data: {mean:.6f}",
+        f"engine_outputs.logits__np.shape | Category: data | Logged Data: ({len(one + two) + 4}, 5)",
+    ):
+        assert line in caplog.text
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------

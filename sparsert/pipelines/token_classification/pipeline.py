@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,12 @@ class PreparedTexts(PreparedRows):
     texts: Sequence[ReadText]
 
 
+def _mean_score(output: TokenClassificationOutput) -> float:
+    """Of all entities of a request; 0 if there are none."""
+    scores = [entity.score for entities in output.predictions for entity in entities]
+    return fmean(scores) if scores else 0.0
+
+
 @Pipeline.register("token_classification", task_aliases=["ner"])
 class TokenClassificationPipeline(Pipeline):
     """Find entities in texts.
@@ -90,7 +97,7 @@ class TokenClassificationPipeline(Pipeline):
         "pipeline_inputs": {"string_length": lambda item: sum(map(len, item.texts()))},
         "pipeline_outputs": {
             "entities_found": lambda output: sum(map(len, output.predictions)),
-            "entity_scores": lambda output: np.array([found.score for part in output.predictions for found in part]),
+            "mean_score": _mean_score,
         },
     }
 
