@@ -14,8 +14,8 @@ from sparsert.errors import InputError
 from sparsert.pipelines.heads import softmax
 from sparsert.pipelines.heads import top_k as best_first
 from sparsert.pipelines.options import at_least
-from sparsert.pipelines.pair_model import tokens_of_text
 from sparsert.pipelines.row_model import PreparedRows, RowOutputs
+from sparsert.pipelines.sequence_classifier import tokens_of_text
 from sparsert.pipelines.text_ranking.activations import activated, check_activation
 from sparsert.pipelines.text_ranking.encoder import Encoder
 from sparsert.pipelines.text_ranking.options import TextRankingOptions

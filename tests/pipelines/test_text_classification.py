@@ -228,7 +228,7 @@ def test_long_texts(make: Make) -> None:
 
 def test_labels_that_do_not_match(make: Make) -> None:
     with pytest.raises(ModelFormatError, match=r"config.json names 3 labels .*the model gives 2 logits"):
-        make(config={"id2label": {"0": "a", "1": "b", "2": "c"}})("a")
+        make(config={"id2label": {"0": "a", "1": "b", "2": "c"}})
 
 
 def test_without_labels(make: Make) -> None:

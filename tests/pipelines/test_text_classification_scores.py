@@ -11,8 +11,9 @@ import pytest
 from sparsert.errors import InputError, ModelError, ModelFormatError
 from sparsert.model_config import ModelConfig
 from sparsert.pipelines.heads import activate, head_function
+from sparsert.pipelines.sequence_classifier import class_logits, class_names
 from sparsert.pipelines.text_classification import TextClassificationOptions
-from sparsert.pipelines.text_classification.pipeline import best_labels, class_logits, class_names
+from sparsert.pipelines.text_classification.pipeline import best_labels
 
 DATA = Path(__file__).parent / "data"
 

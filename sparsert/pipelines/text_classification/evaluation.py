@@ -10,11 +10,11 @@ import numpy as np
 
 from sparsert.errors import InputError
 from sparsert.model_config import ModelConfig
-from sparsert.pipelines.heads import head_function, top_k
+from sparsert.pipelines.heads import top_k
 from sparsert.pipelines.row_model import RowOutputs
 from sparsert.pipelines.text_classification.dataset import Label, LabelledText, read_labelled
 from sparsert.pipelines.text_classification.metrics import classification_metrics, regression_metrics
-from sparsert.pipelines.text_classification.pipeline import TextClassificationPipeline, class_names
+from sparsert.pipelines.text_classification.pipeline import TextClassificationPipeline
 from sparsert.pipelines.text_classification.schemas import TextClassificationInput
 
 __all__ = ["ClassificationScorer", "label_number"]
@@ -41,13 +41,13 @@ Spearman."""
 
     def __init__(self, pipeline: TextClassificationPipeline) -> None:
         self._pipeline = pipeline
-        self._names: tuple[str, ...] = ()
+        self._names = pipeline.model.labels
         self._truth: list[np.ndarray] = []
         self._predicted: list[np.ndarray] = []
 
     @property
     def main(self) -> str:
-        """The metric to look at first; known once something was added."""
+        """The metric to look at first."""
         return "spearman" if len(self._names) == 1 else "accuracy"
 
     @staticmethod
@@ -62,16 +62,15 @@ Spearman."""
 
     def add(self, examples: Sequence[LabelledText], parts: Sequence[RowOutputs]) -> tuple[int, int]:
         """Note the labels of some texts; the numbers of rows and of tokens that were read for them."""
-        scores = self._pipeline.scores(np.concatenate([part.outputs["logits"] for part in parts]))
-        width, config = scores.shape[1], self._pipeline.model.config
-        self._names = class_names(config, width)
-        several = head_function(config.problem_type, width, self._pipeline.options.function_to_apply) == "sigmoid"
-        if width == 1:
+        logits = np.concatenate([part.outputs["logits"] for part in parts]).astype(np.float32, copy=False)
+        scores = self._pipeline.scores(logits)
+        if len(self._names) == 1:
             self._truth += [np.array(_number(example)) for example in examples]
             self._predicted += list(scores[:, 0].astype(np.float64))
         else:
+            config, several = self._pipeline.model.config, self._pipeline.function == "sigmoid"
             self._truth += [_indicator(example, self._names, config, several) for example in examples]
-            best = np.arange(width) == top_k(scores, 1)
+            best = np.arange(len(self._names)) == top_k(scores, 1)
             self._predicted += list(scores >= _LEAST_PROBABILITY if several else best)
         return len(scores), sum(int(part.rows.lengths.sum()) for part in parts)
 

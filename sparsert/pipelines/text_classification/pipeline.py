@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from sparsert.errors import InputError, ModelFormatError
-from sparsert.model_config import ModelConfig
+from sparsert.errors import InputError
 from sparsert.pipelines.base import Pipeline
 from sparsert.pipelines.heads import activate, head_function, top_k
-from sparsert.pipelines.row_model import PreparedRows, RowModel, RowOutputs, gather
+from sparsert.pipelines.row_model import PreparedRows, RowOutputs
+from sparsert.pipelines.sequence_classifier import SequenceClassifier
 from sparsert.pipelines.text_classification.options import TextClassificationOptions
 from sparsert.pipelines.text_classification.schemas import TextClassificationInput, TextClassificationOutput
 
-__all__ = ["TextClassificationPipeline", "best_labels", "class_logits", "class_names"]
+__all__ = ["TextClassificationPipeline", "best_labels"]
 
 
 @Pipeline.register("text_classification", task_aliases=["sentiment_analysis", "glue"])
@@ -31,6 +31,11 @@ class TextClassificationPipeline(Pipeline):
     ----------
     model_path, **options
         Fields of :class:`TextClassificationOptions`.
+
+    Attributes
+    ----------
+    function : str
+        What makes scores of logits, one of :data:`~sparsert.pipelines.heads.FUNCTIONS`.
 
     Raises
     ------
@@ -54,7 +59,8 @@ class TextClassificationPipeline(Pipeline):
 
     def __init__(self, model_path: str | Path | None = None, **options: Any) -> None:
         super().__init__(model_path, **options)
-        self.model = RowModel(self.resolve_model(), self.options, class_logits)
+        self.model = model = SequenceClassifier(self.resolve_model(), self.options)
+        self.function = head_function(model.config.problem_type, model.num_labels, self.options.function_to_apply)
 
     def preprocess(self, inputs: Sequence[TextClassificationInput]) -> list[PreparedRows | InputError]:
         """Tokenize texts, each different one once, and make a row of each text or pair."""
@@ -94,17 +100,14 @@ class TextClassificationPipeline(Pipeline):
     ) -> list[TextClassificationOutput]:
         """The labels of each request's texts."""
         results = []
-        for rows in gather(prepared, outputs, "logits"):
-            scores = self.scores(np.stack(rows))
-            names = class_names(self.model.config, scores.shape[1])
-            labels, values = best_labels(scores, names, self.options.labels_asked)
-            results.append(TextClassificationOutput(labels=labels, scores=values))
+        for logits in self.model.logits(prepared, outputs):
+            labels, scores = best_labels(self.scores(logits), self.model.labels, self.options.labels_asked)
+            results.append(TextClassificationOutput(labels=labels, scores=scores))
         return results
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """What logits say in the end, both of shape (W, L): probabilities, or numbers of a regression."""
-        asked = self.options.function_to_apply
-        return activate(logits, head_function(self.model.config.problem_type, logits.shape[1], asked))
+        return activate(logits, self.function)
 
 
 def _best(scores: float | list[float]) -> float:
@@ -124,23 +127,6 @@ def _checked(ids: np.ndarray | InputError) -> np.ndarray:
     return ids
 
 
-def class_names(config: ModelConfig, width: int) -> tuple[str, ...]:
-    """Names of so many logits: those of ``config.json``, or ``LABEL_i`` where it says nothing.
-
-    Raises
-    ------
-    ModelFormatError
-        It has another number of them.
-    """
-    names = config.labels or tuple(f"LABEL_{index}" for index in range(width))
-    if len(names) != width:
-        raise ModelFormatError(
-            f"{config.path} names {len(names)} labels (id2label or num_labels), but the model gives {width} logits for "
-            "each text; correct it, or export the model again"
-        )
-    return names
-
-
 def best_labels(scores: np.ndarray, names: Sequence[str], k: int | None) -> tuple[list[Any], list[Any]]:
     """Labels and scores of each row, best first, as lists; with ``k`` of 1 a label and a score for each row.
 
@@ -158,22 +144,3 @@ def best_labels(scores: np.ndarray, names: Sequence[str], k: int | None) -> tupl
     if k == 1:
         return [row[0] for row in labels], [row[0] for row in values]
     return labels, values
-
-
-def class_logits(outputs: Mapping[str, Sequence[Any]]) -> dict[str, str]:
-    """Which output of a model has the logits of classes: the one of that name, or the only one with two axes.
-
-    Raises
-    ------
-    ModelFormatError
-        There is none.
-    """
-    found = [name for name, shape in outputs.items() if len(shape) == 2]
-    name = "logits" if "logits" in found else found[0] if len(found) == 1 else None
-    if name is None:
-        shapes = {name: list(shape) for name, shape in outputs.items()}
-        raise ModelFormatError(
-            f"expected one output of shape [batch, labels], called logits if there are others; the model's outputs are "
-            f"{shapes}: export it with a head for sequence classification"
-        )
-    return {"logits": name}

@@ -6,8 +6,8 @@ import numpy as np
 
 from sparsert.errors import InputError
 from sparsert.model_config import read_config
-from sparsert.pipelines.pair_model import PairModel
 from sparsert.pipelines.sentence_folder import read_sentence_folder
+from sparsert.pipelines.sequence_classifier import SequenceClassifier
 from sparsert.pipelines.text_ranking.activations import activated, folder_activation
 from sparsert.pipelines.text_ranking.options import TextRankingOptions
 from sparsert.zoo import ResolvedModel
@@ -27,7 +27,7 @@ class Encoder:
 
     Attributes
     ----------
-    model : PairModel
+    model : SequenceClassifier
         Gives pairs their logits.
     activation : str
         One of :data:`~sparsert.pipelines.text_ranking.activations.ACTIVATIONS`.
@@ -39,7 +39,7 @@ class Encoder:
 
     def __init__(self, model: ResolvedModel, options: TextRankingOptions) -> None:
         folder = read_sentence_folder(model.root)
-        self.model = PairModel(model, options, folder.max_seq_length, folder.do_lower_case)
+        self.model = SequenceClassifier(model, options, folder.max_seq_length, folder.do_lower_case)
         config = read_config(model.directory, model.root)
         self.activation = options.activation or folder_activation(config, self.model.num_labels)
         self.prompts = dict(folder.prompts)

@@ -11,8 +11,8 @@ import numpy as np
 from sparsert.errors import InputError, ModelFormatError
 from sparsert.pipelines.base import Pipeline
 from sparsert.pipelines.heads import top_k
-from sparsert.pipelines.pair_model import tokens_of_text
 from sparsert.pipelines.row_model import PreparedRows, RowOutputs, tokens_of
+from sparsert.pipelines.sequence_classifier import tokens_of_text
 from sparsert.pipelines.text_ranking.encoder import Encoder
 from sparsert.pipelines.text_ranking.options import TextRankingOptions
 from sparsert.pipelines.text_ranking.schemas import RankedDocument, TextRankingInput, TextRankingOutput

@@ -13,8 +13,8 @@ import numpy as np
 from sparsert.errors import InputError
 from sparsert.pipelines.base import Pipeline
 from sparsert.pipelines.heads import top_k
-from sparsert.pipelines.pair_model import PairModel
 from sparsert.pipelines.row_model import PreparedRows, RowOutputs, tokens_of
+from sparsert.pipelines.sequence_classifier import SequenceClassifier
 from sparsert.pipelines.zero_shot_text_classification.hypotheses import hypotheses
 from sparsert.pipelines.zero_shot_text_classification.options import ZeroShotOptions
 from sparsert.pipelines.zero_shot_text_classification.schemas import ZeroShotInput, ZeroShotOutput
@@ -73,7 +73,7 @@ class ZeroShotPipeline(Pipeline):
 
     def __init__(self, model_path: str | Path | None = None, **options: Any) -> None:
         super().__init__(model_path, **options)
-        self.model = PairModel(self.resolve_model(), self.options)
+        self.model = SequenceClassifier(self.resolve_model(), self.options)
         config, chosen = self.model.config, self.options
         self.entailment, self.contradiction = entailment_and_contradiction(
             config.label2id, self.model.num_labels, chosen.entailment_index, chosen.contradiction_index, config.path

@@ -1,4 +1,4 @@
-"""A model that reads pairs of texts and gives each some logits: cross-encoders, and natural language inference."""
+"""A model with a head for sequence classification, which gives each text or pair of texts some logits."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from sparsert.errors import InputError
+from sparsert.errors import InputError, ModelFormatError
+from sparsert.model_config import ModelConfig
 from sparsert.pipelines.row_model import PreparedRows, RowModel, RowOutputs, TextOptions, gather
-from sparsert.pipelines.text_classification.pipeline import class_logits, class_names
 from sparsert.zoo import ResolvedModel
 
-__all__ = ["PairModel", "tokens_of_text"]
+__all__ = ["SequenceClassifier", "class_logits", "class_names", "tokens_of_text"]
 
 
-class PairModel(RowModel):
-    """A :class:`RowModel` whose output is the logits of pairs.
+class SequenceClassifier(RowModel):
+    """A :class:`RowModel` whose output is the logits of rows.
 
     Parameters
     ----------
@@ -26,7 +26,9 @@ class PairModel(RowModel):
     Attributes
     ----------
     num_labels : int
-        Logits of a pair.
+        Logits of a row.
+    labels : tuple of str
+        Their names.
 
     Raises
     ------
@@ -50,7 +52,7 @@ class PairModel(RowModel):
         super().__init__(model, options, outputs, limit, lower_case)
         # Some exporters leave the width open, and a run tells it.
         self.num_labels = shape[-1] if isinstance(shape[-1], int) else self._width()
-        class_names(self.config, self.num_labels)  # refuses another number of them
+        self.labels = class_names(self.config, self.num_labels)
 
     def _width(self) -> int:
         nothing = np.zeros(0, dtype=np.int64)
@@ -58,9 +60,45 @@ class PairModel(RowModel):
         return int(part.outputs["logits"].shape[1])
 
     def logits(self, prepared: Sequence[PreparedRows], parts: Iterable[RowOutputs]) -> list[np.ndarray]:
-        """Logits of each request's pairs, shape (W, L), in float32."""
+        """Logits of each request's rows, shape (W, L), in float32."""
         width = self.num_labels
         return [np.array(rows, dtype=np.float32).reshape(-1, width) for rows in gather(prepared, parts, "logits")]
+
+
+def class_names(config: ModelConfig, width: int) -> tuple[str, ...]:
+    """Names of so many logits: those of ``config.json``, or ``LABEL_i`` where it says nothing.
+
+    Raises
+    ------
+    ModelFormatError
+        It has another number of them.
+    """
+    names = config.labels or tuple(f"LABEL_{index}" for index in range(width))
+    if len(names) != width:
+        raise ModelFormatError(
+            f"{config.path} names {len(names)} labels (id2label or num_labels), but the model gives {width} logits for "
+            "each text; correct it, or export the model again"
+        )
+    return names
+
+
+def class_logits(outputs: Mapping[str, Sequence[Any]]) -> dict[str, str]:
+    """Which output of a model has the logits of classes: the one of that name, or the only one with two axes.
+
+    Raises
+    ------
+    ModelFormatError
+        There is none.
+    """
+    found = [name for name, shape in outputs.items() if len(shape) == 2]
+    name = "logits" if "logits" in found else found[0] if len(found) == 1 else None
+    if name is None:
+        shapes = {name: list(shape) for name, shape in outputs.items()}
+        raise ModelFormatError(
+            f"expected one output of shape [batch, labels], called logits if there are others; the model's outputs are "
+            f"{shapes}: export it with a head for sequence classification"
+        )
+    return {"logits": name}
 
 
 def tokens_of_text(found: Mapping[str, np.ndarray | InputError], text: str, name: str) -> np.ndarray:
