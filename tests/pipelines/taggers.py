@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +111,21 @@ def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 
 class Reference:
-    """ONNX Runtime on windows that the tokenizers library makes, one at a time, and the naive twin."""
+    """ONNX Runtime on windows that the tokenizers library makes, one at a time, and the naive twin.
 
-    def __init__(self, folder: Path) -> None:
+    ``run`` is what gives the logits of a window's token ids in place of ONNX Runtime, shape (T, L).
+    """
+
+    def __init__(self, folder: Path, run: Callable[[list[int]], np.ndarray] | None = None) -> None:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._session = _session(onnx.load(folder / "model.onnx"))
+        self._run = run or self._run_onnxruntime
+
+    def _run_onnxruntime(self, ids: list[int]) -> np.ndarray:
+        row = np.array([ids], dtype=np.int64)
+        arrays = {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": np.zeros_like(row)}
+        (logits,) = self._session.run(None, {value.name: arrays[value.name] for value in self._session.get_inputs()})
+        return logits[0]
 
     def windows(self, text: str, sequence_length: int, overlap: int) -> list[list[naive_entities.Token]]:
         """The tokens of each window without special ones."""
@@ -124,18 +134,11 @@ class Reference:
         self.tokenizer.no_truncation()
         windows = []
         for window in [encoding, *encoding.overflowing]:
-            arrays = {
-                "input_ids": window.ids,
-                "attention_mask": window.attention_mask,
-                "token_type_ids": window.type_ids,
-            }
-            names = [value.name for value in self._session.get_inputs()]
-            (logits,) = self._session.run(None, {name: np.array([arrays[name]], dtype=np.int64) for name in names})
             windows.append(
                 [
                     naive_entities.Token(token, start, end, row, naive_entities.probabilities(values))
                     for row, (token, (start, end), values) in enumerate(
-                        zip(window.ids, window.offsets, logits[0].tolist(), strict=True)
+                        zip(window.ids, window.offsets, self._run(window.ids).tolist(), strict=True)
                     )
                     if not window.special_tokens_mask[row]
                 ]

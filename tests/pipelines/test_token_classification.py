@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sparsert.errors import InputError, ModelError, ModelFormatError
 from sparsert.pipelines import Pipeline, TokenClassificationInput, TokenClassificationOutput
+from sparsert.pipelines.rows import Row
 from sparsert.pipelines.token_classification import TokenClassificationPipeline
 from sparsert.pipelines.token_classification.entities import STRATEGIES
 
@@ -93,6 +94,23 @@ def test_labels_of_int8(make: Make, folders: dict[str, Path], engine_type: str) 
             same += entity.entity == twin["label"]
             scores += 1
     assert same / scores > 0.95
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_entities_of_int8_logits(make: Make, folders: dict[str, Path], strategy: str) -> None:
+    pipeline = make("int8", aggregation_strategy=strategy)
+
+    def run(ids: list[int]) -> np.ndarray:
+        """Our own logits of one window, without its neighbours."""
+        (part,) = pipeline.model.run([Row(np.array(ids[1:-1], dtype=np.int64))])
+        return part.outputs["logits"]
+
+    texts = texts_of(2, [3, 10, 40, 100, 300])
+    reference = Reference(folders["int8"], run)
+    for text, predictions in zip(texts, pipeline(texts).predictions, strict=True):
+        for entity, twin in zip(predictions, reference.entities(text, strategy), strict=True):
+            found = entity.model_dump(exclude={"is_grouped", "entity"}) | {"label": entity.entity}
+            assert found == twin | {"score": pytest.approx(twin["score"], abs=1e-5)}  # a mean in float32
 
 
 @pytest.mark.parametrize("tokens", [1, 29, 30, 31, 53, 54, 5000])
