@@ -204,6 +204,7 @@ def test_a_file_that_was_not_finished_holds_what_was_there(tmp_path: Path) -> No
         ([*MODEL, "--batch", "0"], "--batch must be at least 1"),
         ([*MODEL, "--precision", "int8"], "needs --ranges"),
         ([*MODEL, "-o", "vectors.txt"], "must end in .npy"),
+        ([*MODEL, "--pooling", "none"], "no vector for a text"),
     ],
 )
 def test_wrong_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,6 +225,9 @@ def test_wrong_usage(arguments: list[str], message: str, capsys: pytest.CaptureF
         ([*MODEL, "--prompt-name", "nobody"], "prompt_name must be one of"),
         ([*MODEL, "--precision", "int9"], "precision must be one of"),
         ([*MODEL, "--precision", "int8", "--ranges", "other.csv"], "other.csv cannot be read"),
+        ([*MODEL, "--precision", "int8", "--ranges", "ranges.npy"], "must hold an array of shape (2, 24)"),
+        ([*MODEL, "-o", "full.npy"], "full.npy cannot be written: No space left"),
+        ([*MODEL, "-o", "full.jsonl"], "full.jsonl cannot be written: No space left"),
         (["--model", "absent"], "absent"),
     ],
 )
@@ -239,6 +243,9 @@ def test_what_cannot_be_done_exits_with_1(
     (tmp_path / "other.csv").write_text("name,age\nAda,36\n")
     (tmp_path / "latin.csv").write_bytes("text\nCafé\n".encode("latin-1"))
     (tmp_path / "quote.csv").write_text('text\n"a" b\n')
+    np.save(tmp_path / "ranges.npy", np.zeros((2, 5)))
+    for name in ("full.npy.part", "full.jsonl"):
+        (tmp_path / name).symlink_to("/dev/full")
     stdin("a")
     assert main(arguments) == 1
     out, err = capsys.readouterr()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(
             f"--precision {options.precision} needs --ranges: the vectors of all texts are not known beforehand"
         )
+    if options.pooling == "none":
+        parser.error("--pooling none gives no vector for a text; from Python the pipeline gives those of tokens")
     if options.output != "-" and Path(options.output).suffix not in (".npy", ".parquet", ".jsonl", ".ndjson"):
         parser.error(f"--output must end in .npy, .parquet or .jsonl, got {options.output}")
     return run_command("sparsert.embed", lambda: _embed_all(options))
@@ -100,12 +103,12 @@ def _embed_all(options: argparse.Namespace) -> bool:
     from sparsert.pipelines.embedding_extraction.precision import check_precision
 
     check_precision(options.precision)
-    ranges = None if options.ranges is None else _ranges(options.ranges)
     chosen = {name: getattr(options, name) for name in _PIPELINE_OPTIONS}
     pipeline = EmbeddingPipeline(options.model, return_numpy=True, **chosen)
+    ranges = None if options.ranges is None else _ranges(options.ranges, _width(pipeline))
     batches = read_texts(options.input, options.format or format_of(options.input), options.field)
     between = options.output == "-" and sys.stdout.isatty()
-    failed = complete = False
+    failed = False
     output = _open(options.output)
     try:
         with progress_bar(None, "texts", options.quiet or between) as bar:
@@ -117,9 +120,13 @@ def _embed_all(options: argparse.Namespace) -> bool:
                         failed = True
                         sys.stderr.write(f"sparsert.embed: line {record.line}: {error}\n")
                 bar.update(len(records))
-        complete = True
-    finally:
-        output.close(complete)
+        output.close(True)
+    except BaseException as error:
+        with suppress(OSError, ValueError):  # what was written before can be read, unless the disk is full
+            output.close(False)
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            raise InputError(f"{options.output} cannot be written: {error.strerror or error}") from error
+        raise
     return failed
 
 
@@ -135,14 +142,22 @@ def _open(path: str) -> VectorFile:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _ranges(path: str) -> np.ndarray:
+def _width(pipeline: EmbeddingPipeline) -> int:
+    """Numbers of a vector."""
+    embedder = pipeline.embedder
+    return min(embedder.dimension, embedder.truncate_dim or sys.maxsize)
+
+
+def _ranges(path: str, width: int) -> np.ndarray:
     try:
         ranges = np.load(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    if ranges.ndim != 2 or len(ranges) != 2:
-        raise InputError(f"{path} must hold an array of shape (2, D), least and greatest numbers, got {ranges.shape}")
-    return ranges
+    if ranges.shape != (2, width):
+        raise InputError(
+            f"{path} must hold an array of shape (2, {width}), least and greatest numbers, got {ranges.shape}"
+        )
+    return np.asarray(ranges)
 
 
 def _vectors(
@@ -157,8 +172,7 @@ def _vectors(
     ]
     results = iter(run_apart(pipeline, inputs))
     found = [record.error or next(results) for record in records]
-    embedder = pipeline.embedder
-    vectors = np.zeros((len(records), min(embedder.dimension, embedder.truncate_dim or sys.maxsize)), dtype=np.float32)
+    vectors = np.zeros((len(records), _width(pipeline)), dtype=np.float32)
     errors: list[str | None] = []
     for row, result in zip(vectors, found, strict=True):
         if isinstance(result, (str, Exception)):
