@@ -66,12 +66,14 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", FORMS)
 def test_labels_of_onnxruntime(make: Make, folders: dict[str, Path], name: str, engine_type: str) -> None:
     sequences = some_texts(1, 200)
-    found = make(name, engine_type=engine_type)(sequences=sequences)
-    reference = Reference(folders[name])
+    # ONNX Runtime takes one range for all rows of a call, so that a row's result depends on the others
+    rows = 1 if (name, engine_type) == ("dynamic", "onnxruntime") else None
+    found = make(name, engine_type=engine_type, batch_size=rows)(sequences=sequences)
+    reference = Reference(folders[name], exact=engine_type == "sparsert")
     expected = np.array([softmax(reference.logits(*texts)) for texts in sequences])
     labels = [NAMES[row.argmax()] for row in expected]
     assert set(labels) == set(NAMES)
-    if name == "int8":
+    if name in ("int8", "dynamic"):
         # A float between two bytes may be rounded to either, which moves these logits, stretched to a deviation of 1,
         # by some hundredths; where the labels are as near as that, either may win.
         clear = np.abs(expected[:, 0] - expected[:, 1]) > 0.05
@@ -138,14 +140,14 @@ def test_one_label(tmp_path: Path) -> None:
         assert found.scores == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["bert", "int8"])
+@pytest.mark.parametrize("name", ["bert", "int8", "dynamic"])
 @pytest.mark.parametrize("num_cores", [1, 2])
 def test_neighbours_change_nothing(folders: dict[str, Path], name: str, num_cores: int) -> None:
     one = Pipeline.create("text-classification", folders[name], top_k=None, num_cores=1)
     pipeline = Pipeline.create("text-classification", folders[name], top_k=None, num_cores=num_cores)
     sequences = some_texts(3, 60)
     alone = [one(sequences=[texts]).scores[0] for texts in sequences]
-    tolerance = 0 if name == "int8" else 1e-6
+    tolerance = 1e-6 if name == "bert" else 0
     np.testing.assert_allclose(pipeline(sequences=sequences).scores, alone, rtol=0, atol=tolerance)
     order = np.random.default_rng(4).permutation(len(sequences))
     shuffled = pipeline(sequences=[sequences[place] for place in order]).scores
