@@ -30,8 +30,7 @@ class ZeroShotOptions(TextOptions):
 
     labels: Sequence[str] | str | None = option(
         None,
-        "the labels, a list or a str with commas between them, for requests without labels of their own; a request may "
-        "then have none",
+        "the labels of requests that have none of their own, a list or a str with commas between them",
         config=list[str] | str | None,
     )
     candidate_labels: Sequence[str] | str | None = option(None, "another name of `labels`", config=None)

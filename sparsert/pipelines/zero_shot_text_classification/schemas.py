@@ -46,11 +46,9 @@ class ZeroShotInput(BaseModel):
         Raises
         ------
         InputError
-            There are no labels or two sets of them, or something makes no sense.
+            There are no labels, or two sets of them under two names, or something makes no sense.
         """
         labels = one_of("labels", self.labels, "candidate_labels", self.candidate_labels)
-        if labels is not None and options.labels is not None:
-            raise InputError("the pipeline has labels of its own, so that a request may have none; leave out labels")
         if labels is None and options.labels is None:
             raise InputError("labels are missing: neither the request nor the pipeline has any")
         template = self.hypothesis_template
