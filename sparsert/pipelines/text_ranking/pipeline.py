@@ -55,6 +55,7 @@ class TextRankingPipeline(Pipeline):
     def __init__(self, model_path: str | Path | None = None, **options: Any) -> None:
         super().__init__(model_path, **options)
         self.encoder = Encoder(self.resolve_model(), self.options)
+        self.model = self.encoder.model
         labels = self.encoder.model.num_labels
         if labels != 1:
             raise ModelFormatError(
