@@ -180,6 +180,25 @@ def test_lists_where_more_than_one_label_is_asked(make: Make) -> None:
         assert ([found.labels[0][0]], [found.scores[0][0]]) == (one.labels, one.scores)
 
 
+def test_options_of_a_request(make: Make, folders: dict[str, Path]) -> None:
+    classify, logits = make(), Reference(folders["bert"]).logits("a b")
+    request = {"sequences": "a b", "return_all_scores": True}
+    plain, raw, asked = classify(
+        [
+            classify.input_schema(**item)
+            for item in ({"sequences": "a b"}, request | {"function_to_apply": "none"}, request)
+        ]
+    )
+    assert plain == classify("a b")
+    best = np.argsort(-logits)
+    assert raw.labels == asked.labels == [[NAMES[place] for place in best]]
+    np.testing.assert_allclose(raw.scores, [logits[best]], atol=1e-4)  # stretched, and so are their errors
+    np.testing.assert_allclose(asked.scores, [softmax(logits)[best]], atol=1e-4)
+    assert classify([{"text": "a b", "return_all_scores": True}])[0] == asked
+    with pytest.raises(InputError, match="function_to_apply"):
+        classify(sequences="a b", function_to_apply="square")
+
+
 def test_options_go_with_the_pipeline(make: Make) -> None:
     pipeline = make(top_k=None, function_to_apply="Sigmoid", sequence_length=16)
     for other in (pickle.loads(pickle.dumps(pipeline)), Pipeline.from_config(pipeline.to_config())):

@@ -100,14 +100,19 @@ class TextClassificationPipeline(Pipeline):
     ) -> list[TextClassificationOutput]:
         """The labels of each request's texts."""
         results = []
-        for logits in self.model.logits(prepared, outputs):
-            labels, scores = best_labels(self.scores(logits), self.model.labels, self.options.labels_asked)
-            results.append(TextClassificationOutput(labels=labels, scores=scores))
+        for item, logits in zip(prepared, self.model.logits(prepared, outputs), strict=True):
+            asked = None if item.inputs.return_all_scores else self.options.labels_asked
+            scores = self.scores(logits, item.inputs.function_to_apply)
+            labels, values = best_labels(scores, self.model.labels, asked)
+            results.append(TextClassificationOutput(labels=labels, scores=values))
         return results
 
-    def scores(self, logits: np.ndarray) -> np.ndarray:
-        """What logits say in the end, both of shape (W, L): probabilities, or numbers of a regression."""
-        return activate(logits, self.function)
+    def scores(self, logits: np.ndarray, function: str | None = None) -> np.ndarray:
+        """What logits say in the end, both of shape (W, L): probabilities, or numbers of a regression.
+
+        ``function`` goes before that of the pipeline.
+        """
+        return activate(logits, function or self.function)
 
 
 def _best(scores: float | list[float]) -> float:

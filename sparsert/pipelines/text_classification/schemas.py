@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
@@ -22,12 +22,18 @@ class TextClassificationInput(BaseModel):
     sequences: str | list[str] | list[list[str]] = Field(
         description="A text, a list of texts, or a list of lists, where two strings are a pair and one is a text"
     )
+    return_all_scores: bool = Field(
+        default=False, description="Give all labels of each text; else as many as the pipeline was told"
+    )
+    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = Field(
+        default=None, description="What makes scores of logits; by default as the pipeline was told, or the model says"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _from_object(cls, values: Any) -> Any:
         if isinstance(values, Mapping) and "text" in values and "sequences" not in values:
-            return {"sequences": [_listed(values)]}
+            return {**values, "sequences": [_listed(values)]}
         return values
 
     @field_validator("sequences", mode="before")
