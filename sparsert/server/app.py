@@ -77,7 +77,8 @@ def create_app(config: ServerConfig | Mapping[str, Any] | str | Path) -> Flask:
         g.request_id = request_id(request.headers.get("X-Request-ID"))
         if request.method == "OPTIONS" and _origin_allowed(config):
             return Response(status=204)
-        if key and not _OPEN.fullmatch(request.path) and not _key_given(key):
+        open_to_all = request.method in ("GET", "HEAD") and _OPEN.fullmatch(request.path)
+        if key and not open_to_all and not _key_given(key):
             message = "this server wants an API key, as Authorization: Bearer or X-API-Key"
             raise RequestError(401, message, {"WWW-Authenticate": "Bearer"})
         return None

@@ -191,6 +191,11 @@ class Limits(StrictModel):
         default=65_536, ge=1, description="Tokens in all windows of one request; beyond: 413"
     )
     max_rows: int = Field(default=256, ge=1, description="Requests in one v2 tensor request; beyond: 422")
+    max_texts: int = Field(
+        default=2048,
+        ge=1,
+        description="Texts in one request of OpenAI's or text-embeddings-inference's routes; beyond: 422",
+    )
     read_timeout_s: float = Field(default=20.0, gt=0, le=600, description="Time to send a whole request; then: 408")
     drain_s: int = Field(default=30, ge=1, le=3600, description="Time for running requests when the server stops")
 

@@ -58,6 +58,7 @@ class Endpoint:
         self._logs = logs
         self.loaded = threading.Event()
         self.began = int(time.time())
+        self.max_batch_tokens = limits.max_batch_tokens or _TOKENS_PER_CORE
         self._pipeline: Pipeline | None = None
         self._runner: Runner | None = None
         self._batcher: Batcher | None = None
@@ -81,10 +82,11 @@ class Endpoint:
             self.failure = f"{type(error).__name__}: {error}"
             _log.error("endpoint %s cannot be loaded: %s", self.name, self.failure, exc_info=True)
         else:
+            self.max_batch_tokens = self._limits.max_batch_tokens or _TOKENS_PER_CORE * context.num_cores
             self._batcher = Batcher(
                 runner.begin,
                 lambda prepared, batch: [(result, batch.timer.times) for result in runner.end(batch)],
-                max_tokens=self._limits.max_batch_tokens or _TOKENS_PER_CORE * context.num_cores,
+                max_tokens=self.max_batch_tokens,
                 max_delay=self._limits.max_delay_ms / 1000,
                 name=f"batcher-{self.name}",
                 observe=self._metrics.batch_observer(self.name),
@@ -130,7 +132,10 @@ class Endpoint:
         return self._pipeline
 
     def answer(
-        self, requests: Sequence[BaseModel], deadline: float, check: Callable[[Any], None] = lambda prepared: None
+        self,
+        requests: Sequence[BaseModel],
+        deadline: float,
+        check: Callable[[int, Any], None] = lambda row, prepared: None,
     ) -> Answers:
         """Answer requests by ``deadline``, on the clock of ``time.monotonic``.
 
@@ -141,7 +146,8 @@ class Endpoint:
         deadline
             When to give up.
         check
-            Called with each prepared request; may raise a RequestError.
+            Called with the place of each request and what the pipeline prepared for it, or the InputError of one that
+            it refuses; may raise a RequestError.
 
         Raises
         ------
@@ -160,9 +166,9 @@ class Endpoint:
         except InputError as error:  # of all of them
             raise SchemaError.at((), str(error)) from error
         for row, item in enumerate(prepared):
+            check(row, item)
             if isinstance(item, InputError):
                 raise SchemaError.at((row,) if len(prepared) > 1 else (), str(item)) from item
-            check(item)
         items = [(item, pipeline.tokens(item)) for item in prepared]
         total, most = sum(tokens for _, tokens in items), self._limits.max_request_tokens
         if total > most:  # it would hold up all others, and perhaps not be done in time

@@ -14,18 +14,28 @@ from flask import Blueprint, Response, jsonify, request
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from sparsert.pipelines.heads import sigmoid, top_k
 from sparsert.server.bodies import read_json
-from sparsert.server.dialects import Body, Texts, check_text, endpoint_of, join_numbers, parse
+from sparsert.server.dialects import (
+    EMBEDDING,
+    RANKING,
+    Body,
+    Texts,
+    check_number,
+    check_text,
+    endpoint_of,
+    join_numbers,
+    no_model,
+    parse,
+    raw_scores,
+    vectors,
+)
 from sparsert.server.endpoints import Endpoint
-from sparsert.server.errors import RequestError
-from sparsert.server.state import deadline, state
+from sparsert.server.state import state
 
 __all__ = ["EmbeddingsBody", "RerankBody", "blueprint"]
 
 blueprint = Blueprint("openai", __name__)
-
-EMBEDDING = ("embedding_extraction",)
-RANKING = ("text_ranking",)
 
 
 class EmbeddingsBody(Body):
@@ -71,19 +81,15 @@ class RerankBody(Body):
 def embeddings() -> Response:
     """Vectors of texts."""
     body = parse(EmbeddingsBody, read_json(request))
-    endpoint = endpoint_of(EMBEDDING, body.model, 404)
-    fields = {"normalize": True, "truncate_dim": body.dimensions}
-    # A request each, so that those of other clients may come between.
-    requests = [endpoint.parse({"inputs": [text], **fields}) for text in body.input]
-    with state().admission.enter():
-        answers = endpoint.answer(requests, deadline())
+    check_number("input", body.input)
+    served = endpoint_of(EMBEDDING, body.model, 404)
+    found, answers = vectors(served, body.input, lambda row: ("input", row), dimensions=body.dimensions, normalize=True)
     write = _as_base64 if body.encoding_format == "base64" else join_numbers
     rows = [
-        f'{{"object":"embedding","index":{index},"embedding":{write(result.vectors[0])}}}'
-        for index, result in enumerate(answers.results)
+        f'{{"object":"embedding","index":{index},"embedding":{write(vector)}}}' for index, vector in enumerate(found)
     ]
     usage = json.dumps({"prompt_tokens": answers.tokens, "total_tokens": answers.tokens})
-    text = f'{{"object":"list","data":[{",".join(rows)}],"model":{json.dumps(endpoint.name)},"usage":{usage}}}'
+    text = f'{{"object":"list","data":[{",".join(rows)}],"model":{json.dumps(served.endpoint.name)},"usage":{usage}}}'
     return Response(text, mimetype="application/json")
 
 
@@ -93,19 +99,19 @@ def _as_base64(vector: np.ndarray) -> str:
 
 @blueprint.post("/v1/rerank")
 def rerank() -> Response:
-    """Documents in the order of their relevance to a query."""
+    """Documents in the order of their relevance to a query, with scores from 0 to 1."""
     body = parse(RerankBody, read_json(request))
-    endpoint = endpoint_of(RANKING, body.model, 404)
-    content = {"query": body.query, "documents": body.documents, "top_k": body.top_n}
-    with state().admission.enter():
-        answers = endpoint.answer([endpoint.parse(content)], deadline())
+    check_number("documents", body.documents)
+    served = endpoint_of(RANKING, body.model, 404)
+    logits, answers = raw_scores(served, body.query, body.documents, lambda row: ("documents", row))
+    scores = sigmoid(logits).tolist()
     results = []
-    for item in answers.results[0].results:
-        result: dict[str, Any] = {"index": item.index, "relevance_score": item.score}
+    for place in top_k(logits, body.top_n).tolist():
+        result: dict[str, Any] = {"index": place, "relevance_score": scores[place]}
         if body.return_documents:
-            result["document"] = {"text": body.documents[item.index]}
+            result["document"] = {"text": body.documents[place]}
         results.append(result)
-    return jsonify(model=endpoint.name, results=results, usage={"total_tokens": answers.tokens})
+    return jsonify(model=served.endpoint.name, results=results, usage={"total_tokens": answers.tokens})
 
 
 @blueprint.get("/v1/models")
@@ -119,7 +125,7 @@ def model(name: str) -> Response:
     """One of them."""
     endpoint = state().registry.named(name)
     if endpoint is None:
-        raise RequestError(404, f"the model {name[:200]!r} does not exist")
+        raise no_model(name, [item.name for item in state().registry.endpoints])
     return jsonify(_described(endpoint))
 
 

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from sparsert import __version__
-from sparsert.server import openai_routes, tei_routes, tensors
+from sparsert.server import openai_routes, tei_bodies, tei_routes, tensors
 from sparsert.server.config import EndpointConfig, ServerConfig
+from sparsert.server.dialects import EMBEDDING, RANKING
 from sparsert.server.endpoints import Endpoint
 
 if TYPE_CHECKING:
@@ -136,18 +137,16 @@ def _list_of(schema: dict[str, Any]) -> dict[str, Any]:
 
 _PREDICTIONS = {"anyOf": [_OBJECTS, _list_of(_OBJECTS)]}
 
-_READING = (*openai_routes.EMBEDDING, *tei_routes.CLASSIFYING)
-
 DIALECTS: tuple[tuple[str, str, type[BaseModel], tuple[str, ...], dict[str, Any]], ...] = (
-    ("/v1/embeddings", "Vectors of texts", openai_routes.EmbeddingsBody, openai_routes.EMBEDDING, _OBJECT),
-    ("/v1/rerank", "Documents in the order of relevance", openai_routes.RerankBody, openai_routes.RANKING, _OBJECT),
-    ("/embed", "Vectors of texts", tei_routes.EmbedBody, openai_routes.EMBEDDING, _list_of(_NUMBERS)),
-    ("/embed_all", "Vectors of tokens", tei_routes.EmbedAllBody, openai_routes.EMBEDDING, _list_of(_list_of(_NUMBERS))),
-    ("/similarity", "Cosine of a sentence with others", tei_routes.SimilarityBody, openai_routes.EMBEDDING, _NUMBERS),
-    ("/rerank", "Texts in the order of relevance", tei_routes.RerankBody, openai_routes.RANKING, _OBJECTS),
-    ("/predict", "Labels of texts or pairs", tei_routes.PredictBody, tei_routes.CLASSIFYING, _PREDICTIONS),
-    ("/tokenize", "Tokens of texts", tei_routes.TokenizeBody, _READING, _list_of(_OBJECTS)),
-    ("/decode", "Texts of token ids", tei_routes.DecodeBody, _READING, _list_of({"type": "string"})),
+    ("/v1/embeddings", "Vectors of texts", openai_routes.EmbeddingsBody, EMBEDDING, _OBJECT),
+    ("/v1/rerank", "Documents in the order of relevance", openai_routes.RerankBody, RANKING, _OBJECT),
+    ("/embed", "Vectors of texts", tei_bodies.EmbedBody, EMBEDDING, _list_of(_NUMBERS)),
+    ("/embed_all", "Vectors of tokens", tei_bodies.EmbedAllBody, EMBEDDING, _list_of(_list_of(_NUMBERS))),
+    ("/similarity", "Cosine of a sentence with others", tei_bodies.SimilarityBody, EMBEDDING, _NUMBERS),
+    ("/rerank", "Texts in the order of relevance", tei_bodies.RerankBody, RANKING, _OBJECTS),
+    ("/predict", "Labels of texts or pairs", tei_bodies.PredictBody, tei_routes.CLASSIFYING, _PREDICTIONS),
+    ("/tokenize", "Tokens of texts", tei_bodies.TokenizeBody, tei_routes.READING, _list_of(_OBJECTS)),
+    ("/decode", "Texts of token ids", tei_bodies.DecodeBody, tei_routes.READING, _list_of({"type": "string"})),
 )
 """Routes of other servers: path, summary, body, tasks of which the server has a model, and the answer."""
 _INFERENCE_ERRORS = (400, 408, 413, 415, 422, 429, 503, 504)

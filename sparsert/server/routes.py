@@ -81,6 +81,7 @@ def predict() -> Response | None:
     if request.method != "POST":
         raise MethodNotAllowed(["POST"])
     g.endpoint = endpoint.name
+    g.own_route = True  # even where another server has one of that name
     content = read_json(request)
     if tei_routes.is_predict(endpoint, content):
         return tei_routes.answer_predict(endpoint, content)

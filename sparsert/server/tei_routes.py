@@ -1,168 +1,106 @@
 """Routes of Hugging Face's text-embeddings-inference, for its clients: paths, fields, errors and headers.
 
-https://huggingface.github.io/text-embeddings-inference; each route goes to the first endpoint of its kind.
+https://huggingface.github.io/text-embeddings-inference; each route goes to the first endpoint of its task, ``/predict`` to
+a ranker if there is no classifier. A text is a request of its own to the pipeline, so that those of other clients may
+come between.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 from flask import Blueprint, Response, g, jsonify, request
-from pydantic import BeforeValidator, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
 from sparsert import __version__
+from sparsert.pipelines.heads import sigmoid, top_k
+from sparsert.pipelines.text_classification.pipeline import class_names
 from sparsert.pipelines.timing import ENGINE_FORWARD, POST_PROCESS, PRE_PROCESS
 from sparsert.server.bodies import read_json
-from sparsert.server.dialects import EMPTY, Body, Texts, check_text, endpoint_of, join_numbers, parse, refuse_cut
+from sparsert.server.dialects import (
+    EMBEDDING,
+    RANKING,
+    Served,
+    check_number,
+    endpoint_of,
+    join_numbers,
+    parse,
+    raw_scores,
+    serve,
+    vectors,
+)
 from sparsert.server.endpoints import Answers, Endpoint, public_reference
 from sparsert.server.errors import RequestError, SchemaError
-from sparsert.server.openai_routes import EMBEDDING, RANKING
-from sparsert.server.state import deadline, state
+from sparsert.server.state import state
+from sparsert.server.tei_bodies import (
+    DecodeBody,
+    EmbedAllBody,
+    EmbedBody,
+    PredictBody,
+    RerankBody,
+    SimilarityBody,
+    SimilarityParameters,
+    TokenizeBody,
+    Truncated,
+)
 
-__all__ = ["CLASSIFYING", "answer_predict", "blueprint", "is_predict"]
+__all__ = ["CLASSIFYING", "READING", "answer_predict", "blueprint", "is_predict"]
 
 blueprint = Blueprint("tei", __name__)
 
 CLASSIFYING = ("text_classification", "text_ranking")
+READING = (*EMBEDDING, *CLASSIFYING, "zero_shot_text_classification", "token_classification")
+"""Tasks whose tokenizer can be asked."""
 
 _WRONG_MODEL = 424
 """Status of a route for which the server has no model."""
-
-_Side = Annotated[
-    Literal["left", "right"], BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
-]
-
-
-class _Truncated(Body):
-    truncate: bool | None = Field(default=None, description="Cut longer texts, as is the default; false refuses them")
-    truncation_direction: _Side = "right"
-
-
-class EmbedAllBody(_Truncated):
-    """Texts of which the vectors of all tokens are wanted."""
-
-    inputs: Texts
-    prompt_name: str | None = None
-
-
-class EmbedBody(EmbedAllBody):
-    """Texts of which vectors are wanted."""
-
-    normalize: bool = True
-    dimensions: int | None = Field(default=None, ge=1)
-
-
-class RerankBody(_Truncated):
-    """Texts to be ordered by how well they answer a query."""
-
-    query: str
-    texts: Texts
-    raw_scores: bool = False
-    return_text: bool = False
-
-
-class SimilarityInputs(Body):
-    """A sentence, and others to compare it with."""
-
-    source_sentence: str
-    sentences: Texts
-
-
-class SimilarityParameters(_Truncated):
-    """How the sentences are embedded."""
-
-    prompt_name: str | None = None
-
-
-class SimilarityBody(Body):
-    """Sentences to compare."""
-
-    inputs: SimilarityInputs
-    parameters: SimilarityParameters | None = None
-
-
-class TokenizeBody(Body):
-    """Texts to be seen as tokens."""
-
-    inputs: Texts
-    add_special_tokens: bool = True
-    prompt_name: str | None = None
-
-
-def _id_lists(value: Any) -> list[list[int]]:
-    lists = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
-    if not all(isinstance(ids, list) and all(type(item) is int and item >= 0 for item in ids) for ids in lists):
-        raise PydanticCustomError("list_type", "must be a list of token ids, or a list of such lists")
-    if lists == [[]]:
-        raise PydanticCustomError(EMPTY, "holds no token ids")
-    return lists
-
-
-class DecodeBody(Body):
-    """Token ids to be turned into text."""
-
-    ids: Annotated[
-        list[list[int]], BeforeValidator(_id_lists), WithJsonSchema({"type": "array", "items": {"type": "integer"}})
-    ]
-    skip_special_tokens: bool = True
-
-
-def _texts_and_pairs(value: Any) -> list[list[str]]:
-    """A text, a pair of texts, or a list of lists of one or two."""
-    if isinstance(value, str):
-        rows: Any = [[value]]
-    elif isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        rows = [value]
-    else:
-        rows = value
-    if not isinstance(rows, list):
-        raise PydanticCustomError("string_type", "must be a string, a pair of strings, or a list of lists of these")
-    if not rows:
-        raise PydanticCustomError(EMPTY, "holds no text")
-    for index, row in enumerate(rows):
-        if not isinstance(row, list) or len(row) not in (1, 2) or not all(isinstance(text, str) for text in row):
-            raise PydanticCustomError(
-                "list_type", "element {index} must be a list of one or two strings", {"index": index}
-            )
-        for text in row:
-            check_text(text, index)
-    return rows
-
-
-class PredictBody(_Truncated):
-    """Texts or pairs to be classified."""
-
-    inputs: Annotated[
-        list[list[str]],
-        BeforeValidator(_texts_and_pairs),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {}}]}),
-    ]
-    raw_scores: bool = False
 
 
 # ---- routes ----------------------------------------------------------------------------------------------------------
 
 
+@blueprint.post("/")
+def root() -> Response:
+    """What the first endpoint of these kinds does, as clients of the hub's ``InferenceClient`` ask for it."""
+    served = endpoint_of((*EMBEDDING, *CLASSIFYING), None, _WRONG_MODEL)
+    content = read_json(request)
+    if served.endpoint.config.kind.task in EMBEDDING:
+        sentences = isinstance(content, dict) and isinstance(content.get("inputs"), dict)
+        return _similarity(content) if sentences else _embed(content)
+    if isinstance(content, dict) and "query" in content:
+        return _rerank(content)
+    return answer_predict(served.endpoint, content)
+
+
 @blueprint.post("/embed")
 def embed() -> Response:
     """A vector for each text."""
-    body = parse(EmbedBody, read_json(request))
-    fields = {"normalize": body.normalize, "truncate_dim": body.dimensions, "prompt_name": body.prompt_name}
-    answers = _embeddings(body, body.inputs, fields)
-    return _json_response(f"[{','.join(join_numbers(vector) for vector in _vectors(answers))}]", answers, body.inputs)
+    return _embed(read_json(request))
+
+
+def _embed(content: Any) -> Response:
+    body = parse(EmbedBody, content)
+    found, answers = _vectors(body, body.inputs, normalize=body.normalize, dimensions=body.dimensions)
+    return _json_response(f"[{','.join(map(join_numbers, found))}]", answers, body.inputs)
 
 
 @blueprint.post("/embed_all")
 def embed_all() -> Response:
     """A vector for each token of each text."""
     body = parse(EmbedAllBody, read_json(request))
-    answers = _embeddings(body, body.inputs, {"prompt_name": body.prompt_name, "pooling": "none"})
-    texts = (f"[{','.join(map(join_numbers, result.vectors[0]))}]" for result in answers.results)
+    found, answers = _vectors(body, body.inputs, pooling="none")
+    texts = (f"[{','.join(map(join_numbers, tokens))}]" for tokens in found)
     return _json_response(f"[{','.join(texts)}]", answers, body.inputs)
+
+
+def _vectors(body: EmbedAllBody, texts: Sequence[str], **fields: Any) -> tuple[list[np.ndarray], Answers]:
+    check_number("inputs", texts)
+    served = endpoint_of(EMBEDDING, None, _WRONG_MODEL)
+    return vectors(
+        served, texts, lambda row: ("inputs", row), uncut=_uncut(body, served), prompt_name=body.prompt_name, **fields
+    )
 
 
 @blueprint.post("/embed_sparse")
@@ -174,24 +112,40 @@ def embed_sparse() -> Response:
 @blueprint.post("/similarity")
 def similarity() -> Response:
     """Cosine of a sentence with others."""
-    body = parse(SimilarityBody, read_json(request))
-    parameters = body.parameters or SimilarityParameters()
-    texts = [body.inputs.source_sentence, *body.inputs.sentences]
-    answers = _embeddings(parameters, texts, {"normalize": True, "prompt_name": parameters.prompt_name})
-    source, *others = _vectors(answers)
+    return _similarity(read_json(request))
+
+
+def _similarity(content: Any) -> Response:
+    body = parse(SimilarityBody, content)
+    parameters, sentences = body.parameters or SimilarityParameters(), body.inputs.sentences
+    check_number("inputs.sentences", sentences)
+    served = endpoint_of(EMBEDDING, None, _WRONG_MODEL)
+
+    def place(row: int) -> tuple[str | int, ...]:
+        return ("inputs", "sentences", row - 1) if row else ("inputs", "source_sentence")
+
+    texts = [body.inputs.source_sentence, *sentences]
+    uncut = _uncut(parameters, served)
+    found, answers = vectors(served, texts, place, uncut=uncut, prompt_name=parameters.prompt_name, normalize=True)
+    source, *others = found
     return _json_response(join_numbers(np.array([other @ source for other in others])), answers, texts)
 
 
 @blueprint.post("/rerank")
 def rerank() -> Response:
     """Texts in the order of their relevance to a query."""
-    body = parse(RerankBody, read_json(request))
-    endpoint = endpoint_of(RANKING, None, _WRONG_MODEL)
-    content = endpoint.parse({"query": body.query, "documents": body.texts, "raw_scores": body.raw_scores})
-    answers = _answers(endpoint, [content], body, "texts")
+    return _rerank(read_json(request))
+
+
+def _rerank(content: Any) -> Response:
+    body = parse(RerankBody, content)
+    check_number("texts", body.texts)
+    served = endpoint_of(RANKING, None, _WRONG_MODEL)
+    logits, answers = raw_scores(served, body.query, body.texts, lambda row: ("texts", row), _uncut(body, served))
+    scores = (logits if body.raw_scores else sigmoid(logits)).tolist()
     results = [
-        {"index": item.index, "score": item.score} | ({"text": body.texts[item.index]} if body.return_text else {})
-        for item in answers.results[0].results
+        {"index": place, "score": scores[place]} | ({"text": body.texts[place]} if body.return_text else {})
+        for place in top_k(logits).tolist()
     ]
     return _with_headers(jsonify(results), answers, [body.query, *body.texts])
 
@@ -200,7 +154,7 @@ def rerank() -> Response:
 def predict() -> Response:
     """Labels of texts or pairs; an endpoint at this route itself comes before."""
     g.tei = True
-    return answer_predict(endpoint_of(CLASSIFYING, None, _WRONG_MODEL), read_json(request))
+    return answer_predict(endpoint_of(CLASSIFYING, None, _WRONG_MODEL).endpoint, read_json(request))
 
 
 def is_predict(endpoint: Endpoint, content: Any) -> bool:
@@ -217,49 +171,59 @@ def answer_predict(endpoint: Endpoint, content: Any) -> Response:
     """Labels of texts or pairs, best first."""
     g.tei = True
     body = parse(PredictBody, content)
-    if endpoint.config.kind.task in RANKING:
-        answers, rows = _predict_scores(endpoint, body)
-    else:
-        function = "none" if body.raw_scores else None
-        fields = {"top_k": None, "return_all_scores": True, "function_to_apply": function}
-        requests = [endpoint.parse({"sequences": [row]} | fields) for row in body.inputs]
-        answers = _answers(endpoint, requests, body, "inputs")
-        rows = [list(zip(result.labels[0], result.scores[0], strict=True)) for result in answers.results]
-    results = [
-        [{"score": score, "label": label} for label, score in sorted(row, key=lambda item: -item[1])] for row in rows
-    ]
+    check_number("inputs", body.inputs)
+    served = serve(endpoint)
+    labelled = _pair_scores if endpoint.config.kind.task in RANKING else _labels
+    rows, answers = labelled(served, body)
+    most = None if body.parameters is None else body.parameters.top_k
+    results = [[{"score": score, "label": label} for label, score in row[:most]] for row in rows]
     single = isinstance(content["inputs"], str) or isinstance(content["inputs"][0], str)
     texts = [text for row in body.inputs for text in row]
     return _with_headers(jsonify(results[0] if single else results), answers, texts)
 
 
-def _predict_scores(endpoint: Endpoint, body: PredictBody) -> tuple[Answers, list[list[tuple[str, float]]]]:
-    """The one score of a reranker for pairs."""
-    if any(len(row) != 2 for row in body.inputs):
-        raise SchemaError.at(("inputs",), "must be pairs of strings: this model scores a document for a query")
-    contents = [{"query": query, "documents": [text], "raw_scores": body.raw_scores} for query, text in body.inputs]
-    answers = _answers(endpoint, [endpoint.parse(content) for content in contents], body, "inputs")
-    labels = _labels(endpoint)
-    return answers, [[(labels[0], result.results[0].score)] for result in answers.results]
+def _labels(served: Served, body: PredictBody) -> tuple[list[list[tuple[str, float]]], Answers]:
+    """All labels of each text or pair with their scores, best first."""
+    function = "none" if body.raw_scores else body.parameters and body.parameters.function_to_apply
+    fields = {"return_all_scores": True, "function_to_apply": function}
+    contents = [{"sequences": [row]} | fields for row in body.inputs]
+    answers = served.answer(contents, lambda row: ("inputs", row), _uncut(body, served))
+    rows = [list(zip(result.labels[0], result.scores[0], strict=True)) for result in answers.results]
+    return rows, answers
+
+
+def _pair_scores(served: Served, body: PredictBody) -> tuple[list[list[tuple[str, float]]], Answers]:
+    """The one score of a ranker for each pair."""
+    contents = []
+    for index, row in enumerate(body.inputs):
+        if len(row) != 2:
+            raise SchemaError.at(("inputs", index), "must be a pair: this model scores a text for a query")
+        contents.append({"query": row[0], "documents": row[1:], "raw_scores": True})
+    answers = served.answer(contents, lambda row: ("inputs", row), _uncut(body, served))
+    logits = np.array([result.results[0].score for result in answers.results], dtype=np.float32)
+    function = body.parameters and body.parameters.function_to_apply
+    scores = logits if body.raw_scores or function == "none" else sigmoid(logits)
+    (label,) = class_names(served.model.config, 1)
+    return [[(label, score)] for score in scores.tolist()], answers
 
 
 @blueprint.post("/tokenize")
 def tokenize() -> Response:
     """Tokens of texts, with their places in code points."""
     body = parse(TokenizeBody, read_json(request))
-    endpoint = endpoint_of((*EMBEDDING, *CLASSIFYING, *_others()), None, _WRONG_MODEL)
-    pipeline: Any = endpoint.pipeline(deadline())
-    texts = body.inputs
+    check_number("inputs", body.inputs)
+    served = endpoint_of(READING, None, _WRONG_MODEL)
+    prompt = ""
     if body.prompt_name is not None:
-        prompts = getattr(pipeline, "prompts", {})
+        prompts = served.pipeline.embedder.prompts if served.endpoint.config.kind.task in EMBEDDING else {}
         if body.prompt_name not in prompts:
-            raise SchemaError.at(("prompt_name",), f"must be one of {sorted(prompts)}")
-        texts = [prompts[body.prompt_name] + text for text in texts]
-    return jsonify([_tokens(pipeline, text, body.add_special_tokens) for text in texts])
+            raise SchemaError.at(("prompt_name",), f"must be one of {sorted(prompts)}, got {body.prompt_name[:200]!r}")
+        prompt = prompts[body.prompt_name]
+    return jsonify([_tokens(served, prompt + text, body.add_special_tokens) for text in body.inputs])
 
 
-def _tokens(pipeline: Any, text: str, add_special_tokens: bool) -> list[dict[str, Any]]:
-    encoding = pipeline.tokenizer.backend.encode(text, add_special_tokens=add_special_tokens)
+def _tokens(served: Served, text: str, add_special_tokens: bool) -> list[dict[str, Any]]:
+    encoding = served.model.tokenizer.backend.encode(text, add_special_tokens=add_special_tokens)
     return [
         {"id": number, "text": token, "special": True, "start": None, "stop": None}
         if special
@@ -272,77 +236,58 @@ def _tokens(pipeline: Any, text: str, add_special_tokens: bool) -> list[dict[str
 
 @blueprint.post("/decode")
 def decode() -> Response:
-    """Texts of token ids."""
+    """Texts of token ids; those that the vocabulary does not have are left out."""
     body = parse(DecodeBody, read_json(request))
-    pipeline: Any = endpoint_of((*EMBEDDING, *CLASSIFYING, *_others()), None, _WRONG_MODEL).pipeline(deadline())
-    try:
-        return jsonify([pipeline.tokenizer.backend.decode(ids, body.skip_special_tokens) for ids in body.ids])
-    except OverflowError:
-        raise SchemaError.at(("ids",), "must be ids of the tokenizer's vocabulary") from None
+    check_number("ids", body.ids)
+    backend = endpoint_of(READING, None, _WRONG_MODEL).model.tokenizer.backend
+    return jsonify([backend.decode(ids, body.skip_special_tokens) for ids in body.ids])
 
 
 @blueprint.get("/info")
 def info() -> Response:
     """What the first endpoint is, and the limits."""
-    endpoint = endpoint_of((*EMBEDDING, *CLASSIFYING, *_others()), None, _WRONG_MODEL)
-    pipeline: Any = endpoint.pipeline(deadline())
+    served = endpoint_of(READING, None, _WRONG_MODEL)
     limits = state().registry.config.limits
-    labels = _labels(endpoint)
-    kinds = {"embedding_extraction": "embedding", "text_ranking": "reranker"}
-    kind = kinds.get(pipeline.task, "classifier")
-    described: dict[str, Any] = {
-        "id2label": {str(index): label for index, label in enumerate(labels)},
-        "label2id": {label: index for index, label in enumerate(labels)},
+    kinds: dict[str, Callable[[], dict[str, Any]]] = {
+        "embedding_extraction": lambda: {"embedding": {"pooling": "+".join(served.pipeline.embedder.modes) or "none"}},
+        "text_ranking": lambda: {"reranker": _label_numbers(served)},
     }
-    if kind == "embedding":
-        described = {"pooling": "+".join(pipeline.pooling)}
     return jsonify(
-        model_id=public_reference(endpoint.config.model),
+        model_id=public_reference(served.endpoint.config.model),
         model_sha=None,
         model_dtype="float32",
-        served_model_name=endpoint.name,
-        model_type={kind: described},
+        served_model_name=served.endpoint.name,
+        model_type=kinds.get(served.pipeline.task, lambda: {"classifier": _label_numbers(served)})(),
         max_concurrent_requests=limits.max_queue,
-        max_input_length=pipeline.sequence_length,
-        max_batch_tokens=limits.max_request_tokens,
+        max_input_length=served.model.sequence_length,
+        max_batch_tokens=served.endpoint.max_batch_tokens,
         max_batch_requests=None,
-        max_client_batch_size=limits.max_rows,
-        auto_truncate=True,
+        max_client_batch_size=limits.max_texts,
+        auto_truncate=served.model.options.truncation,
         tokenization_workers=1,
         version=__version__,
     )
 
 
+def _label_numbers(served: Served) -> dict[str, Any]:
+    labels = served.model.config.labels or ("LABEL_0",)
+    return {
+        "id2label": {str(index): label for index, label in enumerate(labels)},
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+
+
 # ---- what they share -------------------------------------------------------------------------------------------------
 
 
-def _others() -> tuple[str, ...]:
-    """Tasks of the other endpoints that read texts."""
-    return ("zero_shot_text_classification", "token_classification", "question_answering")
-
-
-def _labels(endpoint: Endpoint) -> Sequence[str]:
-    pipeline: Any = endpoint.pipeline(deadline())
-    return getattr(pipeline, "labels", None) or ["LABEL_0"]
-
-
-def _embeddings(body: _Truncated, texts: Sequence[str], fields: dict[str, Any]) -> Answers:
-    endpoint = endpoint_of(EMBEDDING, None, _WRONG_MODEL)
-    # A request each, so that those of other clients may come between.
-    return _answers(endpoint, [endpoint.parse({"inputs": [text]} | fields) for text in texts], body, "inputs")
-
-
-def _answers(endpoint: Endpoint, requests: Sequence[Any], body: _Truncated, field: str) -> Answers:
-    check: Callable[[Any], None] = lambda prepared: None  # noqa: E731
-    pipeline: Any = endpoint.pipeline(deadline())
-    if body.truncate is False or body.truncation_direction != pipeline.tokenizer.truncation_side:
-        check = refuse_cut(field, pipeline.sequence_length)
-    with state().admission.enter():
-        return endpoint.answer(requests, deadline(), check)
-
-
-def _vectors(answers: Answers) -> list[np.ndarray]:
-    return [result.vectors[0] for result in answers.results]
+def _uncut(body: Truncated, served: Served) -> str:
+    """Why no text of a request may be cut; empty if they may."""
+    if body.truncate is False:
+        return "shorten it, or allow truncate"
+    side = served.model.tokenizer.truncation_side
+    if body.truncation_direction != side:
+        return f"this model cuts texts at the {side} alone: shorten it, or leave out truncation_direction"
+    return ""
 
 
 def _json_response(text: str, answers: Answers, texts: Sequence[str]) -> Response:

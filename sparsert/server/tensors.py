@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
+import numpy as np
 from flask import Response
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import to_json
 
 from sparsert.server.errors import SchemaError
@@ -24,7 +26,9 @@ __all__ = ["TensorRequest", "describe", "is_request", "read_request", "write_res
 
 # Python types of a schema's fields, and the datatypes that they travel as; "c" marks no fixed size.
 _DATATYPES: dict[type, str] = {str: "BYTES", float: "FP64", int: "INT64", bool: "BOOL"}
-_FORMATS = {"FP64": "<%dd", "INT64": "<%dq", "BOOL": "<%d?"}
+_FORMATS = {"FP64": "<%dd", "FP32": "<%df", "INT64": "<%dq", "BOOL": "<%d?"}
+_VECTORS = "FP32"
+"""The datatype of a field that is a list of vectors, which its schema names as ``x-datatype``."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class TensorRequest:
 def describe(schema: type[BaseModel]) -> list[dict[str, Any]]:
     """The required fields of a schema as tensors: name, datatype and shape."""
     return [
-        {"name": name, "datatype": _datatype(field.annotation), "shape": [-1]}
+        {"name": name, "datatype": _datatype(field), "shape": [-1, -1] if _datatype(field) == _VECTORS else [-1]}
         for name, field in schema.model_fields.items()
         if field.is_required()
     ]
@@ -93,9 +97,7 @@ def read_request(
             raise SchemaError.at((*place, "name"), f"must be one of {', '.join([*names, *optional])}")
         if name in columns:
             raise SchemaError.at((*place, "name"), f"{name} is given twice")
-        columns[name], binary = _column(
-            tensor, place, _datatype(inputs.model_fields[name].annotation), binary, max_rows
-        )
+        columns[name], binary = _column(tensor, place, _datatype(inputs.model_fields[name]), binary, max_rows)
     if binary:
         raise SchemaError.at(("inputs",), f"{len(binary)} bytes follow the last tensor")
     for name in names:
@@ -114,7 +116,7 @@ def write_response(request: TensorRequest, model: str, answers: Sequence[BaseMod
     Raises
     ------
     SchemaError
-        An output that is wanted as bytes is None in some row.
+        An output that is wanted as bytes is None in some row, or a row has something else than vectors of one length.
     """
     content: dict[str, Any] = {"model_name": model, "model_version": "1"}
     if request.id is not None:
@@ -122,11 +124,15 @@ def write_response(request: TensorRequest, model: str, answers: Sequence[BaseMod
     content["outputs"] = []
     tail = b""
     for name in request.outputs:
-        datatype = _datatype(type(answers[0]).model_fields[name].annotation)
+        datatype = _datatype(type(answers[0]).model_fields[name])
         values = [getattr(answer, name) for answer in answers]
+        shape = [len(values)]
+        if datatype == _VECTORS:
+            vectors = _vectors(name, values)
+            shape, values = list(vectors.shape), vectors.ravel().tolist()
         if datatype == "BYTES":  # what no tensor can hold travels as JSON
             values = [value if isinstance(value, str | None) else to_json(value).decode() for value in values]
-        tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [len(values)]}
+        tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
         if name in request.binary:
             if None in values:
                 raise SchemaError.at(
@@ -145,8 +151,20 @@ def write_response(request: TensorRequest, model: str, answers: Sequence[BaseMod
     return Response(head + tail, mimetype="application/octet-stream", headers=headers)
 
 
-def _datatype(annotation: Any) -> str:
+def _vectors(name: str, values: Sequence[Any]) -> np.ndarray:
+    """The vectors of all rows, each of which has one."""
+    rows = [np.asarray(value, dtype=np.float32) for value in values]
+    if any(row.ndim != 2 or row.shape != (1, rows[0].shape[-1]) for row in rows):
+        message = f"a tensor has one vector for each text, but {name} has one for each token; ask in JSON"
+        raise SchemaError.at(("outputs",), message)
+    return np.concatenate(rows)
+
+
+def _datatype(field: FieldInfo) -> str:
     """Datatype of a field: that of its first type, if it is a union; BYTES for what no tensor can hold."""
+    if isinstance(field.json_schema_extra, dict) and "x-datatype" in field.json_schema_extra:
+        return str(field.json_schema_extra["x-datatype"])
+    annotation = field.annotation
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     return next((_DATATYPES[kind] for kind in kinds if kind in _DATATYPES), "BYTES")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from running_server import RunningServer, free_port
+from text_models import endpoints, make_models
 
 import sparsert
 from sparsert.server import create_app
@@ -42,6 +44,27 @@ def make_client() -> Callable[..., FlaskClient]:
 def client(make_client: Callable[..., FlaskClient]) -> FlaskClient:
     """A client of an application with the default model at /predict."""
     return make_client()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder for each text task, by the names of their endpoints."""
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def texts_client(make_client: Callable[..., FlaskClient], models: dict[str, Path]) -> FlaskClient:
+    """A client of an application that serves all of them."""
+    return make_client(endpoints=endpoints(models))
+
+
+@pytest.fixture(scope="session")
+def texts_server(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server of them all, for tests that only ask it something."""
+    folder = tmp_path_factory.mktemp("texts-server")
+    (folder / "config.yaml").write_text(json.dumps({"num_workers": 1, "endpoints": endpoints(models)}))
+    with _servers(folder) as start:
+        yield start("--config-file", "config.yaml")
 
 
 @pytest.fixture

@@ -58,7 +58,10 @@ class EmbeddingOutput(BaseModel):
         Any,
         PlainSerializer(_as_lists, when_used="json"),
         WithJsonSchema({"type": "array", "items": {"anyOf": [_NUMBERS, _TOKENS]}}),
-    ] = Field(description="A vector for each text, or, where nothing is pooled, one for each of its tokens")
+    ] = Field(
+        description="A vector for each text, or, where nothing is pooled, one for each of its tokens",
+        json_schema_extra={"x-datatype": "FP32"},
+    )
 
     _vectors: Any = PrivateAttr(default=None)
 
