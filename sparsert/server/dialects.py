@@ -249,7 +249,7 @@ def vectors(
         raise RequestError(424, f"the endpoint {served.endpoint.name} gives vectors of tokens, since it does not pool")
     if not pooled:
         try:
-            embedder.check_tokens()
+            served.pipeline.token_embedder  # noqa: B018 - built here, since a model may have no vectors of tokens
         except InputError as error:
             raise RequestError(424, str(error)) from error
     if dimensions is not None and dimensions > embedder.dimension:

@@ -1,8 +1,8 @@
 """Routes of Hugging Face's text-embeddings-inference, for its clients: paths, fields, errors and headers.
 
-https://huggingface.github.io/text-embeddings-inference; each route goes to the first endpoint of its task, ``/predict`` to
-a ranker if there is no classifier. A text is a request of its own to the pipeline, so that those of other clients may
-come between.
+https://huggingface.github.io/text-embeddings-inference; each route goes to the first endpoint of its task, ``/predict``
+to a ranker if there is no classifier. A text is a request of its own to the pipeline, so that those of other clients
+may come between.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from flask import Blueprint, Response, g, jsonify, request
 
 from sparsert import __version__
 from sparsert.pipelines.heads import sigmoid, top_k
-from sparsert.pipelines.text_classification.pipeline import class_names
 from sparsert.pipelines.timing import ENGINE_FORWARD, POST_PROCESS, PRE_PROCESS
 from sparsert.server.bodies import read_json
 from sparsert.server.dialects import (
@@ -203,7 +202,7 @@ def _pair_scores(served: Served, body: PredictBody) -> tuple[list[list[tuple[str
     logits = np.array([result.results[0].score for result in answers.results], dtype=np.float32)
     function = body.parameters and body.parameters.function_to_apply
     scores = logits if body.raw_scores or function == "none" else sigmoid(logits)
-    (label,) = class_names(served.model.config, 1)
+    (label,) = _names(served)
     return [[(label, score)] for score in scores.tolist()], answers
 
 
@@ -249,7 +248,7 @@ def info() -> Response:
     served = endpoint_of(READING, None, _WRONG_MODEL)
     limits = state().registry.config.limits
     kinds: dict[str, Callable[[], dict[str, Any]]] = {
-        "embedding_extraction": lambda: {"embedding": {"pooling": "+".join(served.pipeline.embedder.modes) or "none"}},
+        "embedding_extraction": lambda: {"embedding": {"pooling": "+".join(served.pipeline.pooling)}},
         "text_ranking": lambda: {"reranker": _label_numbers(served)},
     }
     return jsonify(
@@ -269,8 +268,13 @@ def info() -> Response:
     )
 
 
+def _names(served: Served) -> Sequence[str]:
+    names: Sequence[str] = getattr(served.model, "labels", served.model.config.labels)
+    return names
+
+
 def _label_numbers(served: Served) -> dict[str, Any]:
-    labels = served.model.config.labels or ("LABEL_0",)
+    labels = _names(served)
     return {
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},

@@ -136,8 +136,8 @@ def test_options_of_a_request(embed: EmbeddingPipeline) -> None:
 
 
 def test_what_a_server_asks_of_it(embed: EmbeddingPipeline) -> None:
-    assert (embed.pooling, embed.sequence_length) == (("mean",), 40)
-    assert embed.tokenizer.truncation_side == "right"
+    assert (embed.pooling, embed.model.sequence_length) == (("mean",), 40)
+    assert embed.model.tokenizer.truncation_side == "right"
     assert make(FOLDER, pooling="none").pooling == ("none",)
 
 

@@ -24,7 +24,8 @@ __all__ = ["EmbeddingPipeline"]
 
 
 @Pipeline.register(
-    "embedding_extraction", task_aliases=["transformers_embedding_extraction", "embedding", "sentence_embedding"]
+    "embedding_extraction",
+    task_aliases=["transformers_embedding_extraction", "embedding", "embeddings", "sentence_embedding"],
 )
 class EmbeddingPipeline(Pipeline):
     """Turn texts into vectors.
@@ -42,10 +43,8 @@ class EmbeddingPipeline(Pipeline):
     ----------
     embedder : Embedder
         The model.
-    tokenizer : TextTokenizer
-        Its tokenizer.
-    sequence_length : int
-        Most tokens of a text, special tokens included.
+    model : RowModel
+        Its tokenizer and engine.
     pooling : tuple of str
         How the vectors of tokens become one, or ``("none",)``.
 
@@ -69,8 +68,7 @@ class EmbeddingPipeline(Pipeline):
     def __init__(self, model_path: str | Path | None = None, **options: Any) -> None:
         super().__init__(model_path, **options)
         self.embedder = Embedder(self.resolve_model(), self.options)
-        self.tokenizer = self.embedder.rows.tokenizer
-        self.sequence_length = self.embedder.rows.sequence_length
+        self.model = self.embedder.rows
         self.pooling = self.embedder.modes or ("none",)
 
     @cached_property
