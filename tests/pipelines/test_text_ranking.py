@@ -50,7 +50,7 @@ def make(tmp_path: Path) -> Callable[..., TextRankingPipeline]:
 
 def test_rankings_of_sentence_transformers(recorded: dict[str, Any], tmp_path: Path, engine_type: str) -> None:
     pipeline = Pipeline.create("rerank", make_encoder(tmp_path / "model"), engine_type=engine_type, num_cores=1)
-    assert pipeline.encoder.model.sequence_length == recorded["max_seq_length"]
+    assert pipeline.model.sequence_length == recorded["max_seq_length"]
     outputs = pipeline([{"query": query, "documents": recorded["documents"]} for query in recorded["queries"]])
     for output, theirs in zip(outputs, recorded["ranked"], strict=True):
         assert [found.index for found in output.results] == [entry["corpus_id"] for entry in theirs]
@@ -140,10 +140,8 @@ def test_code_of_the_folder_is_not_run(
 def test_each_text_is_tokenized_once(make: Callable[..., TextRankingPipeline], monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = make()
     seen: list[str] = []
-    encode = pipeline.encoder.model.tokenizer.encode_ids
-    monkeypatch.setattr(
-        pipeline.encoder.model.tokenizer, "encode_ids", lambda texts: seen.extend(texts) or encode(texts)
-    )
+    encode = pipeline.model.tokenizer.encode_ids
+    monkeypatch.setattr(pipeline.model.tokenizer, "encode_ids", lambda texts: seen.extend(texts) or encode(texts))
     pipeline([{"query": "a", "documents": ["b", "c", "a"]}, {"query": "d", "documents": ["c", "b"]}])
     assert sorted(seen) == ["a", "b", "c", "d"]
 

@@ -45,6 +45,18 @@ def test_rankings_of_the_pipeline(served: FlaskClient, ranker: Path) -> None:
     assert [found["index"] for found in served.post("/rank", json=request).get_json()["results"]] == [1, 0, 2]
 
 
+def test_a_reranker_for_clients_of_text_embeddings_inference(served: FlaskClient, ranker: Path) -> None:
+    expected = Pipeline.create("text-ranking", ranker, num_cores=1)(query="a", documents=["a", "b", "c"])
+    found = served.post("/rerank", json={"query": "a", "texts": ["a", "b", "c"], "return_text": True}).get_json()
+    assert found == [{"index": item.index, "score": item.score, "text": "abc"[item.index]} for item in expected.results]
+    pairs = served.post("/predict", json={"inputs": [["a", "b"], ["a", "c"]], "raw_scores": True}).get_json()
+    assert pairs == [[{"score": 1.0, "label": "LABEL_0"}], [{"score": 0.0, "label": "LABEL_0"}]]
+    described = served.get("/info").get_json()
+    assert (described["max_input_length"], described["model_type"]["reranker"]["id2label"]) == (16, {"0": "LABEL_0"})
+    (tokens,) = served.post("/tokenize", json={"inputs": "a b"}).get_json()
+    assert [token["id"] for token in tokens] == [2, 4, 5, 3]
+
+
 def test_labels_of_the_pipeline(served: FlaskClient, reader: Path) -> None:
     pipeline = Pipeline.create("zero-shot", reader, hypothesis_template="{}", num_cores=1)
     for request in (

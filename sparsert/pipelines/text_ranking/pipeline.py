@@ -56,18 +56,17 @@ class TextRankingPipeline(Pipeline):
         super().__init__(model_path, **options)
         self.encoder = Encoder(self.resolve_model(), self.options)
         self.model = self.encoder.model
-        labels = self.encoder.model.num_labels
-        if labels != 1:
+        if self.model.num_labels != 1:
             raise ModelFormatError(
-                f"text ranking needs a model with one number for a pair, {self.encoder.model.config.path.parent} has "
-                f"{labels}; task text_classification takes pairs as well, and sparsert.CrossEncoder.predict gives all "
-                "numbers"
+                f"text ranking needs a model with one number for a pair, {self.model.config.path.parent} has "
+                f"{self.model.num_labels}; task text_classification takes pairs as well, and "
+                "sparsert.CrossEncoder.predict gives all numbers"
             )
 
     def preprocess(self, inputs: Sequence[TextRankingInput]) -> list[PreparedRows | InputError]:
         """Tokenize queries and documents, each different text once, and make a row of each pair."""
         queries = [self.encoder.prompt() + item.query for item in inputs]
-        found = self.encoder.model.tokenize(queries + [text for item in inputs for text in item.documents])
+        found = self.model.tokenize(queries + [text for item in inputs for text in item.documents])
         return [self._prepare(item, query, found) for item, query in zip(inputs, queries, strict=True)]
 
     def _prepare(
@@ -81,22 +80,22 @@ class TextRankingPipeline(Pipeline):
         rows = []
         for index, second in enumerate(documents):
             try:
-                rows.append(self.encoder.model.row(first, second))
+                rows.append(self.model.row(first, second))
             except InputError as error:
                 return type(error)(f"documents[{index}]: {error}")
         return PreparedRows(item, rows)
 
     def tokens(self, prepared: PreparedRows) -> int:
         """Tokens of all pairs, each with the query and special tokens."""
-        return self.encoder.model.tokens(prepared)
+        return self.model.tokens(prepared)
 
     def forward(self, prepared: Sequence[PreparedRows]) -> Iterator[RowOutputs]:
         """Run all pairs of all requests, a slice of them at a time, in order."""
-        return self.encoder.model.forward(prepared)
+        return self.model.forward(prepared)
 
     def postprocess(self, prepared: Sequence[PreparedRows], outputs: Iterable[RowOutputs]) -> list[TextRankingOutput]:
         """The ranking of each request's documents."""
-        found = self.encoder.model.logits(prepared, outputs)
+        found = self.model.logits(prepared, outputs)
         return [self._ranking(item.inputs, logits) for item, logits in zip(prepared, found, strict=True)]
 
     def _ranking(self, inputs: TextRankingInput, logits: np.ndarray) -> TextRankingOutput:
