@@ -9,12 +9,15 @@ from classifiers import make_classifier
 from pair_models import make_encoder
 from taggers import make_tagger
 
+import sparsert
+
 SENTENCES = Path(__file__).resolve().parents[1] / "pipelines" / "data" / "tiny-sentences"
 """Vectors of 32 numbers and length 1, rows of 40 tokens, prompts for queries and documents."""
 
 STATIC_INT8 = {
     "task": "embeddings",
     "name": "int8",
+    "model": str(Path(sparsert.__file__).parent / "models" / "minilm-l6-squad-pruned60_quant"),
     "kwargs": {"emb_extraction_layer": "Add_565_o", "sequence_length": 128},
 }
 """The default model up to its head, whose sums are exact."""
