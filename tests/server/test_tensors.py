@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from flask.testing import FlaskClient
 from pydantic import BaseModel
 from questions import ANSWER, CONTEXT, QUESTION
 from running_server import RunningServer
+from text_models import endpoints
 
 from sparsert.server.errors import SchemaError
 from sparsert.server.tensors import TensorRequest, write_response
@@ -139,6 +141,64 @@ def test_tritons_client(server: RunningServer, binary: bool) -> None:
     with pytest.raises(triton.InferenceServerException, match="inputs"):
         client.infer("question_answering", inputs[:1])
     client.close()
+
+
+def test_vectors_are_tensors(texts_client: FlaskClient) -> None:
+    texts = ["Ada keeps bees.", "", "Bob repairs old radios " * 20]
+    metadata = texts_client.get("/v2/models/embedder").get_json()
+    assert metadata["inputs"] == [{"name": "inputs", "datatype": "BYTES", "shape": [-1]}]
+    assert metadata["outputs"] == [{"name": "embeddings", "datatype": "FP32", "shape": [-1, -1]}]
+    path, body = "/v2/models/embedder/infer", {"inputs": [tensor("inputs", *texts)]}
+    plain = texts_client.post(path, json={"inputs": texts}).get_json()["embeddings"]
+    (output,) = texts_client.post(path, json=body).get_json()["outputs"]
+    assert (output["datatype"], output["shape"]) == ("FP32", [3, 24])
+    np.testing.assert_allclose(np.array(output["data"]).reshape(3, 24), plain, atol=1e-6)
+    response = texts_client.post(path, json=body | {"parameters": {"binary_data_output": True}})
+    head = int(response.headers["Inference-Header-Content-Length"])
+    (described,) = json.loads(response.data[:head])["outputs"]
+    assert described["parameters"] == {"binary_data_size": 3 * 24 * 4} and described["shape"] == [3, 24]
+    values = np.frombuffer(response.data[head:], dtype="<f4").reshape(3, 24)
+    np.testing.assert_array_equal(values, np.array(output["data"], dtype=np.float32).reshape(3, 24))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name"), [("classifier", "sequences"), ("tagger", "inputs"), ("zero-shot", "sequences")]
+)
+def test_answers_of_text_tasks_as_tensors(texts_client: FlaskClient, endpoint: str, name: str) -> None:
+    """The same as of a request each; what a list holds travels as JSON."""
+    texts, path = ["Ada keeps bees.", "a b"], f"/v2/models/{endpoint}/infer"
+    labels = {"labels": "nature, sport"} if endpoint == "zero-shot" else {}
+    columns = [tensor(name, *texts), *(tensor(field, value, value) for field, value in labels.items())]
+    outputs = texts_client.post(path, json={"inputs": columns}).get_json()["outputs"]
+    for row, text in enumerate(texts):
+        plain = texts_client.post(path, json={name: text} | labels).get_json()
+        for output in outputs:
+            value = output["data"][row]
+            value = value if output["name"] == name else json.loads(value)
+            assert rounded(value) == rounded(plain[output["name"]])
+
+
+def rounded(value: Any) -> Any:
+    """A value with its floats to four digits: those of a batch are summed in another order than those of one text."""
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def test_a_field_named_inputs_is_no_tensor(texts_client: FlaskClient) -> None:
+    path = "/v2/models/tagger/infer"
+    for inputs in ("Ada", ["Ada"], ["Ada", "Bob"]):
+        assert len(texts_client.post(path, json={"inputs": inputs}).get_json()["predictions"]) in (1, 2)
+    response = texts_client.post(path, json={"inputs": [{"datatype": "BYTES"}]})
+    assert response.get_json()["detail"][0]["loc"] == ["body", "inputs", 0, "name"]
+
+
+def test_vectors_of_tokens_are_no_tensor(make_client: Callable[..., FlaskClient], models: dict[str, Path]) -> None:
+    client = make_client(endpoints=endpoints(models, "embedder", pooling="none"))
+    response = client.post("/v2/models/embedder/infer", json={"inputs": [tensor("inputs", "a b", "c")]})
+    assert response.status_code == 422 and "one for each token" in response.get_json()["error"]
 
 
 class Entities(BaseModel):
