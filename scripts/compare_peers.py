@@ -70,13 +70,14 @@ def main() -> None:
     print("|---" * (len(QUERIES) + 5) + "|")
     for name, worker in workers.items():
         rate = len(texts) / statistics.median(bulk[name]) if bulk[name] else 0.0
-        share = statistics.median(a / b for a, b in zip(bulk["sparsert"], bulk[name], strict=True)) if bulk[name] else 0
+        ratios = [b / a for a, b in zip(bulk["sparsert"], bulk[name], strict=True)]
         times = [statistics.median(column) for column in zip(*single[name], strict=True)]
         cosines = [sum(a * b for a, b in zip(*pair, strict=True)) for pair in zip(first, vectors[name], strict=True)]
         cosine = min(cosines, default=0.0)
         queries = " | ".join(f"{value:.2f}" for value in times)
         peak = worker.ask({"do": "peak"})["peak"]
-        print(f"| {name} | {rate:.1f} | {share:.2f} | {queries} | {peak:.0f} | {cosine:.5f} |")
+        ratio = statistics.median(ratios or [0])
+        print(f"| {name} | {rate:.1f} | {ratio:.2f} | {queries} | {peak:.0f} | {cosine:.5f} |")
     for worker in workers.values():
         worker.process.kill()
 
