@@ -14,7 +14,6 @@ __all__ = ["HALF", "Emit", "Registry"]
 Emit = Callable[..., None]
 """A kernel's emitter, ``emit(v, *arguments)``: writes its IR through a :class:`Simd`."""
 
-
 HALF = 1 << 16
 """Added to the code of a kernel for a tile whose second half is empty."""
 
@@ -29,7 +28,7 @@ class Registry:
     arity : int
     halves : bool
         Whether kernels are compiled for half rows as well, those that say nothing else: their emitters take ``v.row``
-        vectors for a row of a tile.
+        vectors for a row of a tile. ``halved`` has the names of those that are.
     """
 
     def __init__(self, what: str, arity: int, halves: bool = False) -> None:
@@ -37,7 +36,7 @@ class Registry:
         self.arity = arity
         self.halves = halves
         self.codes: dict[str, int] = {}
-        self._halved: set[str] = set()
+        self.halved: set[str] = set()
         self._emitters: dict[str, Emit] = {}
         self._kernels: dict[tuple[str, int], Any] = {}
 
@@ -53,7 +52,7 @@ class Registry:
             raise ValueError(f"{self.what} '{name}' has code {code}, but one of them is taken: {self.codes}")
         self.codes[name], self._emitters[name] = code, emit
         if self.halves if halves is None else halves:
-            self._halved.add(name)
+            self.halved.add(name)
 
     def add_all(self, kernels: Mapping[str, Emit], first_code: int, halves: bool | None = None) -> None:
         """Enter kernels by name, under codes from ``first_code`` on."""
@@ -87,7 +86,7 @@ class Registry:
             other, done = (builder.append_basic_block(name) for name in ("other", "done"))
             choice = builder.switch(values[0], other)
             for name, code in sorted(self.codes.items(), key=lambda entry: entry[1]):
-                cases = [(4, [code]), (2, [code + HALF])] if name in self._halved else [(4, [code, code + HALF])]
+                cases = [(4, [code]), (2, [code + HALF])] if name in self.halved else [(4, [code, code + HALF])]
                 for row, codes in cases:
                     block = builder.append_basic_block(name)
                     for number in codes:

@@ -1,4 +1,4 @@
-"""Stages: what happens to a block of rows between the accumulator and memory, four vectors (one row) at a time.
+"""Stages: what happens to a block of rows between the accumulator and memory, one row of vectors at a time.
 
 A block is float32 (or int32, fresh from an integer accumulator) ``[rows][TILE]`` in a scratch in L1. A stage transforms
 it in place or sinks it into a tile; common sequences are fused so that values stay in registers. Every stage is

@@ -102,9 +102,14 @@ class SegmentPart:
         return [output.name for output in self.segment.outputs]
 
     @property
+    def instances(self) -> list[Instance]:
+        """Those that wait for a call."""
+        return [instance for instances in self._free.values() for instance in instances]
+
+    @property
     def kept(self) -> tuple[int, int]:
         """Number of instances and of layouts that wait for calls of their shapes."""
-        return sum(map(len, self._free.values())), len(self._layouts)
+        return len(self.instances), len(self._layouts)
 
     def call_for(self, values: dict[str, np.ndarray], threads: int, lengths: np.ndarray | None = None) -> Call:
         """What :meth:`execute` does on these arguments; the ids are checked."""

@@ -38,6 +38,7 @@ def main() -> None:
         "probabilities": (attention._quantize_probabilities, 9),
     }
     kernels |= {name: (ACCUMULATORS[name], ACCUMULATORS.arity) for name in ACCUMULATORS}
+    kernels |= {f"{name} half": (ACCUMULATORS.kernel(name, 2), ACCUMULATORS.arity) for name in ACCUMULATORS.halved}
     texts = {name: assembly(kernel, arity) for name, (kernel, arity) in kernels.items()}
     json.dump({"tier": TIER.name, "assembly": texts}, sys.stdout)
 

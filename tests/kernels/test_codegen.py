@@ -23,6 +23,9 @@ TARGETS = {tier.cpu: tier for tier in TIERS.values()} | {"znver4": TIERS["avx512
 WITH_DOT4 = [target for target, tier in TARGETS.items() if tier.dot4]
 WITH_PAIRS = [target for target, tier in TARGETS.items() if tier.pairs]
 
+HALVED = [name for name, record in FORMATS.items() if record.halves]
+"""Formats with kernels for tiles whose second half is empty."""
+
 # The expected instructions are those of x86, and another tier than the host's own has had its turn with the host's.
 pytestmark = [
     pytest.mark.skipif("sse2" not in host_features(), reason="LLVM for this host has no x86 target"),
@@ -87,6 +90,7 @@ def registers(tier: Tier) -> tuple[str, tuple[str, ...]]:
     ("kernel", "instruction"),
     [
         *((f"{name} 0", "vfmadd" if record.floating else "vpdpbusd") for name, record in FORMATS.items()),
+        *((f"{name} 0 half", "vfmadd" if FORMATS[name].floating else "vpdpbusd") for name in HALVED),
         ("context", "vpdpbusd"),
         ("scores", "vpdpbusd"),
     ],
@@ -138,12 +142,15 @@ def test_the_loops_of_pairs_in_pairs_have_no_shuffle(assembly: dict[str, dict[st
 
 
 @pytest.mark.parametrize("target", WITH_PAIRS)
-@pytest.mark.parametrize(("kernel", "products_per_entry"), [("unstructured", 2), ("blocks", 4), ("pairs", 2)])
+@pytest.mark.parametrize(
+    ("kernel", "width", "products_per_entry"),
+    [("unstructured", "", 2), ("blocks", "", 4), ("pairs", "", 2), ("blocks", " half", 2), ("pairs", " half", 1)],
+)
 def test_loops_use_products_in_pairs_and_spill_nothing(
-    assembly: dict[str, dict[str, str]], target: str, kernel: str, products_per_entry: int
+    assembly: dict[str, dict[str, str]], target: str, kernel: str, width: str, products_per_entry: int
 ) -> None:
     for variant, size in enumerate(GROUP_SIZES):
-        for body in hot_loops(assembly[target][f"{kernel} {variant}"], "vpmaddubsw"):
+        for body in hot_loops(assembly[target][f"{kernel} {variant}{width}"], "vpmaddubsw"):
             products = [line for line in body if line.startswith("vpmaddubsw")]
             assert len(products) % (products_per_entry * size) == 0
             assert all("%ymm" in line for line in products)

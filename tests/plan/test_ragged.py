@@ -38,7 +38,7 @@ RAGGED = {
 }
 EXPORTED = sorted(path for path in DATA.glob("*.onnx") if "fixed" not in path.stem)
 
-MIXED = [5, 40, 1, TILE - 1, TILE, TILE + 1, 4 * TILE + 3, 17, 2 * TILE, 1, 1, 3]
+MIXED = [5, 40, 1, TILE - 1, TILE, TILE + 1, 4 * TILE + 3, TILE // 2, TILE // 2 + 1, 2 * TILE, 1, 1, 3]
 EXPORTED_LENGTHS = [5, 33, 1, 31, 40]
 
 
