@@ -8,14 +8,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import requests
 from questions import ANSWER, CONTEXT, QUESTION
 from running_server import RunningServer
+
+pytest.importorskip("selenium")
+
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
     binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if binary is None or driver is None:
@@ -42,9 +50,6 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
 
 def test_pages_answer_in_a_browser(server: RunningServer, browser: Any) -> None:
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
-
     wait = WebDriverWait(browser, 60)
 
     browser.get(server.url + "/")
@@ -81,6 +86,87 @@ def test_pages_answer_in_a_browser(server: RunningServer, browser: Any) -> None:
     assert answered
     problems = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert not problems
+
+
+class Page:
+    """The page, as somebody sees it who chooses an endpoint, fills in its fields and asks."""
+
+    def __init__(self, browser: Any, url: str) -> None:
+        self.browser, self.wait = browser, WebDriverWait(browser, 60)
+        browser.get(url + "/")
+
+    def choose(self, endpoint: str) -> None:
+        """Choose an endpoint, whose fields then have its example."""
+        path = f"/v2/models/{endpoint}/infer"
+        self.wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, f'option[value="{path}"]'))
+        Select(self.browser.find_element(By.ID, "endpoint")).select_by_value(path)
+
+    def fill(self, name: str, *texts: str) -> None:
+        """Write texts into a field, a line each."""
+        field = self.browser.find_element(By.NAME, name)
+        field.clear()
+        field.send_keys((Keys.SHIFT + Keys.ENTER + Keys.NULL).join(texts))
+
+    def ask(self) -> str:
+        """Send the request, and return what is said about it."""
+        self.browser.find_element(By.ID, "ask").click()
+        self.wait.until(lambda page: page.find_element(By.ID, "ask").is_enabled())
+        return str(self.browser.find_element(By.ID, "status").text)
+
+    def shown(self, selector: str) -> list[str]:
+        """The texts of what is shown of the answer."""
+        return [item.text for item in self.browser.find_elements(By.CSS_SELECTOR, f"#highlighted {selector}")]
+
+
+def test_each_text_task_has_a_view(texts_server: RunningServer, browser: Any) -> None:
+    page = Page(browser, texts_server.url)
+    url = f"{texts_server.url}/v2/models"
+
+    page.choose("embedder")
+    page.fill("inputs", "Ada keeps bees.", "Ada keeps bees.", "\u00e9t\u00e9")
+    assert page.ask().endswith(" ms")
+    assert page.shown("tr th:first-child") == ["", "1 Ada keeps bees.", "2 Ada keeps bees.", "3 \u00e9t\u00e9"]
+    two = {"inputs": ["Ada keeps bees.", "\u00e9t\u00e9"]}
+    first, last = np.array(requests.post(f"{url}/embedder/infer", json=two).json()["embeddings"])
+    cosine = f"{first @ last:.2f}"
+    assert page.shown("td") == ["1.00", "1.00", cosine, "1.00", "1.00", cosine, cosine, cosine, "1.00"]
+    assert page.shown("p") == ["3 vectors of 24 numbers; their cosines:"]
+    page.fill("inputs", "12")  # a text, though it looks like a number
+    assert page.ask().endswith(" ms") and page.shown("td") == ["1.00"]
+
+    page.choose("ranker")
+    assert page.ask().endswith(" ms")  # the example
+    example = {"query": "Who keeps bees?", "documents": ["Bob repairs old radios.", "Ada keeps bees in Turin."]}
+    ranked = requests.post(f"{url}/ranker/infer", json=example).json()["results"]
+    assert page.shown(".bar span") == [example["documents"][item["index"]] for item in ranked]
+    assert page.shown(".bar output") == [f"{item['score']:.3f}" for item in ranked]
+
+    page.choose("classifier")
+    page.fill("sequences", "a b", "c")
+    assert page.ask().endswith(" ms")
+    found = requests.post(f"{url}/classifier/infer", json={"sequences": ["a b", "c"]}).json()
+    assert page.shown("section p") == ["a b", "c"] and page.shown(".bar span") == found["labels"]
+    assert page.shown(".bar output") == [f"{score:.3f}" for score in found["scores"]]
+
+    page.choose("zero-shot")
+    page.fill("labels", "nature", "sport")
+    assert page.ask().endswith(" ms")
+    assert page.shown("section p") == ["Ada keeps bees in Turin."]
+    assert sorted(page.shown(".bar span")) == ["nature", "sport"]
+
+    page.choose("tagger")
+    text = "\U0001f41d Ada abc was born in bead"
+    page.fill("inputs", text)
+    assert page.ask().endswith(" ms")
+    (entities,) = requests.post(f"{url}/tagger/infer", json={"inputs": text}).json()["predictions"]
+    assert entities and page.shown("mark small") == [item["entity"] for item in entities]
+    assert page.shown("mark") == [f"{text[item['start'] : item['end']]}{item['entity']}" for item in entities]
+
+    page.choose("ranker")
+    page.fill("documents", "[]")
+    assert page.ask().startswith("422: ") and not page.shown(".bar")
+    problems = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert all("422" in entry["message"] for entry in problems)
 
 
 MARKER = '''
@@ -123,10 +209,6 @@ def test_the_page_takes_what_a_task_may_do(
     start_server: Callable[..., RunningServer], browser: Any, tmp_path: Path
 ) -> None:
     """A route like one of the protocol's, a text that looks like a number or may be null, an answer without a score."""
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
-    from selenium.webdriver.support.ui import WebDriverWait
-
     (tmp_path / "marker.py").write_text(MARKER)
     (tmp_path / "config.yaml").write_text("endpoints:\n- task: import:marker.py\n  route: /tools/infer\n")
     served = start_server("--config-file", "config.yaml")

@@ -126,8 +126,12 @@ const VIEWS = {
     const plain = answer.embeddings.every((vector) => vector.every((value) => typeof value === "number"));
     return plain ? similarities(listOf(request.inputs), answer.embeddings) : undefined;
   },
-  predictions: (request, answer) => listOf(request.inputs).flatMap((text, i) => typeof text !== "string" ? [] :
-    [made("p", { className: "entities" }, ...marked(text, answer.predictions[i], (found) => found.entity))]),
+  predictions: (request, answer) => {
+    const texts = listOf(request.inputs);
+    if (texts.length !== answer.predictions.length) return undefined; // the words of one text
+    return texts.map((text, i) =>
+      made("p", { className: "entities" }, ...marked(text, answer.predictions[i], (found) => found.entity)));
+  },
   results: (request, answer) => answer.results.map((found) => bar(request.documents[found.index], found.score)),
   labels: (request, answer) => {
     const texts = typeof request.sequences === "string" ? [request.sequences] : request.sequences;
