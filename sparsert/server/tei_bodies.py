@@ -153,7 +153,7 @@ class PredictBody(Truncated):
     inputs: Annotated[
         list[list[str]],
         BeforeValidator(_texts_and_pairs),
-        WithJsonSchema({"anyOf": [_STRING, _strings(2, 2), {"type": "array", "items": _strings(1, 2), "minItems": 1}]}),
+        WithJsonSchema({"anyOf": [_STRING, _strings(1, 2), {"type": "array", "items": _strings(1, 2), "minItems": 1}]}),
     ]
     raw_scores: bool = False
     parameters: PredictParameters | None = None

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PrivateAttr, WithJsonSchema, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    StrictBool,
+    WithJsonSchema,
+    field_validator,
+)
 
 __all__ = ["EmbeddingInput", "EmbeddingOutput"]
 
@@ -27,7 +36,7 @@ class EmbeddingInput(BaseModel):
     inputs: str | list[str] = Field(description="The text, or a list of texts")
     prompt_name: str | None = Field(default=None, description="Name of the prompt that is put before each text")
     prompt: str | None = Field(default=None, description="The prompt itself; goes before prompt_name")
-    normalize: bool | None = Field(
+    normalize: StrictBool | None = Field(
         default=None, description="Whether vectors get length 1; by default as the pipeline was told"
     )
     truncate_dim: int | None = Field(default=None, ge=1, description="Keep the first so many numbers of a vector")

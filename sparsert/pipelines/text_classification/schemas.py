@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, StrictBool, field_validator, model_validator
 
 from sparsert.errors import InputError
 
@@ -22,7 +22,7 @@ class TextClassificationInput(BaseModel):
     sequences: str | list[str] | list[list[str]] = Field(
         description="A text, a list of texts, or a list of lists, where two strings are a pair and one is a text"
     )
-    return_all_scores: bool = Field(
+    return_all_scores: StrictBool = Field(
         default=False, description="Give all labels of each text; else as many as the pipeline was told"
     )
     function_to_apply: Literal["softmax", "sigmoid", "none"] | None = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool
 
 __all__ = ["RankedDocument", "TextRankingInput", "TextRankingOutput"]
 
@@ -13,8 +13,10 @@ class TextRankingInput(BaseModel):
     query: str = Field(description="What the documents are to be relevant for")
     documents: list[str] = Field(min_length=1, description="The documents, in any order")
     top_k: int | None = Field(default=None, ge=1, description="Give the first so many only; all by default")
-    return_documents: bool = Field(default=False, description="Give the documents' texts as well")
-    raw_scores: bool = Field(default=False, description="Give the model's logits, without an activation, as scores")
+    return_documents: StrictBool = Field(default=False, description="Give the documents' texts as well")
+    raw_scores: StrictBool = Field(
+        default=False, description="Give the model's logits, without an activation, as scores"
+    )
 
 
 class RankedDocument(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool
 
 from sparsert.errors import InputError
 
@@ -13,7 +13,7 @@ class TokenClassificationInput(BaseModel):
     """Texts in which entities are looked for. Fields that are not listed here are ignored."""
 
     inputs: str | list[str] = Field(description="A text, a list of texts, or the words of one text")
-    is_split_into_words: bool = Field(
+    is_split_into_words: StrictBool = Field(
         default=False, description="Whether inputs are the words of one text, which are tokenized one by one"
     )
 

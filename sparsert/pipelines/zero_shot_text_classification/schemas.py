@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool
 
 from sparsert.errors import InputError
 from sparsert.pipelines.zero_shot_text_classification.hypotheses import check_template, parse_labels
@@ -23,10 +23,10 @@ class ZeroShotInput(BaseModel):
     hypothesis_template: str | None = Field(
         default=None, description="What is asked of each label, which stands for {}; by default the pipeline's"
     )
-    multi_label: bool | None = Field(
+    multi_label: StrictBool | None = Field(
         default=None, description="Score each label by itself, or take one to be right; by default as the pipeline does"
     )
-    multi_class: bool | None = Field(default=None, description="Another name of multi_label")
+    multi_class: StrictBool | None = Field(default=None, description="Another name of multi_label")
 
     def texts(self) -> list[str]:
         """The texts, at least one.
