@@ -65,6 +65,8 @@ def test_every_import_is_declared() -> None:
     allowed |= {module for name in required for module in brought.get(name, ())}
     # imported when asked for: engines to compare with, plots, tensors and Parquet
     optional = names(EXTRAS["bench"]) | {"openvino", "deepsparse", "torch", "pyarrow"}
+    # the libraries that integrations are for
+    optional |= {"haystack", "langchain_core", "llama_index", "sentence_transformers"}
     foreign: dict[str, str] = {}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -84,7 +86,7 @@ def test_extras_that_are_named_exist() -> None:
     assert names(EXTRAS["bench"]) < names(EXTRAS["dev"])
     named = {}
     for path in [ROOT / "README.md", ROOT / "Dockerfile", *ROOT.glob("docs/*.md"), *PACKAGE.rglob("*.py")]:
-        for extra in re.findall(r"(?:sparsert|\.)\[([a-z]+)\]", path.read_text(encoding="utf-8")):
+        for extra in re.findall(r"(?:sparsert|\.)\[([a-z-]+)\]", path.read_text(encoding="utf-8")):
             named[extra] = path.name
     assert {extra: path for extra, path in named.items() if extra not in EXTRAS} == {}
 
