@@ -35,3 +35,26 @@ def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
         bases = ancestors[-2:-1] or ["Exception"]
         drawn[name] = [*bases, *(also.split(", ") if also else [])]
     assert drawn == {name: [base.__name__ for base in getattr(errors, name).__bases__] for name in errors.__all__}
+
+
+def test_integrations_are_imported_on_demand() -> None:
+    code = (
+        "import sys, sparsert.pipelines, sparsert.integrations; print([m for m in sys.modules if 'integrations.' in m])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("module", "library", "wanted"),
+    [
+        ("haystack", "haystack", "pip install 'sparsert[haystack]'"),
+        ("langchain", "langchain_core", "pip install 'sparsert[langchain]'"),
+        ("llama_index", "llama_index", "pip install 'sparsert[llama-index]'"),
+        ("sentence_transformers", "sentence_transformers", "pip install sentence-transformers"),
+    ],
+)
+def test_an_integration_says_what_it_needs(module: str, library: str, wanted: str) -> None:
+    code = f"import sys; sys.modules[{library!r}] = None; import sparsert.integrations.{module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip().splitlines()[-1].startswith("ImportError") and wanted in done.stderr
