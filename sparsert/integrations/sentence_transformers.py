@@ -59,7 +59,7 @@ class SparsertModule(InputModule):
         An option makes no sense.
     """
 
-    config_file_name = "sparsert.json"
+    config_file_name = "sparsert_config.json"
     config_keys = ["model", "options"]
 
     def __init__(self, model: str | Path, options: Mapping[str, Any] | None = None) -> None:
@@ -141,7 +141,7 @@ class SparsertModule(InputModule):
         return self.get_embedding_dimension()
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        """Write ``sparsert.json``: the model reference and the options, not the model itself."""
+        """Write ``sparsert_config.json``: the model reference and the options, not the model itself."""
         self.save_config(output_path)
 
     @classmethod

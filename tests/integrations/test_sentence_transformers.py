@@ -112,7 +112,7 @@ def test_modules_of_the_library_may_follow(
 
 def test_it_is_saved_and_loaded(ours: SentenceTransformer, tmp_path: Path, paragraphs: list[str]) -> None:
     ours.save(str(tmp_path / "saved"))
-    written = json.loads((tmp_path / "saved" / "sparsert.json").read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / "saved" / "sparsert_config.json").read_text(encoding="utf-8"))
     assert written["options"] == {"num_cores": 1}
     again = SentenceTransformer(str(tmp_path / "saved"), trust_remote_code=True, device="cpu")
     assert isinstance(again[0], SparsertModule)
