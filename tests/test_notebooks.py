@@ -32,8 +32,8 @@ def texts(cell: nbformat.NotebookNode) -> list[str]:
     return [output.text if output.output_type == "stream" else output.data["text/plain"] for output in results(cell)]
 
 
-def test_there_are_four() -> None:
-    assert [path.name[:2] for path in NOTEBOOKS] == ["1-", "2-", "3-", "4-"]
+def test_there_are_five() -> None:
+    assert [path.name[:2] for path in NOTEBOOKS] == ["1-", "2-", "3-", "4-", "5-"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
