@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 
-from sparsert.errors import InputError, InputRangeError
+from sparsert.errors import EngineError, InputError, InputRangeError
 from sparsert.model_config import read_config
 from sparsert.pipelines.engines import Padding, SequenceEngine, fixed_length, load_engines
 from sparsert.pipelines.executors import OrderedPool
@@ -74,6 +75,22 @@ class RowOutputs:
     def engine_outputs(self) -> dict[str, np.ndarray]:
         """What came out of it, by name."""
         return dict(self.outputs)
+
+    def of_rows(self, role: str, per_token: bool) -> list[np.ndarray]:
+        """An output's values for each row: those of its tokens, shape (T, ...), or its own, shape (...).
+
+        Raises
+        ------
+        EngineError
+            The output has values for the others.
+        """
+        values = self.outputs[role]
+        # Where every row has one token, only the caller knows which of both it is.
+        wanted = int(self.rows.lengths.sum()) if per_token else len(self.rows.lengths)
+        if len(values) != wanted:
+            kind = "token" if per_token else "row"
+            raise EngineError(f"the model's {role} have shape {values.shape}, expected one for each {kind}, {wanted}")
+        return np.split(values, self.rows.begins[1:]) if per_token else list(values)
 
 
 class RowModel:
@@ -213,23 +230,29 @@ class RowModel:
             yield rows[begin:]
 
 
-def gather(prepared: Sequence[PreparedRows], parts: Iterable[RowOutputs], role: str) -> list[list[np.ndarray]]:
+def gather(
+    prepared: Sequence[PreparedRows], parts: Iterable[RowOutputs], role: str, per_token: bool = False
+) -> list[list[np.ndarray]]:
     """What an output says about each row of each request.
+
+    Parameters
+    ----------
+    prepared : sequence of PreparedRows
+        The requests.
+    parts : iterable of RowOutputs
+        What the model says about their rows, in order; of an iterator no more are taken than that.
+    role : str
+        Name of the output.
+    per_token : bool
+        Whether it has values for tokens.
 
     Returns
     -------
     list of list of array
         For each request and each of its rows: the row's tokens, shape (T, ...), or its own values, shape (...).
     """
-    rows: list[np.ndarray] = []
-    for part in parts:
-        values, lengths = part.outputs[role], part.rows.lengths
-        if len(values) == len(lengths):
-            rows += list(values)
-        else:
-            rows += np.split(values, part.rows.begins[1:])
-    found = iter(rows)
-    return [[next(found) for _ in item.rows] for item in prepared]
+    found = chain.from_iterable(part.of_rows(role, per_token) for part in parts)
+    return [list(islice(found, len(item.rows))) for item in prepared]
 
 
 def tokens_of(found: Mapping[str, np.ndarray | InputError], texts: Sequence[str], field: str) -> list[np.ndarray]:

@@ -94,6 +94,7 @@ def toy_model(tmp_path: Path) -> Callable[..., Path]:
         shape: Sequence[int | str] = ("batch", "sequence"),
         tokenizer_config: dict | None = None,
         config: dict | None = None,
+        special_tokens: bool = True,
     ) -> Path:
         directory = tmp_path / f"model{len(list(tmp_path.iterdir()))}"
         directory.mkdir()
@@ -114,7 +115,8 @@ def toy_model(tmp_path: Path) -> Callable[..., Path]:
         onnx.save(model, directory / "model.onnx")
         tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+        if special_tokens:
+            tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
         tokenizer.save(str(directory / "tokenizer.json"))
         settings = {"pad_token": "[PAD]"} | (tokenizer_config or {})
         (directory / "tokenizer_config.json").write_text(json.dumps(settings))

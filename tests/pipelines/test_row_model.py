@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsert.errors import InputError, InputRangeError
+from sparsert.errors import EngineError, InputError, InputRangeError
 from sparsert.pipelines import row_model
 from sparsert.pipelines.row_model import PreparedRows, RowModel, TextOptions, gather, tokens_of
 from sparsert.zoo import resolve
@@ -22,9 +22,8 @@ def make(request: pytest.FixtureRequest, toy_model: Callable[..., Path]) -> Call
     """A model whose logits are a table over its tokens."""
 
     def make(**options: object) -> RowModel:
-        directory = toy_model(
-            LOGITS, {}, config=options.pop("config", None), shape=options.pop("shape", ("batch", "sequence"))
-        )
+        files = {name: options.pop(name) for name in ("config", "shape", "special_tokens") if name in options}
+        directory = toy_model(LOGITS, {}, **files)
         chosen = TextOptions(engine_type=request.param, num_cores=1, **options)
         return RowModel(resolve(directory), chosen, lambda shapes: {"logits": "start_logits"})
 
@@ -40,13 +39,25 @@ def requests(model: RowModel, *texts: tuple[str, ...]) -> list[PreparedRows]:
 def test_each_request_gets_its_own_rows(make: Callable[..., RowModel]) -> None:
     model = make()
     prepared = requests(model, ("a b", "c"), (), ("d e f",))
-    rows = gather(prepared, model.forward(prepared), "logits")
+    rows = gather(prepared, model.forward(prepared), "logits", per_token=True)
     assert [[values.tolist() for values in item] for item in rows] == [
         [[0, 1, 2, 0], [0, 3, 0]],
         [],
         [[0, 4, 5, 6, 0]],
     ]
     assert [model.tokens(item) for item in prepared] == [7, 1, 5]
+
+
+def test_rows_of_one_token(make: Callable[..., RowModel]) -> None:
+    model = make(special_tokens=False)
+    prepared = requests(model, ("a", "b"), ("c",))
+    parts = list(model.forward(prepared))
+    of_tokens, of_rows = (gather(prepared, parts, "logits", per_token) for per_token in (True, False))
+    assert [[values.tolist() for values in item] for item in of_tokens] == [[[1], [2]], [[3]]]
+    assert [[values.tolist() for values in item] for item in of_rows] == [[1, 2], [3]]
+    longer = requests(model, ("a b",))
+    with pytest.raises(EngineError, match=r"the model's logits have shape \(2,\), expected one for each row, 1"):
+        gather(longer, model.forward(longer), "logits")
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 2])
@@ -60,7 +71,7 @@ def test_slices_change_nothing(
     parts = list(model.forward(prepared))
     assert len(parts) > 3
     assert all(part.rows.lengths.sum() <= 12 or len(part.rows.lengths) == 1 for part in parts)
-    for text, (values,) in zip(texts, gather(prepared, parts, "logits"), strict=True):
+    for text, (values,) in zip(texts, gather(prepared, parts, "logits", per_token=True), strict=True):
         assert values.tolist() == [0, *(LOGITS[word] for word in text.split()), 0]
 
 
@@ -88,7 +99,7 @@ def test_a_length_that_the_file_fixes(make: Callable[..., RowModel]) -> None:
     model = make(shape=(1, 6))
     prepared = requests(model, ("a b c d e f", "g"))
     assert model.sequence_length == 6
-    rows = gather(prepared, model.forward(prepared), "logits")
+    rows = gather(prepared, model.forward(prepared), "logits", per_token=True)
     assert [values.tolist() for values in rows[0]] == [[0, 1, 2, 3, 4, 0], [0, 7, 0]]
 
 

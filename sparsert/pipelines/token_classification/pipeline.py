@@ -213,7 +213,7 @@ class TokenClassificationPipeline(Pipeline):
             The model has another number of labels than its configuration, or gives no numbers.
         """
         prefix = len(self.model.tokenizer.single.prefix_ids)
-        for item, rows in zip(prepared, gather(prepared, outputs, "logits"), strict=True):
+        for item, rows in zip(prepared, gather(prepared, outputs, "logits", per_token=True), strict=True):
             remaining = iter(zip(item.rows, rows, strict=True))
             yield [
                 [self._window_scores(prefix, *next(remaining)) for _ in range(len(text.ranges))] for text in item.texts
@@ -221,8 +221,7 @@ class TokenClassificationPipeline(Pipeline):
 
     def _window_scores(self, prefix: int, row: Row, logits: np.ndarray) -> np.ndarray:
         _check_labels(self.model.config, logits.shape[-1])
-        # A row of one token may come without its axis
-        scores = softmax(logits.reshape(-1, logits.shape[-1])[prefix : prefix + len(row)])
+        scores = softmax(logits[prefix : prefix + len(row)])
         if np.isnan(scores).any():
             raise ModelError(
                 f"expected numbers from {self.model.config.path.parent}, got NaN; the model's weights hold NaN or "
