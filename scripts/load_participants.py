@@ -27,6 +27,7 @@ __all__ = [
     "MeasureError",
     "Participant",
     "Result",
+    "Work",
     "client",
     "cpu_seconds",
     "engine",
@@ -53,6 +54,18 @@ Result = dict[str, Any]
 
 class MeasureError(Exception):
     """A participant cannot be started or measured."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an endpoint is asked: its task and model with options, requests of its pipeline, and the same over HTTP."""
+
+    task: str
+    model: str
+    options: dict[str, Any]
+    requests: list[dict[str, Any]]
+    bodies: list[dict[str, Any]]
+    path: str
 
 
 @dataclass
@@ -112,12 +125,12 @@ def _load(url: str, bodies: Path, clients: int, seconds: int, first: int, per_se
 
 
 @contextlib.contextmanager
-def server(config: Path, cores: int | None, options: dict[str, int], limits: dict[str, int]) -> Iterator[str]:
+def server(config: Path, cores: int | None, work: Work, limits: dict[str, int]) -> Iterator[str]:
     """A server of this checkout on a free port; gives the address to ask. ``config`` is where to write its YAML."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    endpoint = {"task": "question-answering", "kwargs": options}
+    endpoint = {"task": work.task, "model": work.model, "kwargs": work.options}
     # JSON is YAML as well.
     config.write_text(json.dumps({"num_cores": cores, "limits": limits, "endpoints": [endpoint]}))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
@@ -134,7 +147,7 @@ def server(config: Path, cores: int | None, options: dict[str, int], limits: dic
             with contextlib.suppress(OSError), urllib.request.urlopen(url + "/v2/health/ready", timeout=5):
                 break
             time.sleep(0.2)
-        yield url + "/predict"
+        yield url + work.path
     finally:
         process.terminate()
         try:
@@ -144,11 +157,11 @@ def server(config: Path, cores: int | None, options: dict[str, int], limits: dic
 
 
 @contextlib.contextmanager
-def engine(questions: list[dict[str, str]], cores: int | None, options: dict[str, int]) -> Iterator[Participant]:
+def engine(work: Work, cores: int | None) -> Iterator[Participant]:
     """An engine in a process of its own, which sleeps until it is told to run."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_run_engine, args=(theirs, questions, cores, options), daemon=True)
+    process = context.Process(target=_run_engine, args=(theirs, work, cores), daemon=True)
 
     def answer(timeout: float) -> Result:
         try:
@@ -173,18 +186,15 @@ def engine(questions: list[dict[str, str]], cores: int | None, options: dict[str
         process.kill()
 
 
-def _run_engine(
-    orders: Connection, questions: list[dict[str, str]], cores: int | None, options: dict[str, int]
-) -> None:
-    """In the engine's process: run prepared questions when told to, oldest first, in batches as large as a server's."""
+def _run_engine(orders: Connection, work: Work, cores: int | None) -> None:
+    """In the engine's process: run prepared requests when told to, oldest first, in batches as large as a server's."""
     from sparsert import Context, Pipeline
-    from sparsert.pipelines import QuestionAnsweringInput
     from sparsert.server.endpoints import _TOKENS_PER_CORE
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     context = Context(cores, 1)
-    pipeline: Any = Pipeline.create("question-answering", context=context, **options)
-    prepared = pipeline.preprocess([QuestionAnsweringInput(**question) for question in questions])
+    pipeline: Any = Pipeline.create(work.task, work.model, context=context, **work.options)
+    prepared = pipeline.preprocess([pipeline.input_schema(**request) for request in work.requests])
     tokens = [pipeline.tokens(item) for item in prepared]
     budget = _TOKENS_PER_CORE * context.num_cores
     orders.send({})

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import requests
+from text_models import SENTENCES
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -39,6 +41,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         (["--seconds", "1000"], "--seconds must be 1 to 120"),
         (["--rate", "1.5"], "--rate must be between 0 and 1"),
         (["--url", "http://127.0.0.1:1/predict", "--one-by-one"], "started here"),
+        (["--embed", "folder", "--doc-stride", "32"], "of questions"),
     ],
 )
 def test_bad_arguments(
@@ -60,6 +63,20 @@ def test_ratios_are_taken_within_rounds(script: ModuleType) -> None:
     assert script.ratio(rounds, "a", "b") == {"median": 3.0, "least": 2.0, "most": 4.0, "best": 4.0}
     assert script.ratio(rounds[3:], "a", "b") is None
     assert script.summary(rounds, "a")["failed_rounds"] == 1
+
+
+@pytest.mark.slow
+def test_engine_and_server_embed_the_same_texts(script: ModuleType, squad_sample: Path, tmp_path: Path) -> None:
+    arguments = script.parse([str(squad_sample), "--embed", str(SENTENCES), "--questions", "5", "--cores", "1"])
+    work = script.read_work(arguments)
+    assert [body["input"] for body in work.bodies] == [request["inputs"] for request in work.requests]
+    assert len(work.bodies) == 5
+    participants = script.load_participants
+    with participants.engine(work, 1) as engine:
+        assert engine.measure(1, 0)["answers"] > 0
+    with participants.server(tmp_path / "config.yaml", 1, work, {}) as url:
+        answer = requests.post(url, json=work.bodies[0], timeout=60).json()
+    assert answer["data"][0]["embedding"]
 
 
 class Bursts(ThreadingHTTPServer):
