@@ -71,6 +71,10 @@ class SparsertModule(InputModule):
         self.embedder = EmbeddingPipeline(reference, **self.options).embedder
         self.tokenizer = self.embedder.rows.tokenizer.backend
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The library sends its models to other processes; there the module loads its own.
+        return type(self), (self.model, self.options)
+
     def preprocess(self, inputs: Sequence[str], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """``input_ids`` and ``attention_mask`` of texts after their prompt, padded to the longest; shape (n, T).
 
@@ -131,6 +135,7 @@ class SparsertModule(InputModule):
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
         set_limit(self.embedder.rows, value)
+        self.options["sequence_length"] = value  # for what is saved or pickled
 
     def get_embedding_dimension(self) -> int:
         """Numbers of a vector."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,23 @@ def test_single_texts_empty_lists_and_tensors(ours: SentenceTransformer, paragra
         ours.encode(["\ud800"])
 
 
-def test_the_limit_can_be_changed(sentences: str, theirs: SentenceTransformer, paragraphs: list[str]) -> None:
+def test_the_limit_can_be_changed(
+    sentences: str, theirs: SentenceTransformer, paragraphs: list[str], tmp_path: Path
+) -> None:
     model = load_sentence_transformer(sentences, num_cores=1)
     before, model.max_seq_length, theirs.max_seq_length = theirs.max_seq_length, 9, 9
     try:
-        np.testing.assert_allclose(model.encode(paragraphs), theirs.encode(paragraphs), atol=TOLERANCE, rtol=0)
+        found = model.encode(paragraphs)
+        np.testing.assert_allclose(found, theirs.encode(paragraphs), atol=TOLERANCE, rtol=0)
     finally:
         theirs.max_seq_length = before
+    model.save(str(tmp_path))
+    for again in (
+        pickle.loads(pickle.dumps(model)),
+        SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu"),
+    ):
+        assert again.max_seq_length == 9
+        np.testing.assert_array_equal(again.encode(paragraphs), found)
 
 
 @pytest.fixture(scope="module")
