@@ -262,3 +262,19 @@ def test_a_model_with_one_class(tmp_path: Path) -> None:
     folder = make_table(tmp_path / "model", {"a": [1.0]})
     with pytest.raises(ModelFormatError, match="2 classes or more, this one has 1"):
         Pipeline.create("zero-shot", folder, num_cores=1)
+
+
+def test_what_every_logger_takes(make: Callable[..., ZeroShotPipeline], caplog: pytest.LogCaptureFixture) -> None:
+    from prometheus_client import CollectorRegistry
+
+    registry = CollectorRegistry()
+    logger = {
+        "loggers": {"prometheus": {"registry": registry}},
+        "data_logging": {"predefined": [{"func": "zero_shot_text_classification"}]},
+    }
+    pipeline = make(logger=logger)
+    least = [pipeline("c", ["b", "a"]).scores[0], min(scores[0] for scores in pipeline(["c", "b"], ["a", "x"]).scores)]
+    assert not caplog.messages
+    labels = {"pipeline_name": "zero_shot_text_classification"}
+    assert registry.get_sample_value("sparsert_pipeline_outputs__least_score_sum", labels) == pytest.approx(sum(least))
+    assert registry.get_sample_value("sparsert_pipeline_inputs__number_of_texts_sum", labels) == 3

@@ -67,8 +67,8 @@ class ZeroShotPipeline(Pipeline):
     example = {"sequences": "Ada keeps bees in Turin.", "labels": ["nature", "sport", "politics"]}
     scorer = "sparsert.pipelines.zero_shot_text_classification.evaluation:ZeroShotScorer"
     metric_functions = {
-        "pipeline_inputs": {"texts": lambda inputs: len(inputs.texts())},
-        "pipeline_outputs": {"scores": lambda output: np.asarray(output.scores)},
+        "pipeline_inputs": {"number_of_texts": lambda inputs: len(inputs.texts())},
+        "pipeline_outputs": {"least_score": lambda output: float(np.atleast_2d(output.scores)[:, 0].min())},
     }
 
     def __init__(self, model_path: str | Path | None = None, **options: Any) -> None:
