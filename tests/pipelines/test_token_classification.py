@@ -298,6 +298,7 @@ def test_a_bad_request_fails_alone(make: Make) -> None:
         ({"aggregation_strategy": "last"}, r"must be one of \['none', .*got 'last'"),
         ({"aggregation_strategy": None}, "aggregation_strategy must be one of"),
         ({"ignore_labels": "O"}, "ignore_labels must be a list of strings, got 'O'"),
+        ({"ignore_labels": 0}, "ignore_labels must be a list of strings"),
         ({"ignore_labels": [0]}, "ignore_labels must be a list of strings"),
         ({"delimiter": None}, "delimiter must be a string"),
         ({"stride": 2}, "stride chooses among the entities of windows"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sparsert.errors import InputError
@@ -49,7 +49,11 @@ class TokenClassificationOptions(TextOptions):
                 f"aggregation_strategy must be one of {list(STRATEGIES)}, got {self.aggregation_strategy!r}"
             )
         ignored = ["O"] if self.ignore_labels is None else self.ignore_labels
-        if isinstance(ignored, str) or not all(isinstance(label, str) for label in ignored):
+        if (
+            not isinstance(ignored, Collection)
+            or isinstance(ignored, str)
+            or not all(isinstance(label, str) for label in ignored)
+        ):
             raise InputError(f"ignore_labels must be a list of strings, got {self.ignore_labels!r}")
         if not isinstance(self.delimiter, str):
             raise InputError(f"delimiter must be a string, got {self.delimiter!r}")
