@@ -165,10 +165,13 @@ class RowModel:
         Raises
         ------
         InputRangeError
-            It does not fit.
+            It does not fit, or has neither tokens nor special tokens.
         """
         chosen = strategy if self.options.truncation else "do_not_truncate"
-        return make_row(self.tokenizer, first, second, self.sequence_length, chosen)
+        row = make_row(self.tokenizer, first, second, self.sequence_length, chosen)
+        if not self.row_tokens(row):
+            raise InputRangeError("the tokenizer makes no tokens of the text, and adds no special ones; leave it out")
+        return row
 
     def row_tokens(self, row: Row) -> int:
         """Tokens of a row with its special tokens."""

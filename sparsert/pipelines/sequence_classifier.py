@@ -55,8 +55,7 @@ class SequenceClassifier(RowModel):
         self.labels = class_names(self.config, self.num_labels)
 
     def _width(self) -> int:
-        nothing = np.zeros(0, dtype=np.int64)
-        part = next(iter(self.run([self.row(nothing, nothing)])))
+        part = next(iter(self.run([self.row(np.zeros(1, dtype=np.int64))])))
         return int(part.outputs["logits"].shape[1])
 
     def logits(self, prepared: Sequence[PreparedRows], parts: Iterable[RowOutputs]) -> list[np.ndarray]:

@@ -161,7 +161,7 @@ def test_a_text_without_tokens_fails_alone(tmp_path: Path) -> None:
     failed, answered = embed.run_many(
         [EmbeddingInput(inputs=["a", ""]), EmbeddingInput(inputs="a")], return_exceptions=True
     )
-    assert "inputs[1]: the tokenizer makes no tokens of ''" in str(failed)
+    assert "inputs[1]: the tokenizer makes no tokens of the text" in str(failed)
     assert answered.vectors.shape == (1, 5)
 
 

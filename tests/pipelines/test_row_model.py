@@ -109,6 +109,18 @@ def test_without_truncation_a_long_text_is_refused(make: Callable[..., RowModel]
         requests(model, ("a b c",))
 
 
+def test_a_row_without_any_token_is_refused(toy_model: Callable[..., Path]) -> None:
+    directory = toy_model(LOGITS, {})
+    path = directory / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
+    model = RowModel(resolve(directory), TextOptions(num_cores=1), lambda shapes: {"logits": "start_logits"})
+    nothing, one = (np.zeros(length, dtype=np.int64) for length in (0, 1))
+    assert model.tokens(PreparedRows(None, [model.row(one), model.row(nothing, one)])) == 2
+    for second in (None, nothing):
+        with pytest.raises(InputRangeError, match="the tokenizer makes no tokens of the text, and adds no special"):
+            model.row(nothing, second)
+
+
 def test_a_text_that_is_none_is_named(make: Callable[..., RowModel]) -> None:
     model = make()
     with pytest.raises(InputError, match=r"texts\[1\]: the text must be a str without lone surrogates"):

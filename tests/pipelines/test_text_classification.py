@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from classifiers import FORMS, LENGTH, Reference, make_classifier, random_texts
+from pair_models import make_table
+from pydantic import ValidationError
 
 from sparsert.errors import InputError, InputRangeError, ModelError, ModelFormatError
 from sparsert.pipelines import Pipeline, TextClassificationInput, TextClassificationOutput
@@ -195,7 +198,7 @@ def test_options_of_a_request(make: Make, folders: dict[str, Path]) -> None:
     np.testing.assert_allclose(raw.scores, [logits[best]], atol=1e-4)  # stretched, and so are their errors
     np.testing.assert_allclose(asked.scores, [softmax(logits)[best]], atol=1e-4)
     assert classify([{"text": "a b", "return_all_scores": True}])[0] == asked
-    with pytest.raises(InputError, match="function_to_apply"):
+    with pytest.raises(ValidationError, match="function_to_apply"):
         classify(sequences="a b", function_to_apply="square")
 
 
@@ -228,6 +231,20 @@ def test_a_bad_request_fails_alone(make: Make) -> None:
     assert pipeline.run_many(requests[1:2], return_exceptions=True)[0].args == empty.args
     with pytest.raises(InputError, match="sequences is empty"):
         pipeline([])
+
+
+def test_a_text_without_any_token_fails_alone(tmp_path: Path) -> None:
+    folder = make_table(tmp_path / "model", {"a": [2.0, 0.0]})
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
+    model = onnx.load(folder / "model.onnx")
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "labels"  # a run tells how many
+    onnx.save(model, folder / "model.onnx")
+    pipeline = Pipeline.create("text-classification", folder, num_cores=1)
+    requests = [TextClassificationInput(sequences=sequences) for sequences in (["a"], ["a", ""], [["", "a"]])]
+    first, failed, last = pipeline.run_many(requests, return_exceptions=True)
+    assert first.scores == last.scores == pytest.approx([1 / (1 + np.exp(-2))])
+    assert isinstance(failed, InputError) and str(failed).startswith("sequences[1]: the tokenizer makes no tokens")
 
 
 def test_texts_without_words(make: Make, folders: dict[str, Path]) -> None:

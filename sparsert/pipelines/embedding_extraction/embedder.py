@@ -170,8 +170,6 @@ class Embedder:
                 row = self.rows.row(ids)
             except InputRangeError as error:
                 raise InputRangeError(f"inputs[{index}]: {error}") from error
-            if not self.rows.row_tokens(row):
-                raise InputError(f"inputs[{index}]: the tokenizer makes no tokens of {text!r:.80}; leave it out")
             rows.append(PromptedRow(row.first, None, row.cut, left_out))
         return rows
 
