@@ -50,9 +50,9 @@ def set_limit(rows: RowModel, tokens: int) -> None:
     InputError
         They leave no room for text, or the model takes fewer.
     """
-    most = rows.config.positions or sys.maxsize
-    if not rows.tokenizer.single.special_tokens < tokens <= most:
-        raise InputError(f"max_seq_length must leave room for text and be at most {most}, got {tokens}")
+    most = rows.longest or sys.maxsize
+    if not isinstance(tokens, int) or not rows.tokenizer.single.special_tokens < tokens <= most:
+        raise InputError(f"max_seq_length must leave room for text and be an int of at most {most}, got {tokens!r}")
     rows.sequence_length = tokens
 
 

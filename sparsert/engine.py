@@ -7,7 +7,7 @@ import math
 import operator
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -310,6 +310,11 @@ class Engine:
     def supports_ragged(self) -> bool:
         """Whether :meth:`run_ragged` computes no padding at all."""
         return self._model.program.output_spaces is not None
+
+    @property
+    def vocabularies(self) -> Mapping[str, int]:
+        """Entries of the tables that inputs index, by their names: token ids are below that."""
+        return self._model.vocabularies
 
     @property
     def num_cores(self) -> int:

@@ -42,7 +42,8 @@ class TokenEngine(Protocol):
     """What a pipeline needs of an engine: :class:`sparsert.Engine` has it, and :class:`OrtEngine`.
 
     Arrays are in graph order. ``supports_ragged`` says whether :meth:`run_ragged` computes no padding, ``num_streams``
-    how many calls run side by side.
+    how many calls run side by side, ``vocabularies`` how many entries the tables have that inputs index, as far as that
+    is known.
     """
 
     @property
@@ -53,6 +54,8 @@ class TokenEngine(Protocol):
     def supports_ragged(self) -> bool: ...
     @property
     def num_streams(self) -> int: ...
+    @property
+    def vocabularies(self) -> Mapping[str, int]: ...
     def __call__(self, inputs: list[np.ndarray], /) -> list[np.ndarray]: ...
     def run_ragged(
         self, inputs: list[np.ndarray | None], lengths: np.ndarray, val_inp: bool = True
@@ -97,6 +100,11 @@ class SequenceEngine:
         self._inputs = list(zip(engine.input_names, engine.input_types, strict=True))
         self._outputs = outputs
         _check_inputs(engine.input_names)
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Tokens that the model has, where the engine knows that."""
+        return self.engine.vocabularies.get("input_ids")
 
     @property
     def pads(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,10 +38,13 @@ class OrtEngine:
         False: :meth:`run_ragged` computes padding.
     num_streams : int
         1: it uses all its threads for one call.
+    vocabularies : dict
+        Empty: a run tells.
     """
 
     supports_ragged = False
     num_streams = 1
+    vocabularies: ClassVar[dict[str, int]] = {}
 
     def __init__(self, model: str | Path, num_cores: int | None = None, outputs: Sequence[str] | None = None) -> None:
         try:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from sparsert.pipelines.options import PipelineOptions, at_least, option
 from sparsert.pipelines.rows import PackedRows, Row, make_row, pack_rows
 from sparsert.pipelines.tokenization import load_tokenizer
 from sparsert.zoo import ResolvedModel
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["PreparedRows", "RowModel", "RowOutputs", "TextOptions", "gather", "tokens_of"]
 
@@ -150,14 +152,34 @@ class RowModel:
         self.engine: SequenceEngine = load_engines(model, options, [self.sequence_length], outputs)[
             self.sequence_length
         ]
+        self._columns = 0 if self.engine.any_length else self.sequence_length
+        self._files = model
+        self._told_of_cut = False
         self._pool = OrderedPool(options.executor, self.engine.engine.num_streams)
+
+    @property
+    def longest(self) -> int | None:
+        """Most tokens that :attr:`sequence_length` may be changed to; None if nothing bounds it."""
+        return self._columns or self.config.positions
 
     # ---- texts to rows -----------------------------------------------------------------------------------------------
 
     def tokenize(self, texts: Iterable[str]) -> dict[str, np.ndarray | InputError]:
-        """Token ids of texts, each different one once; an InputError stands for what is no text."""
+        """Token ids of texts, each different one once; an InputError stands for what the model cannot read."""
         different = list(dict.fromkeys(texts))
-        return dict(zip(different, self.tokenizer.encode_ids(different), strict=True))
+        found = zip(different, self.tokenizer.encode_ids(different), strict=True)
+        return {text: ids if isinstance(ids, InputError) else self.misfit(ids) or ids for text, ids in found}
+
+    def misfit(self, ids: np.ndarray) -> InputRangeError | None:
+        """What is wrong with tokens, if the model does not have them: the tokenizer belongs to another one."""
+        known = self.engine.vocabulary
+        if known is None or not ids.size or (worst := int(ids.max())) < known:
+            return None
+        return InputRangeError(
+            f"the tokenizer in {self._files.directory} has the token {self.tokenizer.backend.id_to_token(worst)!r} as "
+            f"{worst}, but the vocabulary (embedding table) of {self._files.onnx} ends at {known - 1}; save the "
+            "model's own tokenizer there"
+        )
 
     def row(self, first: np.ndarray, second: np.ndarray | None = None, strategy: str = "longest_first") -> Row:
         """A row of one text or two, cut by ``strategy`` where ``truncation`` allows that.
@@ -202,10 +224,12 @@ class RowModel:
         Parameters
         ----------
         rows : sequence of Row
-            May be empty.
+            May be empty. That one was cut is told by a warning, once a model.
         reduce : callable, optional
             Makes of the outputs of a slice what is kept of them.
         """
+
+        self._tell_of_cut(rows)
 
         def run(part: Sequence[Row]) -> RowOutputs:
             packed = pack_rows(part, self.tokenizer)
@@ -216,9 +240,21 @@ class RowModel:
 
     def _padding(self) -> Padding:
         """To the right, as little as possible: what stands to the left of a text would move its positions."""
-        columns = 0 if self.engine.any_length else self.sequence_length
         values = {"input_ids": self.tokenizer.pad_id, "attention_mask": 0, "token_type_ids": self.tokenizer.pad_type}
-        return Padding(columns, False, values)
+        return Padding(self._columns, False, values)
+
+    def _tell_of_cut(self, rows: Sequence[Row]) -> None:
+        row = None if self._told_of_cut else next((row for row in rows if row.cut), None)
+        if row is not None:
+            self._told_of_cut = True
+            _log.warning(
+                "%d of %d tokens are cut off: %s reads %d at most, with special tokens; split long texts, or refuse "
+                "them by truncation=False. Further ones are cut without a word",
+                row.cut,
+                len(row) + row.cut,
+                self._files.directory,
+                self.sequence_length,
+            )
 
     def _slices(self, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
         most = self.options.batch_size or len(rows)
@@ -234,7 +270,10 @@ class RowModel:
 
 
 def gather(
-    prepared: Sequence[PreparedRows], parts: Iterable[RowOutputs], role: str, per_token: bool = False
+    prepared: Sequence[PreparedRows],
+    parts: Iterable[RowOutputs],
+    role: str,
+    per_token: bool | Sequence[bool] = False,
 ) -> list[list[np.ndarray]]:
     """What an output says about each row of each request.
 
@@ -243,19 +282,24 @@ def gather(
     prepared : sequence of PreparedRows
         The requests.
     parts : iterable of RowOutputs
-        What the model says about their rows, in order; of an iterator no more are taken than that.
+        What the model says about their rows, in order.
     role : str
         Name of the output.
-    per_token : bool
-        Whether it has values for tokens.
+    per_token : bool or sequence of bool
+        Whether it has values for tokens; or whether it has for each request, if no part has both kinds.
 
     Returns
     -------
     list of list of array
         For each request and each of its rows: the row's tokens, shape (T, ...), or its own values, shape (...).
     """
-    found = chain.from_iterable(part.of_rows(role, per_token) for part in parts)
-    return [list(islice(found, len(item.rows))) for item in prepared]
+    kinds = [per_token] * len(prepared) if isinstance(per_token, bool) else per_token
+    of_rows = [kind for item, kind in zip(prepared, kinds, strict=True) for _ in item.rows]
+    rows: list[np.ndarray] = []
+    for part in parts:
+        rows += part.of_rows(role, of_rows[len(rows)])
+    found = iter(rows)
+    return [[next(found) for _ in item.rows] for item in prepared]
 
 
 def tokens_of(found: Mapping[str, np.ndarray | InputError], texts: Sequence[str], field: str) -> list[np.ndarray]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sparsert._drop_in import set_limit
 from sparsert.errors import EngineError, InputError, InputRangeError
 from sparsert.pipelines import row_model
 from sparsert.pipelines.row_model import PreparedRows, RowModel, TextOptions, gather, tokens_of
@@ -126,3 +127,39 @@ def test_a_text_that_is_none_is_named(make: Callable[..., RowModel]) -> None:
     with pytest.raises(InputError, match=r"texts\[1\]: the text must be a str without lone surrogates"):
         requests(model, ("a", "\ud800"))
     assert json.dumps([values.tolist() for values in model.tokenize(["a", "a"]).values()]) == "[[4]]"
+
+
+def test_tokens_that_the_model_does_not_have(toy_model: Callable[..., Path]) -> None:
+    directory = toy_model(LOGITS, {})
+    path = directory / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["model"]["vocab"]["strange"] = 4000
+    path.write_text(json.dumps(content), encoding="utf-8")
+    model = RowModel(resolve(directory), TextOptions(num_cores=1), lambda shapes: {"logits": "start_logits"})
+    found = model.tokenize(["a", "a strange b", "b"])
+    assert [list(found[text]) for text in ("a", "b")] == [[4], [5]]
+    error = found["a strange b"]
+    assert isinstance(error, InputRangeError)
+    for part in (f"the tokenizer in {directory} has the token 'strange' as 4000", str(directory / "model.onnx")):
+        assert part in str(error)
+
+
+def test_a_cut_is_told_once(make: Callable[..., RowModel], caplog: pytest.LogCaptureFixture) -> None:
+    model = make(sequence_length=4)
+    for texts in (("a b",), ("a", "a b c d e"), ("a b c",)):
+        (prepared,) = requests(model, texts)
+        list(model.forward([prepared]))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.messages[0].startswith("3 of 5 tokens are cut off: ")
+    assert "reads 4 at most, with special tokens" in caplog.messages[0]
+
+
+def test_a_lower_limit_for_a_file_of_fixed_length(make: Callable[..., RowModel]) -> None:
+    model = make(shape=(1, 6))
+    assert make().longest is None
+    assert make(config={"max_position_embeddings": 9}).longest == 9
+    assert model.longest == 6 or model.engine.any_length
+    set_limit(model, 4)
+    prepared = requests(model, ("a b c d e f", "g"))
+    rows = gather(prepared, model.forward(prepared), "logits", per_token=True)
+    assert [values.tolist() for values in rows[0]] == [[0, 1, 2, 0], [0, 7, 0]]

@@ -122,22 +122,26 @@ class EmbeddingPipeline(Pipeline):
         """Whether a request wants one vector for each text."""
         return bool(self.embedder.modes) and item.pooling is None
 
+    def _order(self, prepared: Sequence[PreparedRows]) -> list[int]:
+        """Requests in the order in which they run: first those whose vectors are pooled."""
+        return sorted(range(len(prepared)), key=lambda place: not self._pools(prepared[place].inputs))
+
     def forward(self, prepared: Sequence[PreparedRows]) -> Iterator[RowOutputs]:
         """Vectors of all texts of all requests, a slice of them at a time: pooled ones, then those of tokens."""
         rows: tuple[list[Row], list[Row]] = ([], [])
-        for item in prepared:
-            rows[not self._pools(item.inputs)].extend(item.rows)
+        for place in self._order(prepared):
+            rows[not self._pools(prepared[place].inputs)].extend(prepared[place].rows)
         parts = self.embedder.run(rows[0])
         return chain(parts, self.token_embedder.run(rows[1])) if rows[1] else parts
 
     def postprocess(self, prepared: Sequence[PreparedRows], outputs: Iterator[RowOutputs]) -> list[EmbeddingOutput]:
         """The vectors of each request."""
-        results: dict[int, EmbeddingOutput] = {}
-        for per_token in (False, True):
-            chosen = {place: item for place, item in enumerate(prepared) if self._pools(item.inputs) is not per_token}
-            found = gather(list(chosen.values()), outputs, "embeddings", per_token)
-            for (place, item), vectors in zip(chosen.items(), found, strict=True):
-                results[place] = self._output(item.inputs, vectors)
+        order = self._order(prepared)
+        of_tokens = [not self._pools(prepared[place].inputs) for place in order]
+        found = gather([prepared[place] for place in order], outputs, "embeddings", of_tokens)
+        results = {
+            place: self._output(prepared[place].inputs, vectors) for place, vectors in zip(order, found, strict=True)
+        }
         return [results[place] for place in range(len(prepared))]
 
     def _output(self, item: EmbeddingInput, found: Sequence[np.ndarray]) -> EmbeddingOutput:

@@ -145,9 +145,10 @@ class TokenClassificationPipeline(Pipeline):
         return [self._prepare(item, found) for item in inputs]
 
     def _tokenize(self, texts: Sequence[str]) -> dict[str, TokenizedText | InputError]:
-        """Tokens of texts; an InputError stands for what is no text."""
+        """Tokens of texts; an InputError stands for what the model cannot read."""
         try:
-            return dict(zip(texts, self.model.tokenizer.encode_batch(texts), strict=True)) if texts else {}
+            found = self.model.tokenizer.encode_batch(texts) if texts else []
+            return {text: self.model.misfit(tokens.ids) or tokens for text, tokens in zip(texts, found, strict=True)}
         except InputError as error:
             if len(texts) == 1:
                 return {texts[0]: error}
@@ -169,7 +170,10 @@ class TokenClassificationPipeline(Pipeline):
 
     def _joined(self, words: Sequence[str]) -> tuple[str, TokenizedText]:
         try:
-            return join_words(self.model.tokenizer, words, self.options.delimiter)
+            text, tokens = join_words(self.model.tokenizer, words, self.options.delimiter)
+            if (error := self.model.misfit(tokens.ids)) is not None:
+                raise error
+            return text, tokens
         except InputError as error:
             raise type(error)(f"inputs: {error}") from error
 
