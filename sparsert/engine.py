@@ -176,10 +176,10 @@ class Engine:
 
         Notes
         -----
-        Results are those of :meth:`run` on the padded batch with a mask of zeros on the padding. Models for which
-        :attr:`supports_ragged` is False are run that way: in padded batches of similar lengths where the model has a
-        mask, else in batches of equal length; with dynamic quantization, where the sequences of a batch influence each
-        other, one by one.
+        Results are those of :meth:`run` on the padded batch with a mask of zeros on the padding; where quantization is
+        dynamic, those on each sequence by itself, since :meth:`run` takes ranges over the whole batch and its padding.
+        Models for which :attr:`supports_ragged` is False are run that way: in padded batches of similar lengths where
+        the model has a mask, else in batches of equal length; one by one if it quantizes dynamically.
         """
         arrays, sizes = self._validator.validate_ragged(inputs, lengths, val_inp)
         if self.supports_ragged:

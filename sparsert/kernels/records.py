@@ -8,7 +8,7 @@ import numpy as np
 
 from sparsert.kernels.simd import Simd, Value
 
-__all__ = ["ATTENTION_PARAMETERS", "PARAMETERS", "TILE_EXTREMA", "offset_of", "parameter"]
+__all__ = ["ATTENTION_PARAMETERS", "PARAMETERS", "offset_of", "parameter"]
 
 PARAMETERS = np.dtype(
     [
@@ -17,12 +17,10 @@ PARAMETERS = np.dtype(
         ("zero_point", "<i4"),
         ("low", "<f4"),
         ("high", "<f4"),
-        ("acc_scale", "<f4"),
-        ("unused", "<f4", 2),
+        ("unused", "<f4", 3),
     ]
 )
-"""Quantization of one tensor, with ``low``/``high`` the range of ``quantized - zero_point``; written before a run in
-the static forms and during it in the dynamic one. ``acc_scale`` is 1 in the static forms."""
+"""Static quantization of one tensor, with ``low``/``high`` the range of ``quantized - zero_point``."""
 
 ATTENTION_PARAMETERS = np.dtype(
     [
@@ -39,10 +37,6 @@ ATTENTION_PARAMETERS = np.dtype(
 """score = clamp(round(acc * qk_factor), low, high) * score_factor + bias[key] (no rounding where scores are not
 quantized); probability byte = min(round(p * probability_factor), 255); value_offset and key_offset are 128 minus the
 zero point."""
-
-
-TILE_EXTREMA = np.dtype([("low", "<f4"), ("high", "<f4")])
-"""Least and greatest value of a tile, which a dynamic quantization follows from."""
 
 
 def offset_of(record: np.dtype[Any], name: str) -> int:

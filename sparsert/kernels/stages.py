@@ -5,7 +5,8 @@ it in place or sinks it into a tile; common sequences are fused so that values s
 ``kernel(block, rows, acc_bias, scale, bias, params, source, destination)`` over raw addresses; the per-row arrays and
 tiles already point to the block's first row.
 
-``params`` is the record :data:`sparsert.kernels.records.PARAMETERS`.
+``params`` is the record :data:`sparsert.kernels.records.PARAMETERS`, or the rows :data:`sparsert.kernels.table.TOKEN`
+of the tile where the quantization is dynamic.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from sparsert.kernels.jit import TILE
 from sparsert.kernels.records import parameter
 from sparsert.kernels.registry import Emit, Registry
 from sparsert.kernels.simd import Simd, Value
+from sparsert.kernels.table import TOKEN
 
 __all__ = ["STAGES", "Store", "byte_stages"]
 
@@ -52,13 +54,17 @@ def _dequantize(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
 
 
 def _dequantize_dynamic(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
-    """(acc - zero_point * column_sum[row]) * (acc_scale * scale[row]) + bias[row], parameters known at run time only"""
-    word = v.mul(row, 4)
+    """(acc - zero_point[token] * column_sum[row]) * (scale[token] * scale[row]) + bias[row]"""
+    b, word = v.builder, v.mul(row, 4)
     column_sum = v.broadcast_i32(v.at(block.acc_bias, word))
-    offset = v.builder.mul(column_sum, parameter(v, block.params, "zero_point"))
-    scale = v.builder.fmul(v.broadcast_f32(v.at(block.scale, word)), parameter(v, block.params, "acc_scale"))
-    bias = v.broadcast_f32(v.at(block.bias, word))
-    return [v.fma(v.to_float(v.builder.sub(value, offset)), scale, bias) for value in values]
+    weight_scale, bias = v.broadcast_f32(v.at(block.scale, word)), v.broadcast_f32(v.at(block.bias, word))
+    zero_points = v.load_row(v.at(block.params, TOKEN.zero_point * _FLOAT_ROW), v.i32)
+    scales = v.load_row(v.at(block.params, TOKEN.scale * _FLOAT_ROW), v.f32)
+    result = []
+    for value, zero_point, scale in zip(values, zero_points, scales, strict=True):
+        integer = b.sub(value, b.mul(column_sum, zero_point))
+        result.append(v.fma(v.to_float(integer), b.fmul(weight_scale, scale), bias))
+    return result
 
 
 def _bias(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:

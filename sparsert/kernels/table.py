@@ -44,6 +44,7 @@ __all__ = [
     "TABLE",
     "TABLE_COLUMNS",
     "TILE_META",
+    "TOKEN",
     "UNITS",
 ]
 
@@ -61,7 +62,7 @@ STEP_COLUMNS = 32
 STEP = _numbered("opcode")
 """What all steps have in common."""
 
-ROWS = _numbered("opcode source x x_stride x_row_bytes rows gamma beta parameters stages stage_table")
+ROWS = _numbered("opcode source x x_stride x_row_bytes rows gamma beta parameters parameters_stride stages stage_table")
 """Rows that need no weights, block by block through the stages; ``source`` is a code of `sparsert.kernels.rows`."""
 
 LINEAR = _numbered(
@@ -105,14 +106,18 @@ BYTE_SUMS = _numbered("opcode q q_stride k k_stride sums sums_stride heads head_
 """What int8 attention needs of the bytes of Q and K."""
 
 EXTREMA = _numbered("opcode x x_stride rows extrema")
-"""Least and greatest value of the tokens of a float tile, at the address of `kernels.records.TILE_EXTREMA` by tile."""
+"""Least and greatest value of every piece of a float tile, as two floats each; in the order of the chunk's pieces."""
 
-DYNAMIC = _numbered("opcode extrema parameters")
-"""The quantization that follows from the extrema of all tiles."""
+DYNAMIC = _numbered("opcode extrema tokens tokens_stride")
+"""The quantization of every token of a tile, which follows from the extrema of all pieces that share it."""
 
-STAGE_COLUMNS = 11
+TOKEN = _numbered("inverse_scale scale zero_point")
+"""Rows of a float tile that hold the dynamic quantization of its tokens; the zero points are int32."""
+
+STAGE_COLUMNS = 12
 STAGE = _numbered(
-    "run code acc_bias scale bias parameters source source_stride destination destination_stride destination_row_bytes"
+    "run code acc_bias scale bias parameters parameters_stride source source_stride destination destination_stride "
+    "destination_row_bytes"
 )
 """A row of a step's table of stages, see :mod:`sparsert.kernels.stages`; ``run`` is the address of what runs one."""
 
@@ -130,22 +135,25 @@ REGION_COLUMNS = 4
 REGION = _numbered("first stop units size")
 """A row of the table of regions: its steps, how they are divided into units, and the size that goes with it."""
 
-UNITS = _numbered("bands shares once strips")
-"""Bands of ``size`` tiles; attention in ``size`` shares of about equal work; one unit for all; or ``size`` strips of
-the rows of every tile, or of the only tile's heads."""
+UNITS = _numbered("bands shares strips")
+"""Bands of ``size`` tiles; attention in ``size`` shares of about equal work; or ``size`` strips of the rows of every
+tile, or of the only tile's heads."""
 
 META_COLUMNS = 6
 TILE_META = _numbered("pieces piece_count first_token tokens work_before work")
 """A row of the description of tiles: address and number of its pieces, flat index of its first token, valid tokens (the
 lanes behind them are empty), work of attention in the tiles before it and in it."""
 
-PIECE_COLUMNS = 9
-PIECE = _numbered("first_lane stop_lane position sequence length key_tile first_key stop_key bias")
+PIECE_COLUMNS = 11
+PIECE = _numbered(
+    "first_lane stop_lane position sequence length key_tile first_key stop_key bias first_piece stop_piece"
+)
 """A row of the description of pieces: what a tile holds of one sequence.
 
 ``position`` is the place of the first lane's token in its sequence, ``key_tile`` the tile of the sequence's first key,
 counted from the chunk's first; keys count from the start of that tile, and ``bias`` is the index of the bias of the
-four that the first one lies in.
+four that the first one lies in. From ``first_piece`` to ``stop_piece``, counted from the chunk's first, are the pieces
+that share a dynamic quantization.
 """
 
 QUEUE_COLUMNS = 8

@@ -81,6 +81,10 @@ class Attention(FusedOp):
     mixes = True
     layer_kind = "Attention"
 
+    @property
+    def couples(self) -> bool:
+        return self.dynamic
+
     def fits(self, sizes: Sequence[int | None]) -> bool:
         channels, *others = set(sizes[:3])
         if others or self.dynamic or channels is None or channels % self.heads or (channels // self.heads) % 4:

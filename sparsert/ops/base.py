@@ -15,7 +15,7 @@ import numpy as np
 
 from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
-from sparsert.ops.steps import Buffer, DynamicParameters, PackedLinear, Parameters, Stage, Step
+from sparsert.ops.steps import Buffer, PackedLinear, Parameters, Stage, Step
 
 __all__ = ["Builder", "FusedOp", "Operand"]
 
@@ -53,12 +53,6 @@ class Builder(Protocol):
 
     def packed(self, node: Node) -> PackedLinear:
         """The packed weight of a Linear."""
-
-    def dynamic(self, value: str) -> DynamicParameters:
-        """The parameters of the dynamic quantization that has ``value`` for its scale."""
-
-    def add_dynamic(self, value: str, parameters: DynamicParameters) -> None:
-        """Enter what :meth:`dynamic` gives."""
 
     def add_ids(self, names: Sequence[str]) -> None:
         """Enter inputs that are token ids."""
@@ -105,8 +99,6 @@ class FusedOp:
     """Whether the result is no value of tiles, so that nothing native can follow."""
     on_arrays: ClassVar[bool] = False
     """Whether the op belongs outside of segments, where it costs next to nothing."""
-    couples: ClassVar[bool] = False
-    """Whether the result of a sequence depends on others of its batch."""
     layer_kind: ClassVar[str] = "Other"
     """What an analysis counts the op's time as, one of :data:`sparsert.analyze.result.KINDS`."""
 
@@ -116,6 +108,11 @@ class FusedOp:
 
         By default nothing: patterns that depend on each other, or are more than a few nodes, are :mod:`sparsert.fuse`.
         """
+
+    @property
+    def couples(self) -> bool:
+        """Whether the result of a sequence depends on others of its batch."""
+        return False
 
     @property
     def takes_bytes(self) -> bool:

@@ -132,8 +132,8 @@ class Linear(FusedOp):
             if self.bias is not None:
                 step.stages.append(Stage("bias", vector=packed.bias))
         elif self.input_quantization is None:
-            dynamic = builder.dynamic(node.inputs[1])
-            step.stages.append(Stage("dequantize_dynamic", epilogue=packed, parameters=dynamic))
+            tokens = builder.buffer(node.inputs[1])
+            step.stages.append(Stage("dequantize_dynamic", epilogue=packed, parameters=tokens))
         else:
             step.stages.append(Stage("dequantize", epilogue=packed))
         builder.produce(step, node.outputs[0])

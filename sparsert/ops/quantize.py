@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from sparsert.graph.ir import Node
 from sparsert.graph.quantization import Quantization
+from sparsert.kernels.table import TOKEN
 from sparsert.ops.base import Builder, FusedOp, Operand
-from sparsert.ops.steps import DynamicParameters, Stage, Step, quantization_parameters
+from sparsert.ops.steps import PackedLinear, Stage, Step, quantization_parameters
 
 __all__ = ["Dequantize", "DynamicQuantize", "Quantize", "range_to_uint8"]
+
+_EXTREMA_ROWS = 2
+"""Of a float tile: room for two floats for each piece of a tile, of which there are at most as many as tokens."""
+
+_STORED = quantization_parameters(Quantization(np.float32(1), np.uint8(0), np.dtype(np.uint8)))
+"""For sinks of what is quantized already, and still float."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +98,14 @@ class DynamicQuantize(FusedOp):
     """inputs: [x float32] -> outputs: [uint8 values, float32 scale (), uint8 zero point ()].
 
     ONNX DynamicQuantizeLinear: minimum and maximum are taken over the whole tensor, so every item of a batch
-    depends on the others.
+    depends on the others. Where sequences lie end to end, each has a range of its own, as if it were the batch.
     """
 
     quantizes = True
-    couples = True
+
+    @property
+    def couples(self) -> bool:
+        return True
 
     def compute(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """ONNX DynamicQuantizeLinear (https://onnx.ai/onnx/operators/onnx__DynamicQuantizeLinear.html)."""
@@ -103,14 +114,18 @@ class DynamicQuantize(FusedOp):
         return found.quantize(x), found.scale, found.zero_point
 
     def lower(self, builder: Builder, node: Node) -> None:
-        """Extrema of every tile, then the parameters of the whole tensor, then the bytes."""
-        x, values = builder.buffer(node.inputs[0]), node.outputs[0]
-        dynamic = DynamicParameters(values)
-        builder.add_dynamic(node.outputs[1], dynamic)
-        builder.add(Step("extrema", [x], rows=x.rows, parameters=dynamic))
-        builder.add(Step("dynamic", parameters=dynamic))
+        """Extrema of every piece, then the parameters of every token, then the bytes."""
+        x, (values, scale, _) = builder.buffer(node.inputs[0]), node.outputs
+        extrema = builder.new_buffer(f"{values}@extrema", "floats", _EXTREMA_ROWS)
+        tokens = builder.new_buffer(scale, "floats", len(TOKEN))
+        builder.add(Step("extrema", [x], [extrema], rows=x.rows))
+        builder.add(Step("dynamic", [extrema], [tokens]))
         forms = dict.fromkeys(reader.fused.byte_form(builder, reader) for reader in builder.readers(values))
         stages = [
-            Stage(form, parameters=dynamic, destination=builder.new_buffer(values, form, x.rows)) for form in forms
+            Stage(form, parameters=_STORED, destination=builder.new_buffer(values, form, x.rows)) for form in forms
         ]
-        builder.add(Step("rows", [x], stages=stages, source="load", rows=x.rows))
+        builder.add(Step("rows", [x], stages=stages, source="quantize", rows=x.rows, parameters=tokens))
+
+    def details(self, packed: PackedLinear | None, tier: str) -> dict[str, Any]:
+        note = "a range for each sequence in run_ragged, one for the whole batch in run"
+        return {**super().details(packed, tier), "note": note}

@@ -14,7 +14,6 @@ from sparsert.kernels.records import PARAMETERS
 
 __all__ = [
     "Buffer",
-    "DynamicParameters",
     "Epilogue",
     "PackedLinear",
     "Parameters",
@@ -36,7 +35,7 @@ class Epilogue:
     """What becomes of integer accumulators, one number a row, padded to whole blocks of rows.
 
     ``acc_bias`` is what is added to the raw accumulator sum(x8 * w8): the file's integer bias minus the input's zero
-    point times the column sums. In the dynamic form it holds the column sums alone (the zero point comes at run time).
+    point times the column sums. In the dynamic form it holds the column sums alone (the zero points come at run time).
     """
 
     acc_bias: np.ndarray
@@ -74,14 +73,8 @@ class Buffer:
         return -(-size // 64) * 64
 
 
-@dataclass(eq=False)
-class DynamicParameters:
-    """A quantization that a run computes; each instance of a plan has its own record."""
-
-    name: str
-
-
-Parameters = np.ndarray | DynamicParameters
+Parameters = np.ndarray | Buffer
+"""A record that is known before a run, or rows of a tile that a step before has written."""
 
 
 @dataclass
@@ -126,5 +119,4 @@ def quantization_parameters(quantization: Quantization) -> np.ndarray:
     record["scale"] = quantization.scale
     record["zero_point"] = zero_point
     record["low"], record["high"] = -zero_point, 255 - zero_point
-    record["acc_scale"] = 1.0
     return record

@@ -10,7 +10,6 @@ import numpy as np
 from sparsert.kernels.formats import ACCUMULATORS
 from sparsert.kernels.loop.linear import accumulator_entry
 from sparsert.kernels.loop.places import FLOAT_ROW, PANEL_BLOCKS, stage_entry
-from sparsert.kernels.records import PARAMETERS, TILE_EXTREMA
 from sparsert.kernels.rows import FINISH, PREPARE
 from sparsert.kernels.stages import STAGES
 from sparsert.kernels.table import (
@@ -35,7 +34,7 @@ from sparsert.kernels.table import (
     TABLE,
     TABLE_COLUMNS,
 )
-from sparsert.ops.steps import Buffer, DynamicParameters, Parameters, Stage, Step, row_bytes
+from sparsert.ops.steps import Buffer, Parameters, Stage, Step, row_bytes
 
 __all__ = ["Code", "encode"]
 
@@ -53,15 +52,11 @@ class Code:
         Where the address of an array of ids belongs.
     """
 
-    def __init__(self, steps: Sequence[Step], places: Mapping[Buffer, tuple[int, int]], tiles: int) -> None:
-        self.table = np.zeros((len(steps), STEP_COLUMNS), np.int64)
+    def __init__(self, steps: int, places: Mapping[Buffer, tuple[int, int]]) -> None:
+        self.table = np.zeros((steps, STEP_COLUMNS), np.int64)
         self.ids: list[tuple[np.ndarray, str]] = []
         self._places = places
         self._held: list[np.ndarray] = []
-        found = [parameters for step in steps for parameters in _parameters_of(step)]
-        names = {parameters.name for parameters in found if isinstance(parameters, DynamicParameters)}
-        self._dynamic = {name: np.zeros(1, PARAMETERS) for name in names}
-        self._extrema = {name: np.zeros(tiles, TILE_EXTREMA) for name in names}
 
     def address(self, array: np.ndarray | None) -> int:
         """Address of an array that is held from now on; 0 for none."""
@@ -70,16 +65,17 @@ class Code:
         self._held.append(array)
         return array.ctypes.data
 
-    def parameters(self, parameters: Parameters | None) -> int:
-        """Address of a record of parameters, static or written by a run."""
-        if isinstance(parameters, DynamicParameters):
-            return self._dynamic[parameters.name].ctypes.data
-        return self.address(parameters)
+    def parameters(self, parameters: Parameters | None) -> tuple[int, int]:
+        """The place of parameters, as address and stride: a record for all tiles, or rows of each."""
+        if isinstance(parameters, Buffer):
+            return self._places[parameters]
+        return self.address(parameters), 0
 
-    def extrema(self, step: Step) -> int:
-        """Address of the extrema of all tiles that a dynamic quantization follows from."""
-        assert isinstance(step.parameters, DynamicParameters)
-        return self._extrema[step.parameters.name].ctypes.data
+    def whole(self, buffer: Buffer) -> int:
+        """Address of a buffer of all tiles as one array."""
+        address, stride = self._places[buffer]
+        assert stride > 0, f"'{buffer.name}' lies in the scratch of a thread"
+        return address
 
     def place(self, row: np.ndarray, column: int, buffer: Buffer) -> None:
         """Write a place: its address and, in the next column, its stride."""
@@ -97,7 +93,7 @@ class Code:
                 row[STAGE.bias] = self.address(stage.epilogue.bias)
             if stage.vector is not None:
                 row[STAGE.bias] = self.address(stage.vector)
-            row[STAGE.parameters] = self.parameters(stage.parameters)
+            row[STAGE.parameters], row[STAGE.parameters_stride] = self.parameters(stage.parameters)
             if stage.source is not None:
                 self.place(row, STAGE.source, stage.source)
             if stage.destination is not None:
@@ -106,16 +102,12 @@ class Code:
         return len(stages), self.address(table)
 
 
-def _parameters_of(step: Step) -> list[Parameters | None]:
-    return [step.parameters, *(stage.parameters for stage in step.stages)]
-
-
-def encode(steps: Sequence[Step], places: Mapping[Buffer, tuple[int, int]], tiles: int) -> Code:
-    """Encode steps whose buffers lie at ``places``, for chunks of at most ``tiles`` tiles.
+def encode(steps: Sequence[Step], places: Mapping[Buffer, tuple[int, int]]) -> Code:
+    """Encode steps whose buffers lie at ``places``.
 
     Addresses of a call's arrays are left 0: those of ids, key biases, and of what is scattered, gathered or selected.
     """
-    code = Code(steps, places, tiles)
+    code = Code(len(steps), places)
     for row, step in zip(code.table, steps, strict=True):
         row[STEP.opcode] = getattr(OPCODE, step.opcode)
         _ENCODERS[step.opcode](code, row, step)
@@ -147,7 +139,7 @@ def _rows(code: Code, row: np.ndarray, step: Step) -> None:
     row[ROWS.x_row_bytes] = row_bytes(step.reads[0].form)
     row[ROWS.rows] = step.rows
     row[ROWS.gamma], row[ROWS.beta] = (code.address(step.constants.get(name)) for name in ("gamma", "beta"))
-    row[ROWS.parameters] = code.parameters(step.parameters)
+    row[ROWS.parameters], row[ROWS.parameters_stride] = code.parameters(step.parameters)
     row[ROWS.stages], row[ROWS.stage_table] = code.stages(step.stages)
 
 
@@ -196,7 +188,7 @@ def _attention(code: Code, row: np.ndarray, step: Step) -> None:
     for column, buffer in ((ATTENTION.q, q), (ATTENTION.k, k), (ATTENTION.v, v)):
         code.place(row, column, buffer)
     row[ATTENTION.heads], row[ATTENTION.head_size] = step.constants["heads"], step.constants["size"]
-    row[ATTENTION.parameters] = code.parameters(step.parameters)
+    row[ATTENTION.parameters], _ = code.parameters(step.parameters)
     row[ATTENTION.mode], row[ATTENTION.offset_values] = step.constants["mode"], step.constants["offset_values"]
     row[ATTENTION.q_row_bytes], row[ATTENTION.v_row_bytes] = row_bytes(q.form), row_bytes(v.form)
     if step.constants["mode"] != MODE.floats:
@@ -209,16 +201,17 @@ def _byte_sums(code: Code, row: np.ndarray, step: Step) -> None:
         code.place(row, column, buffer)
     code.place(row, BYTE_SUMS.sums, step.writes[0])
     row[BYTE_SUMS.heads], row[BYTE_SUMS.head_size] = step.constants["heads"], step.constants["size"]
-    row[BYTE_SUMS.parameters] = code.parameters(step.parameters)
+    row[BYTE_SUMS.parameters], _ = code.parameters(step.parameters)
 
 
 def _extrema(code: Code, row: np.ndarray, step: Step) -> None:
     code.place(row, EXTREMA.x, step.reads[0])
-    row[EXTREMA.rows], row[EXTREMA.extrema] = step.rows, code.extrema(step)
+    row[EXTREMA.rows], row[EXTREMA.extrema] = step.rows, code.whole(step.writes[0])
 
 
 def _dynamic(code: Code, row: np.ndarray, step: Step) -> None:
-    row[DYNAMIC.extrema], row[DYNAMIC.parameters] = code.extrema(step), code.parameters(step.parameters)
+    row[DYNAMIC.extrema] = code.whole(step.reads[0])
+    code.place(row, DYNAMIC.tokens, step.writes[0])
 
 
 _ENCODERS: dict[str, Callable[[Code, np.ndarray, Step], Any]] = {

@@ -74,7 +74,7 @@ class Instance:
         self.regions = find_regions(steps, self.division, separate_steps)
         self.memory = Memory(plan_memory(steps, self.regions, self.division, key_tiles), self.division)
         self._segment = segment
-        self._code = encode(steps, self.memory.places, tiles)
+        self._code = encode(steps, self.memory.places)
         self._binding: _Binding | None = None
         rows = {id(step): row for row, step in zip(self._code.table, steps, strict=True)}
         self._scatters = [(rows[id(step)], step.constants["array"]) for step in steps if step.opcode == "scatter"]

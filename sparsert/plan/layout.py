@@ -34,7 +34,7 @@ class Packing:
     threads : int
         Threads that share a chunk.
     whole : bool
-        Everything goes through the network together.
+        Everything goes through the network together, and has one range where a quantization is dynamic.
     even_keys : float
         Keys at which the attention of a token costs as much as its Linears.
     """
@@ -90,8 +90,8 @@ class Layout:
 
         spans = last_tiles - first_tiles + 1
         owner = np.repeat(np.arange(count), spans)
-        piece = np.arange(len(owner)) - np.repeat(np.cumsum(spans) - spans, spans)
-        tile = first_tiles[owner] + piece
+        earlier = np.cumsum(spans) - spans
+        tile = first_tiles[owner] + np.arange(len(owner)) - earlier[owner]
         origin = tile * TILE - starts[owner]
         pieces = np.empty((len(owner), PIECE_COLUMNS), np.int64)
         pieces[:, PIECE.first_lane] = np.maximum(-origin, 0)
@@ -103,6 +103,10 @@ class Layout:
         pieces[:, PIECE.first_key] = first_keys[owner]
         pieces[:, PIECE.stop_key] = stop_keys[owner]
         pieces[:, PIECE.bias] = biases[owner]
+        chunk_pieces = np.repeat(earlier[opens], np.diff([*opens, count]))
+        first_pieces = earlier - chunk_pieces
+        pieces[:, PIECE.first_piece] = 0 if packing.whole else first_pieces[owner]
+        pieces[:, PIECE.stop_piece] = len(owner) if packing.whole else (first_pieces + spans)[owner]
 
         meta = np.zeros((tiles, META_COLUMNS), np.int64)
         each = np.bincount(tile, minlength=tiles)

@@ -12,7 +12,7 @@ from sparsert.graph.ir import Graph, Node
 from sparsert.graph.mapped import let_go
 from sparsert.kernels.stages import STAGES
 from sparsert.ops import Linear
-from sparsert.ops.steps import Buffer, DynamicParameters, PackedLinear, Stage, Step, padded
+from sparsert.ops.steps import Buffer, PackedLinear, Stage, Step, padded
 from sparsert.plan.segment import Output, Segment
 from sparsert.plan.store import load_or_pack
 
@@ -87,7 +87,6 @@ class Lowering:
         self.weights = _pack(nodes, wanted)
         self._needed = needed
         self._buffers: dict[tuple[str, str], Buffer] = {}
-        self._dynamic: dict[str, DynamicParameters] = {}
         self._readers: dict[str, list[Node]] = {}
         for node in nodes:
             for name in dict.fromkeys(node.inputs):
@@ -112,12 +111,6 @@ class Lowering:
 
     def packed(self, node: Node) -> PackedLinear:
         return self.weights[node.outputs[0]]
-
-    def dynamic(self, value: str) -> DynamicParameters:
-        return self._dynamic[value]
-
-    def add_dynamic(self, value: str, parameters: DynamicParameters) -> None:
-        self._dynamic[value] = parameters
 
     def absorb(self, node: Node) -> None:
         self.done.add(id(node))
@@ -154,7 +147,11 @@ class Lowering:
     # -- steps
 
     def add(self, step: Step) -> None:
+        if isinstance(step.parameters, Buffer):
+            step.reads.append(step.parameters)
         for stage in step.stages:
+            if isinstance(stage.parameters, Buffer):
+                step.reads.append(stage.parameters)
             if stage.source is not None:
                 step.reads.append(stage.source)
             if stage.destination is not None:

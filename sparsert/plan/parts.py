@@ -46,6 +46,11 @@ class ArrayPart:
         """Names of the values that it leaves."""
         return self.node.outputs
 
+    @property
+    def couples(self) -> bool:
+        """Whether the result of a sequence depends on others of its batch."""
+        return self.node.op == "DynamicQuantizeLinear" or (self.node.fused is not None and self.node.fused.couples)
+
     def execute(self, values: dict[str, np.ndarray], threads: int, lengths: np.ndarray | None = None) -> None:
         """Add the node's results to ``values``, in which its inputs are."""
         inputs = [values[name] if name else None for name in self.inputs]
@@ -82,11 +87,13 @@ class SegmentPart:
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
         self._free: OrderedDict[tuple[int, int, int], list[Instance]] = OrderedDict()
-        self._layouts: OrderedDict[tuple[int, int, int], Layout] = OrderedDict()
+        self._layouts: OrderedDict[tuple[int, int, Packing], Layout] = OrderedDict()
         self._calls: OrderedDict[tuple[Any, ...], Call] = OrderedDict()
         self._lock = threading.Lock()
         self.dead: list[str] = []
         self.sequences = segment.sequences
+        self.selected = False
+        """Whether it runs over one token of every sequence, when they lie end to end."""
         self._even_keys = even_keys(segment)
         self._shaping = [*segment.ids, *segment.arrays]
         self._tables = [(name, len(table.weight)) for name, table in segment.tables() if name]
@@ -107,6 +114,11 @@ class SegmentPart:
         return [instance for instances in self._free.values() for instance in instances]
 
     @property
+    def couples(self) -> bool:
+        """Whether the result of a sequence depends on others of its batch."""
+        return self.segment.couples
+
+    @property
     def kept(self) -> tuple[int, int]:
         """Number of instances and of layouts that wait for calls of their shapes."""
         return len(self.instances), len(self._layouts)
@@ -115,8 +127,8 @@ class SegmentPart:
         """What :meth:`execute` does on these arguments; the ids are checked."""
         # scratch is indexed by Numba's thread number, so never fewer than Numba may use here
         threads = max(threads, numba.get_num_threads())
-        if lengths is not None and self.sequences:
-            call = self._ragged_call(values, threads, lengths)
+        if lengths is not None and (self.sequences or self.segment.couples):
+            call = self._ragged_call(values, threads, np.ones_like(lengths) if self.selected else lengths)
         else:
             call = self._even_call(values, threads, 2 if lengths is None else 1)
         self._check_ids(values)
@@ -150,10 +162,10 @@ class SegmentPart:
             if call is not None:
                 self._calls.move_to_end(key)
                 return call
-        lead = self._lead(values, rank)
+        lead = self._lead(values, rank if self.sequences else None)
         items, tokens = lead if self.sequences else (1, int(np.prod(lead, dtype=np.int64)))
         self._check_lengths(tokens, tokens)
-        layout = self._uniform(items, tokens, threads)
+        layout = self._uniform(items, tokens, self._packing(threads, whole=self.segment.couples))
         call = Call(lead, items, tokens, layout, (layout.tiles, layout.key_tiles, threads))
         with self._lock:
             self._calls[key] = call
@@ -166,23 +178,23 @@ class SegmentPart:
         lead = self._lead(values, 1)
         self._check_lengths(int(lengths.min()), int(lengths.max()))
         items, tokens = len(lengths), int(lengths[0])
-        alike = (lengths == tokens).all()
-        layout = self._uniform(items, tokens, threads) if alike else Layout.of(lengths, self._packing(threads))
+        alike, packing = (lengths == tokens).all(), self._packing(threads, whole=False)
+        layout = self._uniform(items, tokens, packing) if alike else Layout.of(lengths, packing)
         # lengths hardly repeat, so instances for about as many tiles serve all
         return Call(
             lead, items, int(lengths.max()), layout, (_rounded(layout.tiles), _rounded(layout.key_tiles), threads)
         )
 
-    def _packing(self, threads: int) -> Packing:
-        return Packing(threads, self.segment.couples, self._even_keys)
+    def _packing(self, threads: int, whole: bool) -> Packing:
+        return Packing(threads, whole, self._even_keys)
 
-    def _uniform(self, batch: int, tokens: int, threads: int) -> Layout:
+    def _uniform(self, batch: int, tokens: int, packing: Packing) -> Layout:
         """The layout of sequences of one length, kept for the last shapes."""
-        key = (batch, tokens, threads)
+        key = (batch, tokens, packing)
         with self._lock:
             layout = self._layouts.get(key)
         if layout is None:
-            layout = Layout.of(np.full(batch if tokens else 0, tokens), self._packing(threads))
+            layout = Layout.of(np.full(batch if tokens else 0, tokens), packing)
         with self._lock:
             self._layouts[key] = layout
             self._layouts.move_to_end(key)
@@ -190,7 +202,8 @@ class SegmentPart:
                 self._layouts.popitem(last=False)
         return layout
 
-    def _lead(self, values: dict[str, np.ndarray], rank: int) -> tuple[int, ...]:
+    def _lead(self, values: dict[str, np.ndarray], rank: int | None) -> tuple[int, ...]:
+        """The leading dimensions of the inputs; ``rank`` is how many there must be, None if any number will do."""
         shapes = {name: values[name].shape for name in self.segment.ids}
         shapes |= {name: values[name].shape[:-1] for name in self.segment.arrays}
         try:
@@ -205,7 +218,7 @@ class SegmentPart:
                 raise InputShapeError(
                     f"Value '{name}' has {values[name].shape[-1]} channels, expected {self.segment.channels[name]}"
                 )
-        if self.sequences and len(lead) != rank:
+        if rank is not None and len(lead) != rank:
             raise InputShapeError(f"Expected inputs of shape (batch, tokens), got {shapes}")
         return lead
 

@@ -89,7 +89,7 @@ class Program:
     output_spaces : dict or None
         Of each output, whether it has a value per "token" or per "sequence"; None where :meth:`run` takes no lengths.
     coupled : bool
-        Whether a sequence's result depends on the others of its batch (dynamic quantization).
+        Whether a sequence's result depends on the others of its batch in :meth:`run` (dynamic quantization).
     """
 
     def __init__(self, graph: Graph, parts: list[ArrayPart | SegmentPart], reports: list[StepReport]) -> None:
@@ -100,7 +100,7 @@ class Program:
         self._constants = {name: graph.constants[name] for name in wanted if name in graph.constants}
         _find_last_uses(parts, set(self._outputs))
         self.output_spaces = _output_spaces(graph, parts)
-        self.coupled = any(isinstance(part, SegmentPart) and part.segment.couples for part in parts)
+        self.coupled = any(part.couples for part in parts)
 
     def start(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The values that the first part finds: constants, and one array per graph input."""
@@ -119,7 +119,7 @@ class Program:
             Upper bound of Numba worker threads; ``numba.set_num_threads`` is the caller's business.
         lengths : int64 array, optional
             Tokens of each sequence, at least 1. Then inputs are of shape (all tokens,), the sequences end to end, and
-            so are the leading dimensions of outputs of tokens.
+            so are the leading dimensions of outputs of tokens; and each sequence is quantized dynamically by itself.
 
         Returns
         -------
@@ -139,7 +139,7 @@ def _output_spaces(graph: Graph, parts: Sequence[ArrayPart | SegmentPart]) -> di
 
     Of the nodes that run on arrays masks can, and with sequences as rows those that never look ahead; another may move
     values between tokens. Once a segment has selected a token of every sequence, tokens are out of sight and whatever
-    follows does as in a batch.
+    follows does as in a batch, unless it takes one range for all of it.
     """
     spaces = {info.name: "token" for info in graph.inputs if len(info.shape) == 2}
     for part in parts:
@@ -150,14 +150,17 @@ def _output_spaces(graph: Graph, parts: Sequence[ArrayPart | SegmentPart]) -> di
             return None
         if isinstance(part, ArrayPart):
             op = part.node.fused
+            if part.couples:
+                return None
             if space == "token" and not (op is not None and op.on_arrays):
                 if not _looks_back(part.node, graph):
                     return None
                 part.rows_of = frozenset(names)
             spaces |= dict.fromkeys(part.node.outputs, space)
-        elif part.segment.couples or (part.sequences and space != "token"):
+        elif part.sequences and space != "token":
             return None
         else:
+            part.selected = space == "sequence"
             spaces |= {output.name: "sequence" if output.shape == "items" else space for output in part.segment.outputs}
     names = [info.name for info in graph.outputs]
     return {name: spaces[name] for name in names} if all(name in spaces for name in names) else None

@@ -97,8 +97,6 @@ def _units(step: Step, division: Division) -> tuple[int, int]:
     """How a step by itself is divided."""
     if step.opcode == "attention":
         return UNITS.shares, _ATTENTION_SHARES * division.threads if division.threads > 1 else 1
-    if step.opcode == "dynamic":
-        return UNITS.once, 1
     if division.strips > 1 and _has_strips(step):
         return UNITS.strips, division.strips
     return UNITS.bands, division.band
@@ -112,11 +110,12 @@ def _has_strips(step: Step) -> bool:
 def _joins(steps: Sequence[Step], last: Region, step: Step, units: int, division: Division) -> bool:
     """Whether a step can follow those of the last region without a barrier.
 
-    Steps of one tile can. Strips can if they read nothing that other strips write: Q, K and V of one value; and the
-    attention of heads whose rows a strip has computed itself, as long as no token looks at another tile.
+    Steps of one tile can, but the ranges of dynamic quantization follow from those of other tiles. Strips can if they
+    read nothing that other strips write: Q, K and V of one value; and the attention of heads whose rows a strip has
+    computed itself, as long as no token looks at another tile.
     """
     if last.units == UNITS.bands:
-        return units == UNITS.bands and division.strips == 1
+        return units == UNITS.bands and division.strips == 1 and step.opcode != "dynamic"
     if last.units != UNITS.strips:
         return False
     if _has_strips(step):

@@ -14,6 +14,7 @@ from sparsert.kernels.jit import TILE
 from sparsert.kernels.records import PARAMETERS
 from sparsert.kernels.rows import FINISH, PREPARE, STATISTICS_ROWS
 from sparsert.kernels.stages import STAGES
+from sparsert.kernels.table import TOKEN
 
 _ALIGNMENT = 64
 _GUARD = 1024
@@ -115,15 +116,22 @@ def _accumulate(packed: PackedWeight, x: np.ndarray, row: int) -> np.ndarray:
 # -- stages
 
 
-def parameters(
-    scale: float = 1.0, zero_point: int = 0, low: float = 0.0, high: float = 255.0, acc_scale: float = 1.0
-) -> Buffer:
+def parameters(scale: float = 1.0, zero_point: int = 0, low: float = 0.0, high: float = 255.0) -> Buffer:
     """Quantization of a uint8 tensor; ``low`` and ``high`` are the stored range."""
     record = np.zeros(1, PARAMETERS)
-    record["scale"], record["zero_point"], record["acc_scale"] = scale, zero_point, acc_scale
+    record["scale"], record["zero_point"] = scale, zero_point
     record["inverse_scale"] = np.float32(1) / np.float32(scale)
     record["low"], record["high"] = low - zero_point, high - zero_point
     return buffer(record)
+
+
+def token_parameters(scales: np.ndarray | float, zero_points: np.ndarray | int) -> Buffer:
+    """Quantization of every token of a tile."""
+    rows = np.zeros((len(TOKEN), TILE), np.float32)
+    rows[TOKEN.scale] = scales
+    rows[TOKEN.inverse_scale] = np.float32(1) / rows[TOKEN.scale]
+    rows.view(np.int32)[TOKEN.zero_point] = zero_points
+    return buffer(rows)
 
 
 def sink_of(name: str) -> tuple[Any, int]:

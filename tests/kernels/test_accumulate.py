@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kernel_drivers import accumulate, parameters, run_stage
+from kernel_drivers import accumulate, parameters, run_stage, token_parameters
 
 from sparsert.kernels.formats import FORMATS, PackedWeight
 from sparsert.kernels.formats.matrix import Rows
@@ -147,8 +147,12 @@ def test_zero_points_are_removed_exactly(form: str, in_features: int, out_featur
     accumulator = accumulate(packed(form, weight), x)
     exact = weight.astype(np.int64) @ (x.astype(np.int64) - zero)
     assert np.abs(exact).max() < 2**24, "float32 must hold the sums"
-    for offset, name in ((acc_bias, "dequantize"), (weight.sum(axis=1, dtype=np.int32), "dequantize_dynamic")):
-        got = run_stage(name, accumulator, offset, ones, nothing, parameters(zero_point=zero))
+    sums = weight.sum(axis=1, dtype=np.int32)
+    for offset, name, params in (
+        (acc_bias, "dequantize", parameters(zero_point=zero)),
+        (sums, "dequantize_dynamic", token_parameters(1.0, zero)),
+    ):
+        got = run_stage(name, accumulator, offset, ones, nothing, params)
         np.testing.assert_array_equal(got, exact.astype(np.float32))
 
 

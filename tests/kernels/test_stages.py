@@ -9,9 +9,20 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kernel_drivers import SIDE_BY_SIDE, buffer, finish_rows, parameters, run_stage, sink_of
+from kernel_drivers import (
+    SIDE_BY_SIDE,
+    Buffer,
+    buffer,
+    compiled,
+    finish_rows,
+    parameters,
+    run_stage,
+    sink_of,
+    token_parameters,
+)
 
 from sparsert.kernels.jit import TILE
+from sparsert.kernels.rows.quantize import token_extrema
 from sparsert.kernels.stages import STAGES
 
 ROUNDING = 2.0**-23
@@ -34,6 +45,12 @@ def row_constants(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     rng = np.random.default_rng(seed + 1)
     scale = np.exp(rng.uniform(-12, 0, rows)).astype(np.float32)
     return rng.integers(-(2**24), 2**24, rows, dtype=np.int32), scale, rng.standard_normal(rows).astype(np.float32)
+
+
+def token_constants(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Zero point and scale of every token."""
+    rng = np.random.default_rng(seed + 2)
+    return rng.integers(0, 256, TILE), np.exp(rng.uniform(-6, 0, TILE)).astype(np.float32)
 
 
 def accumulators(rows: int, seed: int) -> np.ndarray:
@@ -77,14 +94,18 @@ def test_dequantize_adds_the_ends_of_int32_without_overflow_of_the_sum() -> None
 
 
 @settings(max_examples=30)
-@given(rows=st.integers(1, 32), zero=st.integers(0, 255), seed=st.integers(0, 2**16))
-def test_dequantize_dynamic(rows: int, zero: int, seed: int) -> None:
+@rows_and_seeds
+def test_dequantize_dynamic(rows: int, seed: int) -> None:
+    """A scale and a zero point of each token."""
     block, (column_sum, scale, bias) = accumulators(rows, seed), row_constants(rows, seed)
     column_sum >>= 4  # sums of bytes: times 255 they must stay in int32
-    got = run_stage("dequantize_dynamic", block, column_sum, scale, bias, parameters(zero_point=zero, acc_scale=0.37))
-    exact = naive.dequantize(block, -zero * column_sum.astype(np.int64), scale * np.float32(0.37), bias)
-    bound = ROUNDING * (np.abs(exact - bias[:, None]) + np.abs(bias[:, None]))
-    assert (np.abs(got - exact) <= bound).all()
+    zeros, scales = token_constants(seed)
+    got = run_stage("dequantize_dynamic", block, column_sum, scale, bias, token_parameters(scales, zeros))
+    for lane in range(TILE):
+        offset, factor = -zeros[lane] * column_sum.astype(np.int64), scale * scales[lane]
+        exact = naive.dequantize(block[:, lane, None], offset, factor, bias)[:, 0]
+        bound = ROUNDING * (np.abs(exact - bias) + np.abs(bias))
+        assert (np.abs(got[:, lane] - exact) <= bound).all()
 
 
 @settings(max_examples=20)
@@ -237,6 +258,37 @@ def test_dequantize_rows(rows: int, zero: int, seed: int) -> None:
     stored = np.random.default_rng(seed).integers(0, 256, (rows, TILE), dtype=np.uint8)
     got = finish_rows("dequantize", stored, parameters(0.3, zero))
     np.testing.assert_array_equal(got, (stored.astype(np.float32) - zero) * np.float32(0.3))
+
+
+@settings(max_examples=30)
+@rows_and_seeds
+@example(rows=1, seed=0)
+def test_quantize_rows(rows: int, seed: int) -> None:
+    """Integers before they saturate, ties to even; scales of tokens are powers of two, so that ties are exact."""
+    zeros, scales = token_constants(seed)[0], 2.0 ** np.random.default_rng(seed).integers(-8, 4, TILE)
+    quarters = np.random.default_rng(seed + 1).integers(-1200, 1200, (rows, TILE)) / 4
+    got = finish_rows("quantize", (quarters * scales).astype(np.float32), token_parameters(scales, zeros))
+    np.testing.assert_array_equal(got, np.rint(quarters) + zeros)
+    np.testing.assert_array_equal(unsigned("rows", run_stage("rows", got)), np.clip(np.rint(quarters) + zeros, 0, 255))
+
+
+def test_quantized_rows_of_huge_values_saturate() -> None:
+    x = np.resize(np.float32([3e38, -3e38, np.inf, -np.inf, 3e9, -3e9, 2.2e9, -2.2e9]), (3, TILE))
+    for zero in (0, 128, 255):
+        got = run_stage("rows", finish_rows("quantize", x, token_parameters(0.5, zero)))
+        np.testing.assert_array_equal(got, np.where(x > 0, 255, 0))
+
+
+@settings(max_examples=20)
+@given(rows=st.integers(1, 70), shift=st.sampled_from([-5.0, 0.0, 5.0]), seed=st.integers(0, 2**16))
+def test_extrema_of_tokens(rows: int, shift: float, seed: int) -> None:
+    """Zero is within every range; NaN is the range of its token alone."""
+    x = floats(rows, seed) + np.float32(shift)
+    x[rows // 2, 3], x[0, 4], x[rows - 1, 5] = np.nan, np.inf, -np.inf
+    source, extrema = buffer(x), Buffer((2, TILE), np.float32)
+    compiled(token_extrema, 3)(source.address, rows, extrema.address)
+    extrema.check()
+    np.testing.assert_array_equal(extrema.array, [np.minimum(x.min(0), 0), np.maximum(x.max(0), 0)])
 
 
 def normalize(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float) -> np.ndarray:

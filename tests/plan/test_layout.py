@@ -32,11 +32,13 @@ def test_layout(lengths: list[int], threads: int, whole: bool, even_keys: int) -
     begins = np.cumsum(lengths) - lengths
     found = 0
     tiles_of: dict[int, set[int]] = {}
+    owners: list[int] = []
+    ranges: list[tuple[int, int]] = []
     assert layout.chunks[0][0] == 0 and layout.chunks[-1][1] == len(layout.meta)
     assert layout.tiles == max(stop - start for start, stop in layout.chunks)
     for number, (start, stop) in enumerate(layout.chunks):
         assert number == 0 or start == layout.chunks[number - 1][1] < stop
-        work = 0
+        work, opened = 0, len(ranges)
         for tile in range(start, stop):
             address, count, first_token, valid, before, own = layout.meta[tile].tolist()
             pieces = layout.pieces[(address - base) // stride :][:count].tolist()
@@ -44,7 +46,9 @@ def test_layout(lengths: list[int], threads: int, whole: bool, even_keys: int) -
             work += own
             keys = 0
             lane = 0
-            for first, end, position, sequence, length, key_tile, first_key, stop_key, place in pieces:
+            for first, end, position, sequence, length, key_tile, first_key, stop_key, place, *shared in pieces:
+                owners.append(sequence)
+                ranges.append((opened + shared[0], opened + shared[1]))
                 assert first == lane < end and length == lengths[sequence]
                 assert found == begins[sequence] + position
                 tiles_of.setdefault(sequence, set()).add(tile)
@@ -59,6 +63,8 @@ def test_layout(lengths: list[int], threads: int, whole: bool, even_keys: int) -
             assert lane == valid
             assert own >= keys
     assert found == sum(lengths)
+    for owner, (first, stop) in zip(owners, ranges, strict=True):
+        assert owners[first:stop] == (owners if whole else [owner] * owners.count(owner))
     assert layout.key_tiles == max(max(tiles) - min(tiles) + 1 for tiles in tiles_of.values())
     if whole:
         assert len(layout.chunks) == 1

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import naive
 import numpy as np
 import onnx
 import pytest
 from fusion_checks import DATA, FLOAT_CORRELATION, FLOAT_ERROR, INT8_CORRELATION, VOCAB, onnxruntime_outputs
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from program_checks import run
+from program_checks import cut, run
 
 from sparsert.errors import InputRangeError, InputShapeError
 from sparsert.fuse import fuse_graph
 from sparsert.graph import load_graph
 from sparsert.graph.ir import Graph
 from sparsert.kernels.jit import TILE
+from sparsert.ops import Linear
 from sparsert.plan import Program, compile_graph
 from sparsert.plan.parts import ArrayPart, SegmentPart
 
@@ -34,6 +37,8 @@ RAGGED = {
     "float scores": f"--quant sparseml --opset 14 --attn integer {LONG}",
     "float attention": f"--quant sparseml --attn float {LONG}",
     "qdq": f"--quant qdq {LONG}",
+    "dynamic": f"--quant dynamic --dyn-attn const {LONG}",
+    "dynamic per channel": f"--quant dynamic --dyn-attn const --per-channel --float-emb {LONG}",
     "fixed": "--quant sparseml --opset 11 --batch 1 --seq 290 --max-pos 300",
 }
 EXPORTED = sorted(path for path in DATA.glob("*.onnx") if "fixed" not in path.stem)
@@ -95,6 +100,13 @@ def run_joined(program: Program, parts: Sequence[Feeds], threads: int = 1) -> li
     return results
 
 
+def check_alone(program: Program, parts: Sequence[Feeds], threads: int = 1) -> None:
+    """Equal to the bit to the sequence by itself, on whatever number of threads that runs."""
+    for index, (part, result) in enumerate(zip(parts, run_joined(program, parts, threads), strict=True)):
+        for name, array in run(program, part).items():
+            np.testing.assert_array_equal(result[name], array, err_msg=f"{name} of sequence {index}")
+
+
 def check_padded(program: Program, parts: Sequence[Feeds], threads: int = 1) -> None:
     """Equal to the bit: integer sums are exact, float sums go through the keys in order, and masked keys add zero."""
     whole = run(program, padded(parts))
@@ -130,6 +142,11 @@ def unstructured(make_bert: Maker) -> tuple[Graph, Program]:
     return compiled(make_bert(RAGGED["unstructured"]))
 
 
+@pytest.fixture(scope="module")
+def dynamic(make_bert: Maker) -> tuple[Graph, Program]:
+    return compiled(make_bert(RAGGED["dynamic"]))
+
+
 @pytest.mark.parametrize("form", RAGGED)
 def test_generated_form(form: str, make_bert: Maker) -> None:
     path = make_bert(RAGGED[form])
@@ -138,9 +155,10 @@ def test_generated_form(form: str, make_bert: Maker) -> None:
     parts = sequences(graph, MIXED)
     if form != "fixed":
         check_onnxruntime(path, program, parts[4:8], "none" not in RAGGED[form])
-    check_padded(program, parts, threads=2)
-    check_padded(program, sequences(graph, [1] * 300, seed=1))
-    check_padded(program, sequences(graph, [270, 9, 140, 266], seed=2, holes=True))
+    check = check_alone if program.coupled else check_padded  # a range over all tokens has that of the padding
+    check(program, parts, threads=2)
+    check(program, sequences(graph, [1] * 300, seed=1))
+    check(program, sequences(graph, [270, 9, 140, 266], seed=2, holes=True))
 
 
 @pytest.mark.parametrize("path", EXPORTED, ids=lambda path: path.stem)
@@ -209,11 +227,61 @@ def test_a_sequence_that_overflows_spoils_no_other() -> None:
         parts[spoilt]["input_ids"][0, -1] = last
 
 
-@pytest.mark.parametrize("form", ["--quant dynamic", "--quant dynamic --dyn-attn const"])
-def test_not_where_sequences_influence_each_other(form: str, make_bert: Maker) -> None:
-    """Dynamic quantization takes its range from the whole batch."""
-    _, program = compiled(make_bert(form))
-    assert program.output_spaces is None
+def test_not_where_attention_is_quantized_dynamically(make_bert: Maker) -> None:
+    """It has no kernel, and on arrays it takes its ranges from the whole batch."""
+    _, program = compiled(make_bert("--quant dynamic"))
+    assert program.coupled and program.output_spaces is None
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_sequence_has_a_range_of_its_own(make_bert: Maker, threads: int) -> None:
+    """Equal to the bit to what ONNX's formulas give for the sequence alone; not so in a batch of one range."""
+    graph = fuse_graph(load_graph(make_bert("--quant dynamic --dyn-attn const --per-channel")))
+    linear = next(node for node in graph.nodes if isinstance(node.fused, Linear))
+    source = graph.producers()[linear.inputs[0]]
+    bare = dataclasses.replace(linear, fused=dataclasses.replace(linear.fused, bias=None))
+    program = compile_graph(cut(graph, [source, bare], source.inputs[0], bare.fused.weight.shape[0], bare.outputs[0]))
+    rng = np.random.default_rng(0)
+    lengths = np.concatenate([MIXED, rng.integers(1, 300, 30)])
+    wanted, rows = [], []
+    for length in lengths:
+        # on the grid of its quantization, so that no rounding is in doubt
+        stored, zero = rng.integers(0, 256, (length, bare.fused.weight.shape[0])), rng.integers(0, 256)
+        stored.flat[:2] = 0, 255
+        x = ((stored - zero) * 2.0 ** rng.integers(-9, 9)).astype(np.float32)
+        found, scale, zero_point = naive.dynamic_quantize(x)
+        assert zero_point == zero and (found == stored).all()
+        accumulator = (stored - zero) @ naive.centred(bare.fused.weight, bare.fused.weight_zero_point)
+        wanted.append(accumulator.astype(np.float32) * (scale * bare.fused.weight_scale))
+        rows.append(x)
+    (got,) = run(program, {source.inputs[0]: np.concatenate(rows)}, threads, lengths).values()
+    np.testing.assert_array_equal(got, np.concatenate(wanted))
+    (whole,) = run(program, {source.inputs[0]: np.concatenate(rows)[None]}, threads).values()
+    assert (whole[0] != got).any()
+
+
+@settings(max_examples=15)
+@given(
+    lengths=st.lists(st.one_of(st.integers(1, 8), st.integers(1, 300)), min_size=1, max_size=40),
+    threads=st.sampled_from([1, 2]),
+    holes=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@example([1] * (2 * TILE + 1), 2, False, 0)
+@example([TILE] * 3, 2, True, 0)
+@example([300, 1, 300], 2, False, 1)
+def test_dynamic_ranges_of_any_lengths(
+    dynamic: tuple[Graph, Program], lengths: list[int], threads: int, holes: bool, seed: int
+) -> None:
+    """Whatever the neighbours, their order and the number of threads."""
+    graph, program = dynamic
+    parts = sequences(graph, lengths, seed, holes)
+    check_alone(program, parts, threads)
+    order = np.random.default_rng(seed).permutation(len(parts))
+    first, shuffled = run_joined(program, parts, threads), run_joined(program, [parts[k] for k in order], 3 - threads)
+    for place, index in enumerate(order):
+        for name, array in first[index].items():
+            np.testing.assert_array_equal(shuffled[place][name], array)
 
 
 def test_positions_end(unstructured: tuple[Graph, Program]) -> None:

@@ -89,6 +89,8 @@ def run_stages(table, count, block, first, rows, tile, band, half, scratch):
         source = place(field(stage, STAGE.source), field(stage, STAGE.source_stride), tile, band, scratch)
         base, stride = field(stage, STAGE.destination), field(stage, STAGE.destination_stride)
         destination = place(base, stride, tile, band, scratch)
+        base, stride = field(stage, STAGE.parameters), field(stage, STAGE.parameters_stride)
+        parameters = place(base, stride, tile, band, scratch)
         arguments = (
             field(stage, STAGE.code) + half,
             block,
@@ -96,7 +98,7 @@ def run_stages(table, count, block, first, rows, tile, band, half, scratch):
             field(stage, STAGE.acc_bias) + word,
             field(stage, STAGE.scale) + word,
             field(stage, STAGE.bias) + word,
-            field(stage, STAGE.parameters),
+            parameters,
             source + first * FLOAT_ROW,
             destination + first * field(stage, STAGE.destination_row_bytes),
         )

@@ -21,10 +21,11 @@ def rows_step(step, tile, band, meta, scratch):
     source = step[ROWS.source] + half
     x = place(step[ROWS.x], step[ROWS.x_stride], tile, band, scratch)
     statistics = scratch + PANEL_BLOCKS * BLOCK_BYTES
-    _prepare(source, x, rows, step[ROWS.parameters], statistics)
+    parameters = place(step[ROWS.parameters], step[ROWS.parameters_stride], tile, band, scratch)
+    _prepare(source, x, rows, parameters, statistics)
     for first in range(0, rows, BLOCK_ROWS):
         size = min(BLOCK_ROWS, rows - first)
         gamma, beta = step[ROWS.gamma] + 4 * first, step[ROWS.beta] + 4 * first
         begin = x + first * step[ROWS.x_row_bytes]
-        _finish(source, begin, scratch, size, statistics, gamma, beta, step[ROWS.parameters])
+        _finish(source, begin, scratch, size, statistics, gamma, beta, parameters)
         run_stages(step[ROWS.stage_table], step[ROWS.stages], scratch, first, size, tile, band, half, scratch)

@@ -8,7 +8,7 @@ the core while the weights stream past it, each piece of them once a band. In at
 of all tiles.
 
 Tiles hold sequences end to end, so a tile may hold pieces of several. Only what depends on a token's place in its
-sequence looks at them: embeddings, attention and the selection of one token.
+sequence looks at them: embeddings, attention, the selection of one token and the ranges of dynamic quantization.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ def _tile_step(step, tile, band, strip, strips, meta, scratch):
         scatter_step(step, tile, band, meta, scratch)
     elif opcode == OPCODE.extrema:
         extrema_step(step, tile, band, meta, scratch)
+    elif opcode == OPCODE.dynamic:
+        dynamic_step(step, tile, band, meta, scratch)
     elif opcode == OPCODE.select:
         select_step(step, tile, band, meta, scratch)
     elif opcode == OPCODE.byte_sums:
@@ -67,9 +69,6 @@ def _tile_step(step, tile, band, strip, strips, meta, scratch):
 def _run_unit(steps, first, last, way, size, unit, units, meta, scratch):
     """One of the ``units`` units of a region."""
     tiles = len(meta)
-    if way == UNITS.once:
-        dynamic_step(steps[first], tiles)
-        return
     band, count, part, parts = unit * size, min(size, tiles - unit * size), 0, 1
     if way == UNITS.shares:
         band, count, part, parts = 0, tiles, unit, units
@@ -126,11 +125,9 @@ def run_regions(table, regions, queues, meta, tiles, scratch, scratch_stride, ru
     for region in range(regions.shape[0]):
         first, last = regions[region, REGION.first], regions[region, REGION.stop]
         way, size = regions[region, REGION.units], regions[region, REGION.size]
-        units = 1
+        units = size
         if way == UNITS.bands:
             units = (tiles + size - 1) // size
-        elif way == UNITS.shares:
-            units = size
         elif way == UNITS.strips:
             units = tiles * size
         count = min(queues.shape[0], units)
