@@ -338,11 +338,16 @@ def _from_transformers(directory: Path) -> Tokenizer:
 
         tokenizer = AutoTokenizer.from_pretrained(str(directory), use_fast=True, local_files_only=True)
         backend = tokenizer.backend_tokenizer
+        # Where there is no file, version 5 makes a tokenizer of special tokens alone, to which every text is unknown.
+        empty = set(backend.get_vocab()) <= set(tokenizer.all_special_tokens)
+        reason = "transformers finds no vocabulary there" if empty else ""
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, ... for a missing tokenizer
+        reason = f"{type(error).__name__}: {error}"
+    if reason:
         raise ModelNotFoundError(
             f"no tokenizer in {directory}: expected tokenizer.json (and tokenizer_config.json) next to the model; "
-            f"save the model's tokenizer there with save_pretrained ({type(error).__name__}: {error})"
-        ) from error
+            f"save the model's tokenizer there with save_pretrained ({reason})"
+        )
     from tokenizers import Tokenizer
 
     # A copy: the settings cleared on it later belong to the transformers object.

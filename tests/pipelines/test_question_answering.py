@@ -376,6 +376,11 @@ def test_missing_files_are_named(toy_model: Callable[..., Path], tmp_path: Path)
     (model / "tokenizer.json").unlink()
     with pytest.raises(ModelNotFoundError, match=r"no tokenizer in .*expected tokenizer.json"):
         create(model)
+    # transformers 5 makes a tokenizer without words of these two files
+    (model / "config.json").write_text('{"model_type": "bert"}')
+    (model / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    with pytest.raises(ModelNotFoundError, match=r"no tokenizer in .*expected tokenizer.json"):
+        create(model)
 
 
 # ---- calls, threads, processes ---------------------------------------------------------------------------------------
