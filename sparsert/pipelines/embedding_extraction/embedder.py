@@ -117,18 +117,18 @@ class Embedder:
         Raises
         ------
         InputError
-            There is none of that name.
+            There is none of that name, or it is no text.
         """
         if prompt is not None:
-            return prompt
+            return _text(prompt)
         name = self.default_prompt_name if name is None else name
         if name is None:
             return ""
-        if name not in self.prompts:
+        if not isinstance(name, str) or name not in self.prompts:
             raise InputError(
                 f"prompt_name must be one of {list(self.prompts)}, got {name!r}; give prompt itself, or prompts"
             )
-        return self.prompts[name]
+        return _text(self.prompts[name])
 
     def left_out(self, prompt: str) -> int:
         """Tokens at the beginning of a row with this prompt that pooling leaves out."""
@@ -236,6 +236,17 @@ class Embedder:
         """Numbers of a vector before :meth:`finish`; found out by embedding a token."""
         part = next(self.run([Row(np.zeros(1, dtype=np.int64))]))
         return int(part.outputs["embeddings"].shape[1])
+
+
+def _text(prompt: str) -> str:
+    """The same prompt, if it is a text."""
+    if not isinstance(prompt, str):
+        raise InputError(f"prompt must be a str, got {prompt!r:.80} ({type(prompt).__name__})")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InputError("prompt must be a str without lone surrogates, which are no characters") from error
+    return prompt
 
 
 def _tokens(packed: PackedRows, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

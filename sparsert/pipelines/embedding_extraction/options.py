@@ -79,6 +79,8 @@ class EmbeddingOptions(TextOptions):
                 f"emb_extraction_layer must be -1, the last hidden states, or the name of a value of the graph, got "
                 f"{layer!r}; layers have no numbers in an ONNX file"
             )
+        if self.prompts is not None and not isinstance(self.prompts, Mapping):
+            raise InputError(f"prompts must map names to texts, got {self.prompts!r:.80}")
         for name, text in (self.prompts or {}).items():
             if not isinstance(name, str) or not isinstance(text, str):
                 raise InputError(f"prompts must map names to texts, got {name!r}: {text!r}")
@@ -99,7 +101,7 @@ def _pooling(value: str | Sequence[str] | None) -> str | list[str] | None:
     if value is None or value == "none":
         return value  # type: ignore[return-value]
     values = [value] if isinstance(value, str) else value
-    modes = [_OTHER_NAMES.get(mode, mode) for mode in values] if isinstance(values, Sequence) else []
+    modes = [_OTHER_NAMES.get(str(mode), mode) for mode in values] if isinstance(values, Sequence) else []
     if not modes or any(mode not in POOLING_MODES for mode in modes):
         raise InputError(
             f"pooling must be 'none', one of {[*POOLING_MODES, *_OTHER_NAMES]}, or a list of them, got {value!r}"
