@@ -16,6 +16,7 @@ from sparsert.pipelines.embedding_extraction import EmbeddingPipeline, quantize_
 from sparsert.pipelines.embedding_extraction.embedder import DOCUMENT, QUERY, PromptedRow
 from sparsert.pipelines.embedding_extraction.precision import check_precision
 from sparsert.pipelines.embedding_extraction.similarity import SIMILARITIES, similarity, similarity_pairwise
+from sparsert.pipelines.engines import SEQUENCE_INPUTS
 from sparsert.pipelines.rows import pack_rows
 
 __all__ = ["SentenceTransformer"]
@@ -74,6 +75,11 @@ class SentenceTransformer:
             **with_meaning(options, type(self).__name__),
         )
         self._embedder = self._pipeline.embedder
+        if not self._embedder.modes or self._pipeline.options.precision != "float32":
+            raise InputError(
+                f"{type(self).__name__} pools tokens to vectors of float32: leave pooling='none' and precision to "
+                "encode, as output_value='token_embeddings' and precision"
+            )
         folder = self._embedder.folder
         self.truncate_dim = folder.truncate_dim if truncate_dim is None else truncate_dim
         self.similarity_fn_name = similarity_fn_name or folder.similarity
@@ -268,6 +274,8 @@ class SentenceTransformer:
         tokenizer = self._embedder.rows.tokenizer
         _, chosen = _as_texts(texts)
         rows = [row for part in self._rows(chosen, "", progress(0, False)) for row in part]
+        if not rows:
+            return {name: np.zeros((0, 0), dtype=np.int64) for name in SEQUENCE_INPUTS}
         packed = pack_rows(rows, tokenizer)
         inside = np.arange(packed.lengths.max()) < packed.lengths[:, None]
         padding = {"input_ids": tokenizer.pad_id, "attention_mask": 0, "token_type_ids": tokenizer.pad_type}
@@ -301,6 +309,8 @@ def _as_texts(inputs: Any) -> tuple[bool, list[str]]:
     if isinstance(inputs, str):
         return True, [inputs]
     texts = inputs.tolist() if isinstance(inputs, np.ndarray) else inputs
+    if isinstance(inputs, (bytes, Mapping)):
+        raise InputTypeError(f"inputs must be a text or a list of texts, got {type(inputs).__name__}")
     try:
         texts = list(texts)
     except TypeError:

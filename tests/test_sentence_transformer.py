@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,34 @@ def test_arguments_without_a_meaning(caplog: pytest.LogCaptureFixture) -> None:
     assert "device, model_kwargs mean nothing here" in caplog.text
     with pytest.raises(TypeError, match="colour"):
         SentenceTransformer(folder, colour="red")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: model.encode({"text": "a"}), "inputs must be a text or a list of texts, got dict"),
+        (lambda model: model.encode(b"a"), "inputs must be a text or a list of texts, got bytes"),
+        (lambda model: model.encode("a", prompt=3), "prompt must be a str, got 3"),
+        (lambda model: model.encode("a", prompt="\ud800"), "prompt must be a str without lone surrogates"),
+        (lambda model: model.encode("a", prompt_name=["query"]), "prompt_name must be one of"),
+        (lambda model: setattr(model, "max_seq_length", "9"), "max_seq_length must .* be an int of at most"),
+        (
+            lambda model: SentenceTransformer(DATA / "tiny-sentences", pooling="none"),
+            "pools tokens to vectors of float32",
+        ),
+        (
+            lambda model: SentenceTransformer(DATA / "tiny-sentences", precision="int8"),
+            "pools tokens to vectors of float32",
+        ),
+    ],
+)
+def test_what_is_no_argument(call: Callable[[SentenceTransformer], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call(SentenceTransformer(DATA / "tiny-sentences", num_cores=1))
+
+
+def test_tokens_of_no_texts() -> None:
+    tokens = SentenceTransformer(DATA / "tiny-sentences", num_cores=1).tokenize([])
+    assert {name: values.shape for name, values in tokens.items()} == dict.fromkeys(
+        ("input_ids", "attention_mask", "token_type_ids"), (0, 0)
+    )
