@@ -226,6 +226,7 @@ def test_wrong_usage(arguments: list[str], message: str, capsys: pytest.CaptureF
         ([*MODEL, "--precision", "int9"], "precision must be one of"),
         ([*MODEL, "--precision", "int8", "--ranges", "other.csv"], "other.csv cannot be read"),
         ([*MODEL, "--precision", "int8", "--ranges", "ranges.npy"], "must hold an array of shape (2, 24)"),
+        ([*MODEL, "--precision", "int8", "--ranges", "ranges.npz"], "must hold an array of shape (2, 24)"),
         ([*MODEL, "-o", "full.npy"], "full.npy cannot be written: No space left"),
         ([*MODEL, "-o", "full.jsonl"], "full.jsonl cannot be written: No space left"),
         (["--model", "absent"], "absent"),
@@ -244,6 +245,7 @@ def test_what_cannot_be_done_exits_with_1(
     (tmp_path / "latin.csv").write_bytes("text\nCafé\n".encode("latin-1"))
     (tmp_path / "quote.csv").write_text('text\n"a" b\n')
     np.save(tmp_path / "ranges.npy", np.zeros((2, 5)))
+    np.savez(tmp_path / "ranges.npz", np.zeros((2, 24)))
     for name in ("full.npy.part", "full.jsonl"):
         (tmp_path / name).symlink_to("/dev/full")
     stdin("a")

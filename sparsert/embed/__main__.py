@@ -153,11 +153,10 @@ def _ranges(path: str, width: int) -> np.ndarray:
         ranges = np.load(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    if ranges.shape != (2, width):
-        raise InputError(
-            f"{path} must hold an array of shape (2, {width}), least and greatest numbers, got {ranges.shape}"
-        )
-    return np.asarray(ranges)
+    if not isinstance(ranges, np.ndarray) or ranges.dtype.kind not in "fiu" or ranges.shape != (2, width):
+        found = f"{ranges.dtype} {ranges.shape}" if isinstance(ranges, np.ndarray) else type(ranges).__name__
+        raise InputError(f"{path} must hold an array of shape (2, {width}), least and greatest numbers, got {found}")
+    return ranges
 
 
 def _vectors(

@@ -138,6 +138,8 @@ files of questions as for question answering, whose contexts are to be found. Me
 
     def __init__(self, pipeline: EmbeddingPipeline) -> None:
         self._embedder = pipeline.embedder
+        if not self._embedder.modes:
+            raise InputError("pooling 'none' gives no vectors of texts to search with; choose another, such as 'mean'")
         self._names: dict[str, list[str]] = {QUERY: [], DOCUMENT: []}
         self._vectors: dict[str, list[np.ndarray]] = {QUERY: [], DOCUMENT: []}
 

@@ -139,3 +139,8 @@ def test_the_command_line(write: Any, tmp_path: Path, capsys: pytest.CaptureFixt
     content = json.loads(result.read_text(encoding="utf-8"))
     assert content["comparison"]["largest_logit_difference"] < 1e-4
     assert set(content["scores"]["metrics"]) == {"ndcg@10", "mrr@10", "recall@1", "recall@10", "recall@100"}
+
+
+def test_vectors_of_tokens_are_not_searched(write: Any) -> None:
+    with pytest.raises(InputError, match="pooling 'none' gives no vectors of texts"):
+        evaluate(FOLDER, write(DATASET), task="embedding_extraction", num_cores=1, pooling="none")
