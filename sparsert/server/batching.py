@@ -1,8 +1,9 @@
 """Micro-batching: requests that arrive together run together.
 
-Waiting requests are taken oldest first, up to a budget of tokens, and run as one batch. While a batch runs, the next
-ones gather by themselves, so a busy server never waits; an idle one waits ``max_delay`` at most for company. Two
-threads take turns, so that one runs the next batch while the other finishes the last one.
+Waiting requests are taken oldest first, up to a budget of tokens, and run as one batch. A request of many items gives
+way to the others each time that it has had half a batch. While a batch runs, the next ones gather by themselves, so a
+busy server never waits; an idle one waits ``max_delay`` at most for company. Two threads take turns, so that one runs
+the next batch while the other finishes the last one.
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ class Batcher:
         self._max_delay = max_delay
         self._observe = observe or (lambda items, tokens, seconds: None)
         self._observe_queue = observe_queue or (lambda length: None)
-        self._queue: deque[_Job] = deque()
+        self._queue: deque[deque[_Job]] = deque()  # one for each call of submit, none of them empty
+        self._waiting = 0
         self._tokens = 0
         self._changed = threading.Condition(threading.Lock())
         self._closed = False
@@ -115,7 +117,7 @@ class Batcher:
             thread.start()
 
     def submit(self, items: Sequence[tuple[Any, int]], deadline: float) -> list[Any]:
-        """Run (item, tokens) pairs and return their results; call from any thread.
+        """Run (item, tokens) pairs, at least one, and return their results; call from any thread.
 
         Parameters
         ----------
@@ -135,9 +137,10 @@ class Batcher:
                 raise NotReadyError("the endpoint is shutting down")
             # The dispatcher needs to wake for the first item, and for the one that fills the budget.
             wake = not self._queue
-            self._queue.extend(jobs)
+            self._queue.append(deque(jobs))
+            self._waiting += len(jobs)
             self._tokens += sum(job.tokens for job in jobs)
-            self._observe_queue(len(self._queue))
+            self._observe_queue(self._waiting)
             if wake or self._tokens >= self._max_tokens:
                 self._changed.notify()
         for job in jobs:
@@ -172,22 +175,36 @@ class Batcher:
                 if self._closed:
                     return None
                 self._changed.wait()
-            until = self._queue[0].arrival + self._max_delay
+            until = self._queue[0][0].arrival + self._max_delay
             while not self._closed and self._tokens < self._max_tokens:
                 remaining = until - time.monotonic()
                 if remaining <= 0:
                     break
                 self._changed.wait(remaining)
-            batch: list[_Job] = []
-            tokens = 0
-            now = time.monotonic()
-            while self._queue and (not batch or tokens + self._queue[0].tokens <= self._max_tokens):
-                job = self._queue.popleft()
+            batch = self._take_batch()
+            self._observe_queue(self._waiting)
+        return batch
+
+    def _take_batch(self) -> list[_Job]:
+        """Take what fits into a batch: of each request up to half a batch in turn, so that none holds up the others."""
+        batch: list[_Job] = []
+        tokens = 0
+        now = time.monotonic()
+        while self._queue:
+            jobs = self._queue.popleft()
+            share = tokens + max(1, self._max_tokens // 2)
+            while jobs and tokens < share and (not batch or tokens + jobs[0].tokens <= self._max_tokens):
+                job = jobs.popleft()
+                self._waiting -= 1
                 self._tokens -= job.tokens
                 if job.deadline > now:  # else nobody waits for it any more
                     batch.append(job)
                     tokens += job.tokens
-            self._observe_queue(len(self._queue))
+            if jobs and tokens < share:  # the next one does not fit
+                self._queue.appendleft(jobs)
+                break
+            if jobs:
+                self._queue.append(jobs)
         return batch
 
     def _run_batch(self, batch: list[_Job]) -> tuple[Any, Exception | None]:

@@ -88,6 +88,47 @@ def test_an_item_beyond_the_budget_runs_alone() -> None:
     batcher.close()
 
 
+def test_a_request_of_many_items_does_not_hold_up_others() -> None:
+    model, lengths = Model(), [0]
+    batcher = make(model, observe_queue=lengths.append)
+
+    def wait(length: int) -> None:
+        while lengths[-1] != length:
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(8) as pool:
+        model.go.clear()
+        first = pool.submit(ask, batcher, 0)
+        while not model.batches:
+            time.sleep(0.001)
+        many = []
+        for number in (1, 2):
+            items = [(100 * number + k, 10) for k in range(30)]
+            many.append(pool.submit(batcher.submit, items, time.monotonic() + 20))
+            wait(30 * number)
+        small = []
+        for number in (1, 2):
+            small.append(pool.submit(ask, batcher, number, 20))
+            wait(60 + number)
+        model.go.set()
+        assert [first.result(), *(answer.result() for answer in small)] == [0, 2, 4]
+        assert sorted(answer.result()[-1] for answer in many) == [258, 458]
+    # Half a batch for each of the large ones, which would fill six, and then the small ones.
+    assert {item // 100 for item in model.batches[1]} == {1, 2}
+    assert model.batches[2][:2] == [1, 2]
+    assert [len(batch) for batch in model.batches] == [1, 10, 8, 10, 10, 10, 10, 4]
+    batcher.close()
+
+
+@pytest.mark.parametrize("budget", [1, 5])
+def test_items_beyond_the_budget_of_one_request_run_one_by_one(budget: int) -> None:
+    model = Model()
+    batcher = make(model, max_tokens=budget)
+    assert batcher.submit([(1, 10), (2, 10), (3, 10)], time.monotonic() + 20) == [2, 4, 6]
+    assert model.batches == [[1], [2], [3]]
+    batcher.close()
+
+
 def test_an_idle_batcher_waits_for_company_but_not_when_full() -> None:
     model = Model()
     batcher = make(model, max_delay=30.0)
