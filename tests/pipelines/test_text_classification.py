@@ -247,6 +247,24 @@ def test_a_text_without_any_token_fails_alone(tmp_path: Path) -> None:
     assert isinstance(failed, InputError) and str(failed).startswith("sequences[1]: the tokenizer makes no tokens")
 
 
+def test_a_text_beyond_the_vocabulary_fails_alone(tmp_path: Path) -> None:
+    folder = make_table(tmp_path / "model", {"a": [2.0, 0.0]})
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"]["odd"] = 30
+    path.write_text(json.dumps(content))
+    pipeline = Pipeline.create("text-classification", folder, num_cores=1)
+    requests = [TextClassificationInput(sequences=sequences) for sequences in (["a"], ["a", "a odd"], [["a", "odd"]])]
+    first, failed, pair = pipeline.run_many(requests, return_exceptions=True)
+    assert first == pipeline(["a"])
+    for error, place in ((failed, 1), (pair, 0)):
+        message = (
+            f"sequences[{place}]: the tokenizer in {folder} gives token 30 ('odd'), but {folder / 'model.onnx'} has"
+        )
+        assert isinstance(error, InputError) and str(error).startswith(message)
+        assert "table of 30 entries" in str(error)
+
+
 def test_texts_without_words(make: Make, folders: dict[str, Path]) -> None:
     reference = Reference(folders["bert"])
     found = make(top_k=None)(["", " ", "\t\n", "a" * 1_000_000])

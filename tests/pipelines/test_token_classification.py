@@ -281,7 +281,7 @@ def test_a_bad_request_fails_alone(make: Make) -> None:
         "inputs is empty: expected a text",
         "inputs[1]: the text must be a str without lone surrogates",
         "inputs must be a list of words with is_split_into_words, got a string",
-        "inputs: the text must be a str without lone surrogates",
+        "inputs[1]: the text must be a str without lone surrogates",
     ]
     for error, message in zip(errors, messages, strict=True):
         assert isinstance(error, InputError) and str(error).startswith(message)
@@ -290,6 +290,24 @@ def test_a_bad_request_fails_alone(make: Make) -> None:
     for inputs in (None, ["a", None], 3, [["a"]]):
         with pytest.raises(ValidationError, match="inputs"):
             pipeline(inputs)
+
+
+def test_a_text_beyond_the_vocabulary_fails_alone(tmp_path: Path) -> None:
+    folder = make_tagger(tmp_path / "model", "bert")
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"]["z"] = 10_000
+    path.write_text(json.dumps(content))
+    pipeline = Pipeline.create("ner", folder, num_cores=1)
+    requests = [
+        TokenClassificationInput(inputs=["a", inputs], is_split_into_words=split)
+        for inputs, split in (("b", False), ("b z", False), ("b z", True))
+    ]
+    first, *errors = pipeline.run_many(requests, return_exceptions=True)
+    assert first == pipeline(["a", "b"])
+    for error in errors:
+        assert isinstance(error, InputError)
+        assert str(error).startswith(f"inputs[1]: the tokenizer in {folder} has the token 'z' as 10000, but the voc")
 
 
 @pytest.mark.parametrize(

@@ -171,11 +171,14 @@ class TokenClassificationPipeline(Pipeline):
     def _joined(self, words: Sequence[str]) -> tuple[str, TokenizedText]:
         try:
             text, tokens = join_words(self.model.tokenizer, words, self.options.delimiter)
-            if (error := self.model.misfit(tokens.ids)) is not None:
-                raise error
-            return text, tokens
-        except InputError as error:
-            raise type(error)(f"inputs: {error}") from error
+        except InputError:
+            for index, word in enumerate(words):
+                _checked(index, self._tokenize([word])[word])
+            raise
+        if (error := self.model.misfit(tokens.ids)) is not None:
+            assert tokens.words is not None
+            _checked(int(tokens.words[tokens.ids.argmax()]), error)
+        return text, tokens
 
     def _read(self, text: str, tokens: TokenizedText) -> ReadText:
         side = self.model.tokenizer.truncation_side
