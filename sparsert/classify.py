@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from sparsert._command import json_line, progress_bar, run_apart, run_command
@@ -130,11 +129,11 @@ def _pipeline(options: argparse.Namespace) -> Any:
 def _task_of(options: argparse.Namespace) -> str:
     """The task where none is given."""
     from sparsert.model_config import read_config
+    from sparsert.zoo import resolve
 
     if options.labels is not None:
         return _ZERO_SHOT
-    path = Path(options.model)
-    found = read_config(path if path.is_dir() else path.parent).task
+    found = read_config(resolve(options.model, purpose="pipeline", file=options.model_file).directory).task
     return "token_classification" if found == "token-classification" else "text_classification"
 
 

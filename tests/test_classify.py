@@ -143,6 +143,11 @@ def test_entities(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         expected = Pipeline.create("ner", folder, **options)([text]).model_dump()["predictions"][0]
         assert first == {"text": text, "entities": expected} and len(expected) > 1
         assert second == {"text": "", "entities": []}
+    file = folder / "onnx" / "model.onnx"  # its configuration is beside the folder
+    file.parent.mkdir()
+    (folder / "model.onnx").rename(file)
+    assert classify.main(["--model", str(file), text]) == 0
+    assert len(json.loads(capsys.readouterr().out)["entities"]) > 1
     assert classify.main(["--model", str(folder), "--top-k", "2", text]) == 1
     assert "--top-k does not belong to task token_classification" in capsys.readouterr().err
 
