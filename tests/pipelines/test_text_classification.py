@@ -237,14 +237,27 @@ def test_a_text_without_any_token_fails_alone(tmp_path: Path) -> None:
     folder = make_table(tmp_path / "model", {"a": [2.0, 0.0]})
     path = folder / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
-    model = onnx.load(folder / "model.onnx")
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "labels"  # a run tells how many
-    onnx.save(model, folder / "model.onnx")
     pipeline = Pipeline.create("text-classification", folder, num_cores=1)
     requests = [TextClassificationInput(sequences=sequences) for sequences in (["a"], ["a", ""], [["", "a"]])]
     first, failed, last = pipeline.run_many(requests, return_exceptions=True)
     assert first.scores == last.scores == pytest.approx([1 / (1 + np.exp(-2))])
     assert isinstance(failed, InputError) and str(failed).startswith("sequences[1]: the tokenizer makes no tokens")
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("labels", [2, 3, 4])
+def test_a_run_tells_how_many_labels_there_are(tmp_path: Path, labels: int, special: bool) -> None:
+    folder = make_table(tmp_path / "model", {"a": [2.0] + [0.0] * (labels - 1)})
+    path = folder / "tokenizer.json"
+    if not special:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
+    model = onnx.load(folder / "model.onnx")
+    for dim in model.graph.output[0].type.tensor_type.shape.dim:
+        dim.Clear()
+    onnx.save(model, folder / "model.onnx")
+    pipeline = Pipeline.create("text-classification", folder, num_cores=1, function_to_apply="none")
+    assert pipeline.model.num_labels == labels
+    assert pipeline("a b a b a b").scores == [6.0]
 
 
 def test_a_text_beyond_the_vocabulary_fails_alone(tmp_path: Path) -> None:
