@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sparsert._drop_in import as_tensor, model_reference, progress, set_limit, with_meaning
-from sparsert.errors import InputError
+from sparsert.errors import InputError, InputRangeError
 from sparsert.pipelines.heads import softmax
 from sparsert.pipelines.heads import top_k as best_first
 from sparsert.pipelines.options import at_least
@@ -82,7 +82,10 @@ class CrossEncoder:
         options = with_meaning(options, type(self).__name__)
         chosen = TextRankingOptions(model_path=reference, sequence_length=max_length, **options)
         self._encoder = Encoder(resolve(reference, purpose="pipeline", file=chosen.model_file), chosen)
-        self._encoder.prompts |= prompts or {}
+        for key, prompt in (prompts or {}).items():
+            if not isinstance(prompt, str):
+                raise InputError(f"prompts[{key!r}] must be a str, got {prompt!r:.80}")
+            self._encoder.prompts[key] = prompt
         self._encoder.default_prompt_name = default_prompt_name or self._encoder.default_prompt_name
         self._encoder.prompt()  # refuses a default that does not exist
         if num_labels not in (None, self.num_labels):
@@ -90,7 +93,7 @@ class CrossEncoder:
                 f"num_labels must be what the model has, {self.num_labels}, got {num_labels}; leave it out, since a "
                 "head cannot be made anew"
             )
-        if isinstance(activation_fn, str):
+        if isinstance(activation_fn, str) or not callable(activation_fn or len):
             activation_fn = check_activation(activation_fn)
         self.activation_fn: Activation = activation_fn or self._encoder.activation
 
@@ -253,13 +256,14 @@ class CrossEncoder:
         model = self._encoder.model
         pairs = [(prompt + first, second) for first, second in pairs]
         found = model.tokenize(chain(*pairs))
-        rows = [
-            model.row(
-                tokens_of_text(found, first, f"inputs[{index}][0]"),
-                tokens_of_text(found, second, f"inputs[{index}][1]"),
-            )
-            for index, (first, second) in enumerate(pairs)
-        ]
+        rows = []
+        for index, (first, second) in enumerate(pairs):
+            ids = tokens_of_text(found, first, f"inputs[{index}][0]")
+            beside = tokens_of_text(found, second, f"inputs[{index}][1]")
+            try:
+                rows.append(model.row(ids, beside))
+            except InputRangeError as error:
+                raise InputRangeError(f"inputs[{index}]: {error}") from error
         prepared = PreparedRows(pairs, rows)
         (logits,) = model.logits([prepared], _shown(model.forward([prepared]), len(pairs), show_progress_bar))
         return _activated(logits, self.activation_fn if activation is None else activation)
@@ -290,7 +294,7 @@ def _shown(parts: Iterable[RowOutputs], total: int, show: bool | None) -> Iterat
 
 
 def _activated(logits: np.ndarray, activation: Activation) -> np.ndarray:
-    if isinstance(activation, str):
+    if isinstance(activation, str) or not callable(activation):
         return activated(logits, check_activation(activation))
     of_torch = str(getattr(activation, "__module__", None)).partition(".")[0] == "torch"
     result = np.asarray(activation(as_tensor(logits) if of_torch else logits), dtype=np.float32)

@@ -205,6 +205,7 @@ def test_a_progress_bar(table: Callable[..., CrossEncoder], capsys: pytest.Captu
         (lambda e: e.predict(("a", "b"), batch_size=0), "batch_size must be an int of at least 1"),
         (lambda e: e.predict(("a", "b"), prompt_name="none"), "prompt_name must be one of"),
         (lambda e: e.predict(("a", "b"), activation_fn="relu"), "activation must be one of"),
+        (lambda e: e.predict(("a", "b"), activation_fn=5), "activation must be one of .* got 5"),
         (lambda e: e.predict([("a", "b")] * 2, activation_fn=lambda x: x[:1]), r"activation_fn made \(1, 1\) of"),
         (lambda e: e.rank("a", ["b"], top_k=0), "top_k must be an int of at least 1"),
         (lambda e: e.rank("a", ["b", None]), r"inputs\[1\] must be a pair of two str"),
@@ -226,8 +227,15 @@ def test_models_that_do_not_fit(table: Callable[..., CrossEncoder]) -> None:
         table(default_prompt_name="none")
     with pytest.raises(InputRangeError, match="no room for text"):
         table(max_length=1)
-    with pytest.raises(InputError, match="max_seq_length must leave room for text"):
-        table().max_length = 1
+    for length in (1, None):
+        with pytest.raises(InputError, match="max_seq_length must leave room for text"):
+            table().max_length = length
+    with pytest.raises(InputError, match="activation must be one of .* got 5"):
+        table(activation_fn=5)
+    with pytest.raises(InputError, match=r"prompts\['query'\] must be a str, got None"):
+        table(prompts={"query": None})
+    with pytest.raises(InputRangeError, match=r"inputs\[1\]: a pair of 20 and 1 tokens does not fit"):
+        table(truncation=False).predict([("a", "b"), ("a " * 20, "b")])
     with pytest.raises(TypeError, match="nothing"):
         table(nothing={})
 
