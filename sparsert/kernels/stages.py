@@ -206,3 +206,6 @@ STAGES.add("dequantize+signed_rows", 16, _stage([_dequantize], _sink_bytes(_stor
 STAGES.add("dequantize+signed_quads", 17, _stage([_dequantize], _sink_bytes(_store_quads, True), 4))
 STAGES.add_all(byte_stages("rows", _store_row), 18)
 STAGES.add_all(byte_stages("quads", _store_quads, 4), 21)
+STAGES.add("dequantize_dynamic+floats", 24, _stage([_dequantize_dynamic], _sink_floats))
+STAGES.add("dequantize_dynamic+add+floats", 25, _stage([_dequantize_dynamic, _add], _sink_floats))
+STAGES.add("dequantize_dynamic+gelu+floats", 26, _stage([_dequantize_dynamic, _gelu], _sink_floats))

@@ -223,21 +223,29 @@ def test_sequences_that_end_in_floats(rows: int) -> None:
     wide = block.astype(np.float64) + bias.astype(np.float64)[:, None]
     fused = naive.dequantize(accumulator, acc_bias, scale, bias)
     tolerance: dict[str, Any] = {"rtol": 4 * ROUNDING, "atol": 4e-6}
+    one = token_parameters(1.0, 3)
+    dynamic = naive.dequantize(accumulator, -3 * acc_bias.astype(np.int64), scale, bias)
     for name, source, exact in (
         ("dequantize+add+floats", accumulator, fused + other),
+        ("dequantize_dynamic+floats", accumulator, dynamic),
+        ("dequantize_dynamic+add+floats", accumulator, dynamic + other),
         ("bias+add+floats", block, wide + other),
         ("bias+gelu+floats", block, naive.gelu(wide)),
         ("bias+floats", block, wide),
         ("floats", block, block),
     ):
-        got = run_stage(name, source, acc_bias, scale, bias, source=other)
+        got = run_stage(name, source, acc_bias, scale, bias, one, other)
         np.testing.assert_allclose(got, exact, err_msg=name, **tolerance)
+    got = run_stage("dequantize_dynamic+gelu+floats", accumulator, acc_bias, scale, bias, one)
+    # the series errs by 1.5e-6 and, beyond 6, by 5e-7 of its argument, which is rounded as well
+    assert (np.abs(got - naive.gelu(dynamic)) <= 2e-6 + (5e-7 + 4 * ROUNDING) * np.abs(dynamic)).all()
 
 
 def test_every_stage_is_tested() -> None:
     simple = {"dequantize", "dequantize_dynamic", "bias", "gelu", "gelu_tanh", "relu", "tanh", "add", "fake_quantize"}
     fused = {f"dequantize+{sink}" for sink in BYTES} | {f"dequantize+gelu+{form}" for form in SIDE_BY_SIDE}
     ends = {"dequantize+add+floats", "bias+add+floats", "bias+gelu+floats", "bias+floats", "floats"}
+    ends |= {f"dequantize_dynamic+{end}" for end in ("floats", "add+floats", "gelu+floats")}
     forms = {*SIDE_BY_SIDE, "signed_rows", "signed_quads"}
     assert set(STAGES) == simple | fused | ends | forms
     assert set(BYTES) == forms
