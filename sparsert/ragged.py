@@ -100,18 +100,19 @@ def run_padded(
         )
     begins = np.cumsum(lengths) - lengths
     joined: list[np.ndarray] = []
-    known = list(outputs)
+    known: list[bool] = []
     for batch in _batches(lengths, 1 if alone else rows or _ROWS, any(masks)):
         width = tokens or int(lengths[batch].max())
         # a fixed number of rows repeats the last sequence
         places = np.pad(batch, (0, (rows or 0) - len(batch) if rows else 0), mode="edge")
-        chosen = _tokens(begins[places], lengths[places])
-        results = run([pad_rows(array[chosen], lengths[places], width) for array in inputs])
+        results = run(_padded(inputs, begins[places], lengths[places], width))
         if not joined:
-            known = [
-                result.ndim > 1 and result.shape[1] == width if of_tokens is None else of_tokens
-                for of_tokens, result in zip(known, results, strict=True)
-            ]
+            known = _kinds(outputs, results, width)
+            if tokens is None and known != _kinds(outputs, results, 0):
+                # As many classes as tokens look alike; another number of tokens tells
+                fewer = width - 1 or 2
+                others = run(_padded(inputs, begins[places], np.minimum(lengths[places], fewer), fewer))
+                known = [a and b for a, b in zip(known, _kinds(outputs, others, fewer), strict=True)]
             joined = [
                 np.empty(
                     (len(inputs[0]), *result.shape[2:]) if of_tokens else (len(lengths), *result.shape[1:]),
@@ -131,6 +132,20 @@ def run_padded(
             else:
                 whole[batch] = result[: len(batch)]
     return joined
+
+
+def _padded(inputs: Sequence[np.ndarray], begins: np.ndarray, lengths: np.ndarray, width: int) -> list[np.ndarray]:
+    """Sequences of flat inputs as rows."""
+    chosen = _tokens(begins, lengths)
+    return [pad_rows(array[chosen], lengths, width) for array in inputs]
+
+
+def _kinds(known: Sequence[bool | None], results: Sequence[np.ndarray], width: int) -> list[bool]:
+    """Whether each output has a value per token, by its shape in a run of so many tokens where that is not known."""
+    return [
+        result.shape[1:2] == (width,) if of_tokens is None else of_tokens
+        for of_tokens, result in zip(known, results, strict=True)
+    ]
 
 
 def _tokens(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -56,8 +56,7 @@ class SequenceClassifier(RowModel):
 
     def _width(self) -> int:
         part = next(iter(self.run([self.row(np.zeros(1, dtype=np.int64))])))
-        # Of as many labels as tokens, an engine that pads may have taken each for a token's
-        return int(part.outputs["logits"].shape[-1])
+        return int(part.outputs["logits"].shape[1])
 
     def logits(self, prepared: Sequence[PreparedRows], parts: Iterable[RowOutputs]) -> list[np.ndarray]:
         """Logits of each request's rows, shape (W, L), in float32."""

@@ -257,7 +257,8 @@ def test_a_run_tells_how_many_labels_there_are(tmp_path: Path, labels: int, spec
     onnx.save(model, folder / "model.onnx")
     pipeline = Pipeline.create("text-classification", folder, num_cores=1, function_to_apply="none")
     assert pipeline.model.num_labels == labels
-    assert pipeline("a b a b a b").scores == [6.0]
+    assert [pipeline(text).scores for text in ("a", "a b", "a b a b a b")] == [[2.0], [2.0], [6.0]]
+    assert pipeline(["a"] * 20 + ["a a a"]).scores == [2.0] * 20 + [6.0]
 
 
 def test_a_text_beyond_the_vocabulary_fails_alone(tmp_path: Path) -> None:
@@ -271,11 +272,9 @@ def test_a_text_beyond_the_vocabulary_fails_alone(tmp_path: Path) -> None:
     first, failed, pair = pipeline.run_many(requests, return_exceptions=True)
     assert first == pipeline(["a"])
     for error, place in ((failed, 1), (pair, 0)):
-        message = (
-            f"sequences[{place}]: the tokenizer in {folder} gives token 30 ('odd'), but {folder / 'model.onnx'} has"
-        )
+        message = f"sequences[{place}]: the tokenizer in {folder} has the token 'odd' as 30, but the vocabulary"
         assert isinstance(error, InputError) and str(error).startswith(message)
-        assert "table of 30 entries" in str(error)
+        assert f"of {folder / 'model.onnx'} ends at 29" in str(error)
 
 
 def test_texts_without_words(make: Make, folders: dict[str, Path]) -> None:
