@@ -50,7 +50,9 @@ UNKNOWN_MODEL = "model_not_found"
 # The field and place that a pipeline's message begins with: those of its own schema.
 _PLACE = re.compile(r"^\w+(\[\d+\])?: ")
 
-_OPENAI_PATHS = re.compile(r"/v1/.*")
+# By path, since a request of the wrong method has no rule. /predict may also be the route of any endpoint.
+_OPENAI_PATHS = re.compile(r"/v1/.*|/embeddings")
+_TEI_PATHS = re.compile(r"/(embed|embed_all|embed_sparse|similarity|rerank|tokenize|decode|info)?")
 
 _TEI_KINDS = {400: "Validation", 404: "Validation", 424: "Backend", 429: "Overloaded", 503: "Unhealthy"}
 
@@ -292,10 +294,9 @@ def error_body(status: int, detail: str | list[dict[str, Any]], message: str) ->
     problems = detail if isinstance(detail, list) else []
     if g.get("own_route") and not g.get("tei"):
         return None
-    if request.blueprint == "openai" or _OPENAI_PATHS.fullmatch(request.path):
+    if _OPENAI_PATHS.fullmatch(request.path):
         return (400 if status in (422, 424) else status), {"error": _openai_error(status, problems, message)}
-    # /predict may also be the route of any endpoint.
-    if (request.blueprint == "tei" and request.endpoint != "tei.predict") or g.get("tei"):
+    if _TEI_PATHS.fullmatch(request.path) or g.get("tei"):
         empty = any(problem["type"] == EMPTY for problem in problems)
         kind = "Empty" if empty else _TEI_KINDS.get(status, "Backend" if status >= 500 else "Validation")
         return (400 if empty else status), {"error": message, "error_type": kind}

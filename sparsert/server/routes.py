@@ -76,12 +76,12 @@ def predict() -> Response | None:
     endpoint = state().registry.at(request.path.removesuffix("/"))
     if endpoint is None:
         return None
+    g.own_route = True  # even where another server has one of that name
     if request.method == "OPTIONS":
         return Response(status=204, headers={"Allow": "OPTIONS, POST"})
     if request.method != "POST":
         raise MethodNotAllowed(["POST"])
     g.endpoint = endpoint.name
-    g.own_route = True  # even where another server has one of that name
     content = read_json(request)
     if tei_routes.is_predict(endpoint, content):
         return tei_routes.answer_predict(endpoint, content)

@@ -98,6 +98,9 @@ def test_other_errors(
     assert "no model for embedding-extraction" in error.get_json()["error"]["message"]
     assert client.post("/v1/embeddings", data=b"{").get_json()["error"]["type"] == "invalid_request_error"
     assert client.get("/v1/nothing").get_json()["error"]["code"] is None
+    for path in ("/v1/embeddings", "/embeddings"):
+        error = client.get(path)
+        assert (error.status_code, error.get_json()["error"]["type"]) == (405, "invalid_request_error")
     (tmp_path / "key").write_text("long enough")
     limits = {"max_request_tokens": 50}
     both = [*endpoints(models, "embedder", pooling="none"), *endpoints(models, "classifier")]

@@ -328,6 +328,18 @@ def test_what_is_refused(
     assert response.headers["X-Request-ID"]
 
 
+@pytest.mark.parametrize("path", ["/embed", "/embed_all", "/embed_sparse", "/similarity", "/rerank", "/decode", "/"])
+def test_a_wrong_method_has_the_form_of_the_route(texts_client: FlaskClient, path: str) -> None:
+    response = texts_client.put(path, json={"inputs": "a"})
+    assert (response.status_code, response.get_json()["error_type"]) == (405, "Validation")
+    assert "POST" in response.headers["Allow"]
+
+
+def test_a_wrong_method_of_an_own_route(make_client: Callable[..., FlaskClient]) -> None:
+    error = make_client(endpoints=[{"task": "question-answering", "route": "/embed"}]).get("/embed")
+    assert (error.status_code, set(error.get_json())) == (405, {"detail", "error", "request_id"})
+
+
 @pytest.mark.parametrize("path", ["/embed", "/embed_all", "/similarity", "/rerank", "/predict", "/tokenize", "/decode"])
 def test_a_server_without_such_a_model(make_client: Callable[..., FlaskClient], path: str) -> None:
     bare = make_client(endpoints=[{"task": "question-answering", "route": "/ask"}])
