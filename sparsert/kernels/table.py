@@ -105,10 +105,11 @@ MODE = _numbered("floats int8 quantized_scores bounded_scores")
 BYTE_SUMS = _numbered("opcode q q_stride k k_stride sums sums_stride heads head_size parameters")
 """What int8 attention needs of the bytes of Q and K."""
 
-EXTREMA = _numbered("opcode x x_stride rows extrema")
-"""Least and greatest value of every piece of a float tile, as two floats each; in the order of the chunk's pieces."""
+EXTREMA = _numbered("opcode x x_stride rows extrema extrema_stride")
+"""Least and greatest value of every piece of a float tile, as two floats each, in the order of the chunk's pieces from
+the first tile's place on."""
 
-DYNAMIC = _numbered("opcode extrema tokens tokens_stride")
+DYNAMIC = _numbered("opcode extrema extrema_stride tokens tokens_stride")
 """The quantization of every token of a tile, which follows from the extrema of all pieces that share it."""
 
 TOKEN = _numbered("inverse_scale scale zero_point")

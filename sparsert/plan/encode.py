@@ -71,12 +71,6 @@ class Code:
             return self._places[parameters]
         return self.address(parameters), 0
 
-    def whole(self, buffer: Buffer) -> int:
-        """Address of a buffer of all tiles as one array."""
-        address, stride = self._places[buffer]
-        assert stride > 0, f"'{buffer.name}' lies in the scratch of a thread"
-        return address
-
     def place(self, row: np.ndarray, column: int, buffer: Buffer) -> None:
         """Write a place: its address and, in the next column, its stride."""
         row[column : column + 2] = self._places[buffer]
@@ -206,11 +200,12 @@ def _byte_sums(code: Code, row: np.ndarray, step: Step) -> None:
 
 def _extrema(code: Code, row: np.ndarray, step: Step) -> None:
     code.place(row, EXTREMA.x, step.reads[0])
-    row[EXTREMA.rows], row[EXTREMA.extrema] = step.rows, code.whole(step.writes[0])
+    row[EXTREMA.rows] = step.rows
+    code.place(row, EXTREMA.extrema, step.writes[0])
 
 
 def _dynamic(code: Code, row: np.ndarray, step: Step) -> None:
-    row[DYNAMIC.extrema] = code.whole(step.reads[0])
+    code.place(row, DYNAMIC.extrema, step.reads[0])
     code.place(row, DYNAMIC.tokens, step.writes[0])
 
 

@@ -110,12 +110,12 @@ def _has_strips(step: Step) -> bool:
 def _joins(steps: Sequence[Step], last: Region, step: Step, units: int, division: Division) -> bool:
     """Whether a step can follow those of the last region without a barrier.
 
-    Steps of one tile can, but the ranges of dynamic quantization follow from those of other tiles. Strips can if they
-    read nothing that other strips write: Q, K and V of one value; and the attention of heads whose rows a strip has
-    computed itself, as long as no token looks at another tile.
+    Steps of one tile can; a dynamic quantization follows from what was found in other tiles, if there are any. Strips
+    can if they read nothing that other strips write: Q, K and V of one value; and the attention of heads whose rows a
+    strip has computed itself, as long as no token looks at another tile.
     """
     if last.units == UNITS.bands:
-        return units == UNITS.bands and division.strips == 1 and step.opcode != "dynamic"
+        return units == UNITS.bands and (step.opcode != "dynamic" or division.tiles == 1)
     if last.units != UNITS.strips:
         return False
     if _has_strips(step):

@@ -38,7 +38,8 @@ def extrema_step(step, tile, band, meta, scratch):
     x = place(step[EXTREMA.x], step[EXTREMA.x_stride], tile, band, scratch)
     token_extrema(x, step[EXTREMA.rows], scratch)
     pieces = meta[tile, TILE_META.pieces]
-    extrema = step[EXTREMA.extrema] + (pieces - meta[0, TILE_META.pieces]) // _PIECE_BYTES * _PAIR
+    extrema = place(step[EXTREMA.extrema], step[EXTREMA.extrema_stride], 0, 0, scratch)
+    extrema += (pieces - meta[0, TILE_META.pieces]) // _PIECE_BYTES * _PAIR
     for index in range(meta[tile, TILE_META.piece_count]):
         piece = pieces + index * _PIECE_BYTES
         low, high = _range(
@@ -51,7 +52,7 @@ def extrema_step(step, tile, band, meta, scratch):
 @inner()
 def dynamic_step(step, tile, band, meta, scratch):
     """DynamicQuantizeLinear's parameters (ONNX page) for every token of a tile; zeros for empty lanes."""
-    extrema = step[DYNAMIC.extrema]
+    extrema = place(step[DYNAMIC.extrema], step[DYNAMIC.extrema_stride], 0, 0, scratch)
     tokens = place(step[DYNAMIC.tokens], step[DYNAMIC.tokens_stride], tile, band, scratch)
     known, scale, zero_point = np.int64(-1), np.float32(0.0), np.int64(0)
     for index in range(meta[tile, TILE_META.piece_count]):
