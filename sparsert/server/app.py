@@ -91,7 +91,10 @@ def create_app(config: ServerConfig | Mapping[str, Any] | str | Path) -> Flask:
             response.headers["Vary"] = "Origin"  # also where the origin is refused, or caches would keep that
         if _origin_allowed(config):
             response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
-            response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-API-Key, X-Request-ID"
+            # Whatever the page asks for: clients send headers of their own, such as OpenAI's X-Stainless-Lang.
+            response.headers["Access-Control-Allow-Headers"] = request.headers.get(
+                "Access-Control-Request-Headers", "Authorization, Content-Type, X-API-Key, X-Request-ID"
+            )
             response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
             response.headers["Access-Control-Expose-Headers"] = "Retry-After, X-Request-ID"
         _note(metrics, response.status_code)
