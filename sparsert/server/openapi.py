@@ -161,7 +161,7 @@ def document(registry: Registry) -> dict[str, Any]:
         title="sparsert",
         version=__version__,
         openapi_version="3.1.0",
-        info={"description": "Answers of sparse transformer models. Every error has the form of Error."},
+        info={"description": "Answers of sparse transformer models."},
     )
     schemas: list[type[BaseModel]] = [Error, OpenAIError, TeiError, Health, TensorQuestion, TensorAnswer]
     schemas += [body for _, _, body, *_ in DIALECTS]
@@ -225,7 +225,9 @@ def document(registry: Registry) -> dict[str, Any]:
                 ("OpenAI", OpenAIError, _OPENAI_ERRORS) if of_openai else ("TEI", TeiError, _TEI_ERRORS)
             )
             add(path, "post", summary, answer, tag, *errors, body=_json(called(schema)), error=error)
-    _describe_models(add)
+    add("/v1/models", "get", "What the routes under /v1 may name as model", _OBJECT, "OpenAI", error=OpenAIError)
+    if tasks & set(tei_routes.READING):
+        add("/info", "get", "The first model, and the limits", _OBJECT, "TEI", 503, 504, error=TeiError)
     _describe_server(registry.config, add)
     for path, operations in paths.items():
         spec.path(path=path, operations=operations)
@@ -253,10 +255,6 @@ def _describe_endpoint(endpoint: Endpoint, add: Any, question: dict[str, Any], a
     add(f"{base}/infer", "post", summary, either, name, *_INFERENCE_ERRORS, body=body)
     add(base, "get", "What goes in and what comes out", _OBJECT, name)
     add(f"{base}/ready", "get", "Whether it can answer", _reference("Health"), name, 503)
-
-
-def _describe_models(add: Any) -> None:
-    add("/v1/models", "get", "What the routes under /v1 may name as model", _OBJECT, "OpenAI", error=OpenAIError)
 
 
 def _describe_server(config: ServerConfig, add: Any) -> None:

@@ -35,6 +35,13 @@ def test_every_endpoint_is_described(make_client: Callable[..., FlaskClient]) ->
     assert client.post("/ask", json=example).status_code == 200
 
 
+def test_what_can_be_asked_of_text_tasks_is_described(texts_client: FlaskClient) -> None:
+    paths = texts_client.get("/openapi.json").get_json()["paths"]
+    asked = [path for path, operations in paths.items() if "get" in operations]
+    assert {"/info", "/v1/models"} <= set(asked)
+    assert [texts_client.get(path).status_code for path in asked] == [200] * len(asked)
+
+
 @pytest.mark.parametrize("page", ["/docs/", "/"])
 def test_pages_load_nothing_from_elsewhere(client: FlaskClient, page: str) -> None:
     text = client.get(page).text
