@@ -72,7 +72,7 @@ def _texts(value: Any) -> list[str]:
         raise PydanticCustomError("string_type", "must be a string or a list of strings")
     if not texts:
         raise PydanticCustomError(EMPTY, "holds no text")
-    if all(isinstance(item, int) for item in texts) or any(isinstance(item, list) for item in texts):
+    if any(_are_ids(item) for item in (texts, *texts)):
         raise PydanticCustomError(
             "string_type",
             "holds token ids, perhaps of another model's tokenizer; send text (LangChain: "
@@ -85,6 +85,10 @@ def _texts(value: Any) -> list[str]:
             )
         check_text(text, index)
     return texts
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, int) for item in value)
 
 
 def check_text(text: str, index: int) -> None:

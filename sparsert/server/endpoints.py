@@ -172,7 +172,10 @@ class Endpoint:
         items = [(item, pipeline.tokens(item)) for item in prepared]
         total, most = sum(tokens for _, tokens in items), self._limits.max_request_tokens
         if total > most:  # it would hold up all others, and perhaps not be done in time
-            raise BodyError(f"the request takes {total} tokens, windows' overlaps included; {most} are allowed", 413)
+            message = (
+                f"the request takes {total} tokens in all its texts and windows, {most} are allowed; send it in parts"
+            )
+            raise BodyError(message, 413)
         self._metrics.tokens(self.name, total)
         answered = batcher.submit(items, deadline)
         results = [result for result, _ in answered]

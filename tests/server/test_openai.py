@@ -118,6 +118,7 @@ def test_limits(make_client: Callable[..., FlaskClient], models: dict[str, Path]
     assert limited.post("/v1/embeddings", json={"input": [""] * 31}).status_code == 400
     response = limited.post("/v1/embeddings", json={"input": [""] * 26})
     assert (response.status_code, "takes 52 tokens" in response.get_json()["error"]["message"]) == (413, True)
+    assert response.get_json()["error"]["message"].endswith("50 are allowed; send it in parts")
     assert limited.get("/info").get_json()["max_client_batch_size"] == 30
 
 

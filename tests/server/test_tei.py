@@ -289,6 +289,7 @@ def test_information(
         ("/embed", {"inputs": ["a", None]}, 422, "Validation", "element 1 must be a string, got null"),
         ("/embed", {"inputs": ["a", "\ud800"]}, 422, "Validation", "element 1 must not hold lone surrogates"),
         ("/embed", {"inputs": [[1, 2]]}, 422, "Validation", "token ids"),
+        ("/embed", {"inputs": [["a", "b"]]}, 422, "Validation", "element 0 must be a string, got a list"),
         ("/embed", {"inputs": "a", "colour": 1}, 422, "Validation", "body.colour"),
         ("/embed", {"inputs": "a", "dimensions": 25}, 422, "Validation", "body.dimensions: must be at most 24"),
         ("/embed", {"inputs": "a", "prompt_name": "x"}, 422, "Validation", "must be one of ['document', 'query']"),
