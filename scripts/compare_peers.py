@@ -223,7 +223,9 @@ def sparsert_model(folder: str, arguments: argparse.Namespace):
         return model.encode
     from sparsert import Pipeline
 
-    pipeline = Pipeline.create(arguments.task, folder, sequence_length=arguments.tokens)
+    # Entities are read in whole texts unless told otherwise; the peers cut them.
+    options = {"truncation": True} if arguments.task == "token-classification" else {}
+    pipeline = Pipeline.create(arguments.task, folder, sequence_length=arguments.tokens, **options)
     if arguments.task == "text-ranking":
         return lambda texts: pipeline(query=QUERIES[2], documents=texts)
     return pipeline
