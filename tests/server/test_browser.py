@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -223,3 +224,17 @@ def test_the_page_takes_what_a_task_may_do(
     assert "score" not in browser.find_element(By.ID, "status").text
     assert browser.find_element(By.CSS_SELECTOR, "#highlighted mark").text == "12"
     assert field.get_attribute("value") == "12"
+
+
+def test_a_field_named_as_those_of_another_task(
+    start_server: Callable[..., RunningServer], browser: Any, tmp_path: Path
+) -> None:
+    task = MARKER.replace("start: int", "labels: list[str]").replace("end: int", "")
+    task = task.replace("x-span-of", "x-none").replace("start=0, end=len(note)", "labels=[note]")
+    (tmp_path / "marker.py").write_text(task)
+    (tmp_path / "config.yaml").write_text("endpoints:\n- task: import:marker.py\n")
+    browser.get(start_server("--config-file", "config.yaml").url + "/")
+    wait = WebDriverWait(browser, 60)
+    wait.until(lambda page: page.find_elements(By.NAME, "note"))[0].send_keys("bees" + Keys.ENTER)
+    wait.until(lambda page: page.find_element(By.ID, "status").text.endswith(" ms"))
+    assert json.loads(browser.find_element(By.ID, "highlighted").text) == {"labels": ["bees"]}

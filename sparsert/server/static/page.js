@@ -146,14 +146,22 @@ const VIEWS = {
   },
 };
 
+// The view of an answer, if it has one. A task of one's own may have a field of such a name that means something else.
+function viewOf(request, answer) {
+  const view = Object.keys(VIEWS).find((name) => Array.isArray(answer[name]));
+  try {
+    return view && VIEWS[view](request, answer);
+  } catch {
+    return undefined;
+  }
+}
+
 // Shows an answer by its form: pieces marked in a field of the request, a view of its own, or as it came. Says what was
 // found.
 function showAnswer(request, answer, place) {
   element("highlighted").hidden = false;
   if (place === undefined || Array.isArray(answer)) {
-    const view = Object.keys(VIEWS).find((name) => Array.isArray(answer[name]));
-    const nodes = view && VIEWS[view](request, answer);
-    element("highlighted").replaceChildren(...(nodes ?? [JSON.stringify(answer, null, 2)]));
+    element("highlighted").replaceChildren(...(viewOf(request, answer) ?? [JSON.stringify(answer, null, 2)]));
     return "";
   }
   element("highlighted").replaceChildren(...marked(request[place], [answer]));
