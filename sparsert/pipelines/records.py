@@ -5,14 +5,24 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sparsert.errors import InputError
 
-__all__ = ["check_object", "collect", "id_of", "kind_of", "list_of", "read_records", "text_of", "value_of"]
+__all__ = [
+    "check_object",
+    "collect",
+    "id_of",
+    "kind_of",
+    "list_of",
+    "numbered_records",
+    "read_records",
+    "text_of",
+    "value_of",
+]
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -100,6 +110,14 @@ def _table(path: str | Path, text: str, delimiter: str) -> list[tuple[str, Any]]
     except csv.Error as error:
         raise InputError(f"{path}: line {reader.line_num} is not CSV: {error}") from error
     return records
+
+
+def numbered_records(path: str | Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """The objects of a file: the place of each for messages, its ``id`` or else its number, and itself."""
+    for number, (name, record) in enumerate(read_records(path), 1):
+        place = f"{path}: {name}"
+        check_object(place, record)
+        yield place, id_of(place, record) if "id" in record else str(number), record
 
 
 def collect(path: str | Path, examples: Iterable[tuple[str, _E]], max_samples: int | None, things: str) -> list[_E]:

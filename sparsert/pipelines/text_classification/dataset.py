@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsert.errors import InputError
-from sparsert.pipelines.records import check_object, collect, id_of, kind_of, read_records, text_of, value_of
+from sparsert.pipelines.records import collect, kind_of, numbered_records, text_of, value_of
 
 __all__ = ["Label", "LabelledText", "read_labelled"]
 
@@ -47,13 +47,11 @@ def read_labelled(path: str | Path, max_samples: int | None = None) -> list[Labe
 
 
 def _examples(path: str | Path) -> Iterator[tuple[str, LabelledText]]:
-    for number, (name, record) in enumerate(read_records(path), 1):
-        place = f"{path}: {name}"
-        check_object(place, record)
+    for place, called, record in numbered_records(path):
         yield (
             place,
             LabelledText(
-                id_of(place, record) if "id" in record else str(number),
+                called,
                 text_of(place, record, "text"),
                 None if record.get("text_pair") is None else text_of(place, record, "text_pair"),
                 _labels(place, value_of(place, record, "label")),

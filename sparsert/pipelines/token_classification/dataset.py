@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsert.errors import InputError
-from sparsert.pipelines.records import check_object, collect, id_of, kind_of, list_of, read_records, text_of, value_of
+from sparsert.pipelines.records import check_object, collect, kind_of, list_of, numbered_records, text_of, value_of
 from sparsert.pipelines.token_classification.metrics import Span
 
 __all__ = ["TaggedText", "read_tagged"]
@@ -51,10 +51,7 @@ def read_tagged(path: str | Path, max_samples: int | None = None) -> list[Tagged
 
 
 def _examples(path: str | Path) -> Iterator[tuple[str, TaggedText]]:
-    for number, (name, record) in enumerate(read_records(path), 1):
-        place = f"{path}: {name}"
-        check_object(place, record)
-        called = id_of(place, record) if "id" in record else str(number)
+    for place, called, record in numbered_records(path):
         if "tokens" in record:
             yield place, TaggedText(called, *_words(place, record))
         else:
