@@ -128,7 +128,6 @@ def assign_groups(indptr, lanes, rows, group_entries, groups, counts):
     order = np.zeros(longest, np.int64)
     buckets = np.zeros(LIMIT + 3, np.int64)
     total = np.zeros(4, np.int64)
-    ratio = 1.0
     for r in range(rows.size):
         first, last = indptr[rows[r]], indptr[rows[r] + 1]
         n = last - first
@@ -151,15 +150,9 @@ def assign_groups(indptr, lanes, rows, group_entries, groups, counts):
             # all bits of every lane that is not zero
             masks[place] = (((lanes[e] + _LOWS) & _TOPS) >> np.uint64(15)) * _LANE
         fewest = (max(max(total[0], total[1]), max(total[2], total[3])) + LIMIT - 1) // LIMIT
-        count = max((n + group_entries - 1) // group_entries, np.int64(fewest * ratio))
-        tried = count
+        count = max((n + group_entries - 1) // group_entries, fewest)
         while count < n and not _deal(sorted_lanes, masks, n, count, group_entries, chosen, sums, used, following):
             count += max(1, count // 16)
-        # rows of a matrix resemble each other: start the next one where this one ended, or a little below
-        if count > tried:
-            ratio = count / fewest
-        else:
-            ratio = max(1.0, 0.97 * ratio)
         if count >= n:  # one entry a group always fits
             count = n
             for e in range(first, last):
