@@ -9,13 +9,20 @@ from llvmlite import ir
 
 from sparsert.kernels.simd import Value, make_simd, micro_kernel, of_integers
 
-__all__ = ["HALF", "Emit", "Registry"]
+__all__ = ["ANY_ROW", "NARROWER", "WHOLE_ROW", "Emit", "Registry"]
 
 Emit = Callable[..., None]
 """A kernel's emitter, ``emit(v, *arguments)``: writes its IR through a :class:`Simd`."""
 
-HALF = 1 << 16
-"""Added to the code of a kernel for a tile whose second half is empty."""
+NARROWER = 1 << 16
+"""Added to the code of a kernel for each of the four vectors of a row that is empty at the end of a tile."""
+
+WHOLE_ROW = (4,)
+ANY_ROW = (2, 3, 4)
+"""Vectors of a row that a kernel computes, in one form for each.
+
+One vector is computed as two: with 8 tokens on AVX2 even half a row waits for the weights of a float model.
+"""
 
 
 class Registry:
@@ -26,21 +33,21 @@ class Registry:
     what : str
         What its entries are, for messages.
     arity : int
-    halves : bool
-        Whether kernels are compiled for half rows as well, those that say nothing else: their emitters take ``v.row``
-        vectors for a row of a tile. ``halved`` has the names of those that are.
+    rows : tuple of int
+        Numbers of vectors of a row for which kernels are compiled, those that say nothing else: with more than one
+        their emitters take ``v.row`` vectors for a row of a tile. The attribute ``rows`` has them by name.
     """
 
-    def __init__(self, what: str, arity: int, halves: bool = False) -> None:
+    def __init__(self, what: str, arity: int, rows: tuple[int, ...] = WHOLE_ROW) -> None:
         self.what = what
         self.arity = arity
-        self.halves = halves
         self.codes: dict[str, int] = {}
-        self.halved: set[str] = set()
+        self.rows: dict[str, tuple[int, ...]] = {}
+        self._usual_rows = rows
         self._emitters: dict[str, Emit] = {}
         self._kernels: dict[tuple[str, int], Any] = {}
 
-    def add(self, name: str, code: int, emit: Emit, halves: bool | None = None) -> None:
+    def add(self, name: str, code: int, emit: Emit, rows: tuple[int, ...] | None = None) -> None:
         """Enter a kernel.
 
         Raises
@@ -51,13 +58,12 @@ class Registry:
         if name in self.codes or code in self.codes.values():
             raise ValueError(f"{self.what} '{name}' has code {code}, but one of them is taken: {self.codes}")
         self.codes[name], self._emitters[name] = code, emit
-        if self.halves if halves is None else halves:
-            self.halved.add(name)
+        self.rows[name] = rows or self._usual_rows
 
-    def add_all(self, kernels: Mapping[str, Emit], first_code: int, halves: bool | None = None) -> None:
+    def add_all(self, kernels: Mapping[str, Emit], first_code: int, rows: tuple[int, ...] | None = None) -> None:
         """Enter kernels by name, under codes from ``first_code`` on."""
         for code, (name, emit) in enumerate(kernels.items(), first_code):
-            self.add(name, code, emit, halves)
+            self.add(name, code, emit, rows)
 
     def __contains__(self, name: object) -> bool:
         return name in self.codes
@@ -78,19 +84,21 @@ class Registry:
     def dispatcher(self, others_do_nothing: bool = False) -> Any:
         """``dispatch(code, *arguments)``: the kernel of that code, for compiled code, which gets all of them inlined.
 
-        With :data:`HALF` in the code it computes half a row, or a whole one if it has no form for halves. A code that
-        no kernel has ends the process, since its arguments are addresses; or does nothing if asked to.
+        With :data:`NARROWER` in the code it computes fewer vectors of a row, if the kernel has a form for that. A code
+        that no kernel has ends the process, since its arguments are addresses; or does nothing if asked to.
         """
 
         def switch(builder: ir.IRBuilder, values: Sequence[Value]) -> None:
             other, done = (builder.append_basic_block(name) for name in ("other", "done"))
             choice = builder.switch(values[0], other)
             for name, code in sorted(self.codes.items(), key=lambda entry: entry[1]):
-                cases = [(4, [code]), (2, [code + HALF])] if name in self.halved else [(4, [code, code + HALF])]
-                for row, codes in cases:
+                least = 0
+                for row in self.rows[name]:
                     block = builder.append_basic_block(name)
-                    for number in codes:
+                    for vectors in range(least + 1, row + 1):
+                        number = code + NARROWER * (4 - vectors)
                         choice.add_case(ir.Constant(values[0].type, number), block)
+                    least = row
                     builder.position_at_end(block)
                     self._emitters[name](make_simd(builder, row), *values[1:])
                     builder.branch(done)

@@ -17,7 +17,7 @@ from typing import Any
 
 from sparsert.kernels.jit import TILE
 from sparsert.kernels.records import parameter
-from sparsert.kernels.registry import Emit, Registry
+from sparsert.kernels.registry import ANY_ROW, Emit, Registry
 from sparsert.kernels.simd import Simd, Value
 from sparsert.kernels.table import TOKEN
 
@@ -121,7 +121,7 @@ def _quantized(v: Simd, block: _Block, values: _Row) -> _Row:
 def _bytes(v: Simd, block: _Block, values: _Row) -> Value:
     zero_point = parameter(v, block.params, "zero_point")
     quantized = [v.builder.add(value, zero_point) for value in _quantized(v, block, values)]
-    return v.pack_u8(quantized * (4 // v.row))[0]  # half a row twice fills the vector
+    return v.pack_u8((quantized * 2)[:4])[0]  # a narrow row and what fills the vector
 
 
 def _sink_floats(v: Simd, block: _Block, row: Value, rows: Sequence[_Row]) -> None:
@@ -183,7 +183,7 @@ def byte_stages(form: str, store: Store, rows_per_step: int = 1) -> dict[str, Em
     }
 
 
-STAGES = Registry("stage", 8, halves=True)
+STAGES = Registry("stage", 8, ANY_ROW)
 """All stages; a name with plus signs is a sequence fused into one."""
 
 STAGES.add("dequantize", 0, _stage([_dequantize]))

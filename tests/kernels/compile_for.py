@@ -38,7 +38,8 @@ def main() -> None:
         "probabilities": (attention._quantize_probabilities, 9),
     }
     kernels |= {name: (ACCUMULATORS[name], ACCUMULATORS.arity) for name in ACCUMULATORS}
-    kernels |= {f"{name} half": (ACCUMULATORS.kernel(name, 2), ACCUMULATORS.arity) for name in ACCUMULATORS.halved}
+    for name, rows in ACCUMULATORS.rows.items():
+        kernels |= {f"{name} of {row}": (ACCUMULATORS.kernel(name, row), ACCUMULATORS.arity) for row in rows[:-1]}
     texts = {name: assembly(kernel, arity) for name, (kernel, arity) in kernels.items()}
     json.dump({"tier": TIER.name, "assembly": texts}, sys.stdout)
 

@@ -71,14 +71,15 @@ def interleaved(x: np.ndarray, width: int) -> np.ndarray:
     return np.ascontiguousarray(padded.reshape(-1, width, x.shape[1]).transpose(0, 2, 1))
 
 
-# -- whole tiles, and those whose second half is empty
+# -- whole tiles, and those whose last vectors are empty
 
 
-def of_both_widths(run: Callable[[int], np.ndarray]) -> np.ndarray:
-    """What ``run(4)`` gives for whole rows, (..., TILE); ``run(2)``, for half rows, must give their bits."""
-    whole, half = run(4), run(2)
-    live = slice(TILE // 2)
-    np.testing.assert_array_equal(half[..., live].view(np.uint8), whole[..., live].view(np.uint8))
+def of_all_widths(run: Callable[[int], np.ndarray], rows: Sequence[int]) -> np.ndarray:
+    """What ``run(4)`` gives for whole rows, (..., TILE); fewer vectors of a row, of ``rows``, must give their bits."""
+    whole = run(4)
+    for row in rows:
+        live = slice(row * TILE // 4)
+        np.testing.assert_array_equal(run(row)[..., live].view(np.uint8), whole[..., live].view(np.uint8))
     return whole
 
 
@@ -87,7 +88,7 @@ def of_both_widths(run: Callable[[int], np.ndarray]) -> np.ndarray:
 
 def accumulate(packed: PackedWeight, x: np.ndarray) -> np.ndarray:
     """(N, TILE) accumulators of activations (K, TILE), block by block as a program does it."""
-    return of_both_widths(lambda row: _accumulate(packed, x, row))
+    return of_all_widths(lambda row: _accumulate(packed, x, row), ACCUMULATORS.rows[packed.accumulator][:-1])
 
 
 def _accumulate(packed: PackedWeight, x: np.ndarray, row: int) -> np.ndarray:
@@ -154,7 +155,9 @@ def run_stage(
 ) -> np.ndarray:
     """Apply a stage to a block (rows, TILE); the result is always (rows, TILE), whatever the layout of the sink."""
     vectors = acc_bias, scale, bias
-    return of_both_widths(lambda row: _run_stage(name, block, vectors, params or parameters(), source, row))
+    return of_all_widths(
+        lambda row: _run_stage(name, block, vectors, params or parameters(), source, row), STAGES.rows[name][:-1]
+    )
 
 
 def _run_stage(
@@ -203,7 +206,7 @@ def finish_rows(
     beta: np.ndarray | None = None,
 ) -> np.ndarray:
     """(rows, TILE) float32 of a source of rows from ``x``, its first pass included."""
-    return of_both_widths(lambda row: _finish_rows(name, x, parameters, (gamma, beta), row))
+    return of_all_widths(lambda row: _finish_rows(name, x, parameters, (gamma, beta), row), FINISH.rows[name][:-1])
 
 
 def _finish_rows(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kernel_drivers import Buffer, buffer, compiled, interleaved, of_both_widths
+from kernel_drivers import Buffer, buffer, compiled, interleaved, of_all_widths
 from naive_kernels import IntegerAttention
 
 from sparsert.kernels.attention import (
@@ -58,7 +58,7 @@ def integer_context(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, form: IntegerAttention, lead: int = 0
 ) -> np.ndarray:
     """(queries, D) int32 by the kernel; q, k int16 without zero point, v int8. ``lead``: lane of the first key."""
-    return _tokens(of_both_widths(lambda vectors: _integer_context(q, k, v, bias, form, lead, vectors)), len(q))
+    return _tokens(of_all_widths(lambda vectors: _integer_context(q, k, v, bias, form, lead, vectors), [2]), len(q))
 
 
 def _tokens(context: np.ndarray, queries: int) -> np.ndarray:
@@ -120,7 +120,7 @@ def float_context(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, factor: float, lead: int = 0
 ) -> np.ndarray:
     """(queries, D) float32 by the kernel; all around the keys and values is NaN."""
-    return _tokens(of_both_widths(lambda vectors: _float_context(q, k, v, bias, factor, lead, vectors)), len(q))
+    return _tokens(of_all_widths(lambda vectors: _float_context(q, k, v, bias, factor, lead, vectors), [2]), len(q))
 
 
 def _float_context(

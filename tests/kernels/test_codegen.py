@@ -23,8 +23,8 @@ TARGETS = {tier.cpu: tier for tier in TIERS.values()} | {"znver4": TIERS["avx512
 WITH_DOT4 = [target for target, tier in TARGETS.items() if tier.dot4]
 WITH_PAIRS = [target for target, tier in TARGETS.items() if tier.pairs]
 
-HALVED = [name for name, record in FORMATS.items() if record.halves]
-"""Formats with kernels for tiles whose second half is empty."""
+NARROWED = {name: record.rows[:-1] for name, record in FORMATS.items() if len(record.rows) > 1}
+"""Numbers of vectors of a narrow row, by format."""
 
 # The expected instructions are those of x86, and another tier than the host's own has had its turn with the host's.
 pytestmark = [
@@ -90,7 +90,11 @@ def registers(tier: Tier) -> tuple[str, tuple[str, ...]]:
     ("kernel", "instruction"),
     [
         *((f"{name} 0", "vfmadd" if record.floating else "vpdpbusd") for name, record in FORMATS.items()),
-        *((f"{name} 0 half", "vfmadd" if FORMATS[name].floating else "vpdpbusd") for name in HALVED),
+        *(
+            (f"{name} 0 of {row}", "vfmadd" if FORMATS[name].floating else "vpdpbusd")
+            for name, rows in NARROWED.items()
+            for row in rows
+        ),
         ("context", "vpdpbusd"),
         ("scores", "vpdpbusd"),
     ],
@@ -144,7 +148,14 @@ def test_the_loops_of_pairs_in_pairs_have_no_shuffle(assembly: dict[str, dict[st
 @pytest.mark.parametrize("target", WITH_PAIRS)
 @pytest.mark.parametrize(
     ("kernel", "width", "products_per_entry"),
-    [("unstructured", "", 2), ("blocks", "", 4), ("pairs", "", 2), ("blocks", " half", 2), ("pairs", " half", 1)],
+    [
+        ("unstructured", "", 2),
+        ("blocks", "", 4),
+        ("pairs", "", 2),
+        ("blocks", " of 2", 2),
+        ("blocks", " of 3", 3),
+        ("pairs", " of 2", 1),
+    ],
 )
 def test_loops_use_products_in_pairs_and_spill_nothing(
     assembly: dict[str, dict[str, str]], target: str, kernel: str, width: str, products_per_entry: int

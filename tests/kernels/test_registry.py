@@ -10,7 +10,7 @@ import pytest
 from kernel_drivers import buffer, compiled
 
 from sparsert.kernels import table
-from sparsert.kernels.registry import HALF, Registry
+from sparsert.kernels.registry import ANY_ROW, NARROWER, WHOLE_ROW, Registry
 from sparsert.kernels.simd import Simd, Value
 
 
@@ -36,18 +36,21 @@ def test_the_switch_calls_the_kernel_of_a_code(code: int) -> None:
     assert place.array[0] == 10 * code
 
 
-@pytest.mark.parametrize("code", [2, 5])
-@pytest.mark.parametrize("half", [0, HALF])
-def test_half_rows_are_computed_by_kernels_that_have_a_form_for_them(code: int, half: int) -> None:
+@pytest.mark.parametrize("code", [2, 4, 5])
+@pytest.mark.parametrize("vectors", [1, 2, 3, 4])
+def test_narrow_rows_are_computed_by_kernels_that_have_a_form_for_them(code: int, vectors: int) -> None:
     def emit(v: Simd, place: Value) -> None:
         v.store(v.integer(v.row), v.pointer(place), 8)
 
-    registry = Registry("test kernel", 1, halves=True)
-    registry.add("both", 2, emit)
-    registry.add("whole", 5, emit, halves=False)
+    registry = Registry("test kernel", 1, ANY_ROW)
+    registry.add("any", 2, emit)
+    registry.add("halves", 4, emit, rows=(2, 4))
+    registry.add("whole", 5, emit, rows=WHOLE_ROW)
     place = buffer(np.zeros(1, np.int64))
-    compiled(registry.dispatcher(), 2)(code + half, place.address)
-    assert place.array[0] == (2 if half and code == 2 else 4)
+    compiled(registry.dispatcher(), 2)(code + NARROWER * (4 - vectors), place.address)
+    assert place.array[0] == next(
+        row for row in registry.rows[{2: "any", 4: "halves", 5: "whole"}[code]] if row >= vectors
+    )
 
 
 def test_unknown_codes_do_nothing_where_that_is_asked_for() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from sparsert.kernels.formats.matrix import Rows
 from sparsert.kernels.jit import TIER
-from sparsert.kernels.registry import Emit, Registry
+from sparsert.kernels.registry import WHOLE_ROW, Emit, Registry
 from sparsert.kernels.stages import STAGES
 
 __all__ = ["ACCUMULATORS", "BLOCK_ROWS", "FORMATS", "HEADER_BYTES", "Format", "PackedWeight", "add_format"]
@@ -82,8 +82,8 @@ class Format:
         Makes a :class:`PackedWeight` of a matrix (N, K): int16 with values in -255..255, or float32.
     kernels : sequence of emitters
         Its accumulators, by variant.
-    halves : bool
-        Whether these are compiled a second time for tiles whose second half is empty, and take ``v.row`` vectors a row.
+    rows : tuple of int
+        Numbers of vectors of a row for which these are compiled; with more than one they take ``v.row`` vectors.
     stages : mapping
         Those that bring activations into its form, if the form is its own: the name in
         :data:`~sparsert.kernels.stages.STAGES` and an emitter.
@@ -109,7 +109,7 @@ class Format:
     kept: Callable[[Rows], float]
     rates: Mapping[str, float]
     kernels: tuple[Emit, ...] = ()
-    halves: bool = False
+    rows: tuple[int, ...] = WHOLE_ROW
     stages: Mapping[str, Emit] = field(default_factory=dict)
     kernels_of: str = ""
     accepts: Callable[[Rows], bool] = lambda rows: True
@@ -142,5 +142,5 @@ def add_format(record: Format) -> None:
     FORMATS.clear()
     FORMATS.update((other.name, other) for other in ordered)
     kernels = {f"{record.name} {variant}": emit for variant, emit in enumerate(record.kernels)}
-    ACCUMULATORS.add_all(kernels, _VARIANTS * record.code, record.halves)
+    ACCUMULATORS.add_all(kernels, _VARIANTS * record.code, record.rows)
     STAGES.add_all(record.stages, _FORMAT_STAGES + _VARIANTS * record.code)

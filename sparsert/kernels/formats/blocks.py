@@ -12,7 +12,7 @@ from sparsert.kernels.formats.entries import block_entries
 from sparsert.kernels.formats.grouping import lane_sums
 from sparsert.kernels.formats.streams import GROUP_SIZES, SLICE, cut, grouped, plain
 from sparsert.kernels.jit import TIER, TILE
-from sparsert.kernels.registry import Emit
+from sparsert.kernels.registry import ANY_ROW, Emit
 from sparsert.kernels.simd import Simd, Value
 
 __all__ = ["pack_blocks"]
@@ -85,7 +85,7 @@ add_format(
         form="quads",
         pack=pack_blocks,
         kernels=tuple(_pair_blocks(size) for size in GROUP_SIZES) if TIER.pairs else (_dot4_blocks,),
-        halves=True,
+        rows=ANY_ROW,
         kept=lambda rows: rows.density(4),
         # avx2 and generic measured on Zen 3 (2.25 GHz, 768 x 768, 10 % dense), avx512_vnni on Zen 5
         rates={"avx512_vnni": 255.0, "avx2": 62.0, "generic": 17.0},

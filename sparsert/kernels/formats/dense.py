@@ -9,6 +9,7 @@ from sparsert.kernels.formats.blocks import pack_blocks
 from sparsert.kernels.formats.emit import ROW_BYTES, finish
 from sparsert.kernels.formats.matrix import Rows
 from sparsert.kernels.jit import TIER
+from sparsert.kernels.registry import ANY_ROW
 from sparsert.kernels.simd import Simd, Value
 
 _PANEL_ROWS = 4
@@ -27,23 +28,24 @@ def _dot4_dense(
     weight = v.variable(v.pointer(weights))
     with v.loop(rows, step=_PANEL_ROWS) as row:
         for first in range(0, v.row, width):
+            held = range(min(width, v.row - first))
             out = scratch
             if first:  # the same weights again, for the other tokens
                 weight.set(v.at(weight.get(), v.mul(count, -4 * _PANEL_ROWS)))
                 out = v.at(scratch, first * v.bytes)
-            accumulators = [v.variable(v.zero(v.i32)) for _ in range(width * _PANEL_ROWS)]
+            accumulators = [v.variable(v.zero(v.i32)) for _ in range(len(held) * _PANEL_ROWS)]
             with v.loop(count) as quad:
                 place = v.at(x, v.mul(quad, ROW_BYTES))
-                vectors = [v.load(v.at(place, (first + k) * v.bytes), v.i32) for k in range(width)]
+                vectors = [v.load(v.at(place, (first + k) * v.bytes), v.i32) for k in held]
                 for r in range(_PANEL_ROWS):
                     scalars = v.broadcast_i32(v.at(weight.get(), 4 * r))
-                    for k in range(width):
-                        accumulator = accumulators[width * r + k]
+                    for k in held:
+                        accumulator = accumulators[len(held) * r + k]
                         accumulator.set(v.dot4(accumulator.get(), vectors[k], scalars))
                 weight.set(v.at(weight.get(), 4 * _PANEL_ROWS))
             for r in range(_PANEL_ROWS):
                 place = v.at(out, v.mul(v.add(row, r), ROW_BYTES))
-                finish(v, [accumulators[width * r + k].get() for k in range(width)], place, add, v.builder.add)
+                finish(v, [accumulators[len(held) * r + k].get() for k in held], place, add, v.builder.add)
 
 
 def _pack(weight: np.ndarray) -> PackedWeight:
@@ -82,7 +84,7 @@ add_format(
         pack=_pack,
         kernels=() if TIER.pairs else (_dot4_dense,),
         kernels_of="blocks" if TIER.pairs else "",
-        halves=True,
+        rows=ANY_ROW,
         kept=lambda rows: 1.0,
         # avx2 and generic measured on Zen 3 (2.25 GHz, 768 x 768), avx512_vnni on Zen 5
         rates={"avx512_vnni": 450.0, "avx2": 75.0, "generic": 23.0},

@@ -7,6 +7,7 @@ import numpy as np
 from sparsert.kernels.formats.base import BLOCK_ROWS, Format, PackedWeight, add_format
 from sparsert.kernels.formats.emit import ROW_BYTES, finish
 from sparsert.kernels.jit import jit
+from sparsert.kernels.registry import ANY_ROW
 from sparsert.kernels.simd import Simd, Value
 
 _ROWS = 4
@@ -35,22 +36,44 @@ def _float_dense(
 
 
 def _panel(v: Simd, x: Value, weights: Value, channels: Value, scratch: Value, panel: int, add: Value) -> None:
-    width = min(v.row, 4 if v.tier.registers >= 32 else 2)
-    for first in range(0, v.row, width):
-        accumulators = [v.variable(v.zero(v.f32)) for _ in range(width * panel)]
+    """All parts of a panel, each of which brings its share of the next panel's weights into the L2.
+
+    Only the first part reads weights from memory; without this it would wait for them, and the others would leave
+    memory idle.
+    """
+    parts = _parts(v, panel)
+    following = v.at(weights, v.mul(channels, 4 * panel))
+    share = 4 * panel // len(parts)
+    for part, (first, width, rows) in enumerate(parts):
+        accumulators = [v.variable(v.zero(v.f32)) for _ in range(width * len(rows))]
         weight = v.variable(weights)
         with v.loop(channels) as channel:
+            v.prefetch(v.at(following, v.mul(v.add(channel, v.mul(channels, part)), share)))
             place = v.at(x, v.add(v.mul(channel, ROW_BYTES), first * v.bytes))
             vectors = [v.load(v.at(place, k * v.bytes), v.f32) for k in range(width)]
-            for r in range(panel):
+            for index, r in enumerate(rows):
                 scalar = v.broadcast_f32(v.at(weight.get(), 4 * r))
                 for k in range(width):
-                    accumulator = accumulators[width * r + k]
+                    accumulator = accumulators[width * index + k]
                     accumulator.set(v.fma(vectors[k], scalar, accumulator.get()))
             weight.set(v.at(weight.get(), 4 * panel))
-        for r in range(panel):
+        for index, r in enumerate(rows):
             place = v.at(scratch, r * ROW_BYTES + first * v.bytes)
-            finish(v, [accumulators[width * r + k].get() for k in range(width)], place, add, v.builder.fadd)
+            sums = accumulators[width * index : width * (index + 1)]
+            finish(v, [total.get() for total in sums], place, add, v.builder.fadd)
+
+
+def _parts(v: Simd, panel: int) -> list[tuple[int, int, range]]:
+    """What registers hold at a time of a panel: the first vector, the number of vectors, and the rows.
+
+    Three vectors are taken at once: the third by itself would have too few sums to hide the latency of six rows.
+    """
+    if v.tier.registers >= 32:
+        return [(0, v.row, range(panel))]
+    if v.row == 3:
+        held = panel // 2 if panel > _ROWS else panel
+        return [(0, 3, range(first, first + held)) for first in range(0, panel, held)]
+    return [(first, 2, range(panel)) for first in range(0, v.row, 2)]
 
 
 @jit()
@@ -89,7 +112,7 @@ add_format(
         form="floats",
         pack=_pack,
         kernels=(_float_dense,),
-        halves=True,
+        rows=ANY_ROW,
         kept=lambda rows: 1.0,
         # avx2 and generic measured on Zen 3 (2.25 GHz, 768 x 768), avx512_vnni on Zen 5
         rates={"avx512_vnni": 100.0, "avx2": 30.0, "generic": 30.0},

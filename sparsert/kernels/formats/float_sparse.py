@@ -9,6 +9,7 @@ from sparsert.kernels.formats.emit import sparse_rows
 from sparsert.kernels.formats.entries import float_entries
 from sparsert.kernels.formats.streams import cut, plain
 from sparsert.kernels.jit import TILE
+from sparsert.kernels.registry import ANY_ROW
 from sparsert.kernels.simd import Simd, Value
 
 _SLICE = 256
@@ -35,7 +36,7 @@ add_format(
         form="floats",
         pack=_pack,
         kernels=(_float_sparse,),
-        halves=True,
+        rows=ANY_ROW,
         kept=lambda rows: rows.density(),
         # avx2 and generic measured on Zen 3 (2.25 GHz, 768 x 768, 10 % dense), avx512_vnni on Zen 5
         rates={"avx512_vnni": 70.0, "avx2": 14.0, "generic": 14.0},

@@ -140,7 +140,7 @@ add_format(
         form="duos",
         pack=_pack,
         kernels=tuple(_pairs(size) for size in GROUP_SIZES) if TIER.pairs else (_dot4,),
-        halves=True,
+        rows=(2, 4),
         stages=byte_stages("duos", _store_duos, 2),
         kept=lambda rows: rows.density(2),
         # By ratios to unstructured in turns (Zen 3, 768 x 768, 10 % dense): 1.11 on avx2, where blocks have 1.31, and

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sparsert.kernels.attention import SUM_ROWS, attend_float, attend_int8, byte_sums
 from sparsert.kernels.formats import BLOCK_ROWS
 from sparsert.kernels.jit import TILE, inner
-from sparsert.kernels.loop.places import FLOAT_ROW, field, half_of, place, run_stages
+from sparsert.kernels.loop.places import FLOAT_ROW, field, narrowing, place, run_stages, vectors_of
 from sparsert.kernels.memory import load_f32, store_f32
 from sparsert.kernels.table import ATTENTION, BYTE_SUMS, MODE, PIECE, PIECE_COLUMNS, TILE_META
 
@@ -23,8 +23,8 @@ def _attention_step(step, tile, head, meta, scratch):
     head_sums, sums_stride = step[ATTENTION.sums] + head * (SUM_ROWS * FLOAT_ROW), step[ATTENTION.sums_stride]
     queries = step[ATTENTION.q] + step[ATTENTION.q_stride] * tile + row * row_bytes
     key_stride, value_stride = step[ATTENTION.k_stride], step[ATTENTION.v_stride]
-    half = half_of(meta, tile)
-    vectors = 2 if half else 4
+    narrower = narrowing(meta, tile)
+    vectors = 2 if vectors_of(meta, tile) <= 2 else 4
     out = scratch
     other = scratch + size * FLOAT_ROW
     work = other + size * FLOAT_ROW
@@ -80,7 +80,7 @@ def _attention_step(step, tile, head, meta, scratch):
     for first in range(0, size, BLOCK_ROWS):
         count = min(BLOCK_ROWS, size - first)
         table, stages = step[ATTENTION.stage_table], step[ATTENTION.stages]
-        run_stages(table, stages, out + first * FLOAT_ROW, row + first, count, tile, tile, half, scratch)
+        run_stages(table, stages, out + first * FLOAT_ROW, row + first, count, tile, tile, narrower, scratch)
 
 
 @inner()
@@ -105,7 +105,7 @@ def byte_sums_step(step, tile, band, strip, strips, meta, scratch):
     k = place(step[BYTE_SUMS.k], step[BYTE_SUMS.k_stride], tile, band, scratch)
     out = place(step[BYTE_SUMS.sums], step[BYTE_SUMS.sums_stride], tile, band, scratch)
     heads, size = step[BYTE_SUMS.heads], step[BYTE_SUMS.head_size]
-    vectors = 2 if half_of(meta, tile) else 4
+    vectors = 2 if vectors_of(meta, tile) <= 2 else 4
     for head in range(strip * heads // strips, (strip + 1) * heads // strips):
         row = head * size * TILE
         sums = out + head * (SUM_ROWS * FLOAT_ROW)

@@ -9,7 +9,7 @@ import numpy as np
 
 from sparsert.kernels.formats import ACCUMULATORS, BLOCK_ROWS, HEADER_BYTES
 from sparsert.kernels.jit import entry, inner
-from sparsert.kernels.loop.places import BLOCK_BYTES, field, half_of, place, run_stages
+from sparsert.kernels.loop.places import BLOCK_BYTES, field, narrowing, place, run_stages
 from sparsert.kernels.memory import call
 from sparsert.kernels.table import LINEAR, START, START_COLUMNS
 
@@ -44,7 +44,7 @@ def linear_step(step, band, tiles, strip, strips, meta, scratch):
     for start in range(strip * blocks // strips, last, panel):
         for tile in range(band, band + tiles):
             x = place(step[LINEAR.x], step[LINEAR.x_stride], tile, band, scratch)
-            half = half_of(meta, tile)
+            narrower = narrowing(meta, tile)
             for turn in range(slices):
                 for index in range(start, min(start + panel, last)):
                     first = index * BLOCK_ROWS
@@ -54,7 +54,7 @@ def linear_step(step, band, tiles, strip, strips, meta, scratch):
                         block += (index - start) * BLOCK_BYTES
                     starts = step[LINEAR.starts] + _START_BYTES * (turn * blocks + index)
                     arguments = (
-                        step[LINEAR.kernel] + half,
+                        step[LINEAR.kernel] + narrower,
                         x + turn * step[LINEAR.slice_bytes],
                         step[LINEAR.headers] + HEADER_BYTES * (turn * rows + first),
                         step[LINEAR.weights] + field(starts, START.weights),
@@ -66,4 +66,4 @@ def linear_step(step, band, tiles, strip, strips, meta, scratch):
                     call(step[LINEAR.run], arguments)
                     if turn == slices - 1:
                         table, count = step[LINEAR.stage_table], step[LINEAR.stages]
-                        run_stages(table, count, block, first, size, tile, band, half, scratch)
+                        run_stages(table, count, block, first, size, tile, band, narrower, scratch)

@@ -8,7 +8,7 @@ from typing import Any
 from sparsert.kernels.formats import BLOCK_ROWS
 from sparsert.kernels.jit import TILE, entry, inner
 from sparsert.kernels.memory import call, load_i64
-from sparsert.kernels.registry import HALF
+from sparsert.kernels.registry import NARROWER
 from sparsert.kernels.rows import STATISTICS_ROWS
 from sparsert.kernels.stages import STAGES
 from sparsert.kernels.table import STAGE, STAGE_COLUMNS, TILE_META
@@ -21,10 +21,11 @@ __all__ = [
     "PANEL_BLOCKS",
     "STEP_SCRATCH",
     "field",
-    "half_of",
+    "narrowing",
     "place",
     "run_stages",
     "stage_entry",
+    "vectors_of",
 ]
 
 FLOAT_ROW = 4 * TILE
@@ -75,13 +76,19 @@ def place(base, stride, tile, band, scratch):
 
 
 @inner()
-def half_of(meta, tile):
-    """What to add to the codes of kernels for a tile: HALF if its second half is empty."""
-    return HALF if meta[tile, TILE_META.tokens] <= TILE // 2 else 0
+def vectors_of(meta, tile):
+    """Vectors of a row of a tile, up to the last that holds a token."""
+    return (meta[tile, TILE_META.tokens] * 4 + TILE - 1) // TILE
 
 
 @inner()
-def run_stages(table, count, block, first, rows, tile, band, half, scratch):
+def narrowing(meta, tile):
+    """What to add to the codes of kernels for a tile."""
+    return NARROWER * (4 - vectors_of(meta, tile))
+
+
+@inner()
+def run_stages(table, count, block, first, rows, tile, band, narrower, scratch):
     """All stages of a step on the block whose first row is ``first``."""
     for index in range(count):
         stage = table + index * _STAGE_BYTES
@@ -92,7 +99,7 @@ def run_stages(table, count, block, first, rows, tile, band, half, scratch):
         base, stride = field(stage, STAGE.parameters), field(stage, STAGE.parameters_stride)
         parameters = place(base, stride, tile, band, scratch)
         arguments = (
-            field(stage, STAGE.code) + half,
+            field(stage, STAGE.code) + narrower,
             block,
             rows,
             field(stage, STAGE.acc_bias) + word,

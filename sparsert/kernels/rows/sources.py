@@ -7,12 +7,12 @@ from those of ``x``. ``x``, ``gamma`` and ``beta`` point to the block's first ro
 
 from __future__ import annotations
 
-from sparsert.kernels.registry import Emit, Registry
+from sparsert.kernels.registry import ANY_ROW, Emit, Registry
 
 __all__ = ["FINISH", "PREPARE", "STATISTICS_ROWS", "add_source"]
 
-FINISH = Registry("source of rows", 7, halves=True)
-PREPARE = Registry("source of rows", 4, halves=True)
+FINISH = Registry("source of rows", 7, ANY_ROW)
+PREPARE = Registry("source of rows", 4, ANY_ROW)
 """First passes; a source without one is not in it."""
 
 STATISTICS_ROWS = 2

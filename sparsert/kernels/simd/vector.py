@@ -42,8 +42,8 @@ class Variable:
 class Simd:
     """Writes vector IR for one tier at the builder's position; what the tier can do is asked of its record.
 
-    ``row`` is the number of 32-bit vectors that are computed of a row of a tile: all four, or the first two of a tile
-    whose second half is empty.
+    ``row`` is the number of 32-bit vectors that are computed of a row of a tile: all four, or fewer if no token lies in
+    the last ones.
     """
 
     def __init__(self, builder: ir.IRBuilder, tier: Tier, row: int = 4) -> None:
@@ -103,6 +103,13 @@ class Simd:
     def store(self, value: Value, place: Value, align: int | None = None) -> None:
         stored = self.builder.store(value, self.builder.bitcast(place, value.type.as_pointer()))
         stored.align = align if align is not None else self.bytes
+
+    def prefetch(self, place: Value) -> None:
+        """Bring a cache line into the L2 for reading later; any address will do."""
+        kinds = [_BYTE_POINTER, _I32, _I32, _I32]
+        function = self._declare("llvm.prefetch.p0", ir.VoidType(), kinds)
+        read, far, data = (ir.Constant(_I32, number) for number in (0, 2, 1))
+        self.builder.call(function, [place, read, far, data])
 
     def load_row(self, place: Value, kind: ir.Type) -> list[Value]:
         """The 32-bit vectors of one row of a tile."""
