@@ -228,11 +228,15 @@ def _scores_float(
         )
 
 
-def _maximum(kind: str) -> Any:
-    """In place: accumulator to score, as the record says; the maximum, a number even if all are -inf, to ``maxima``."""
+def _maximum(kind: str, biased: bool) -> Any:
+    """In place: accumulator to score, as the record says; the maximum, a number even if all are -inf, to ``maxima``.
 
-    @micro_kernel(5)
-    def maximum(v: Simd, scores: Value, keys: Value, bias: Value, params: Value, maxima: Value) -> None:
+    With ``biased`` two more arguments, address and stride of the score bias.
+    """
+
+    def maximum(
+        v: Simd, scores: Value, keys: Value, bias: Value, params: Value, maxima: Value, *score_bias: Value
+    ) -> None:
         b = v.builder
         scores, bias, params = v.pointer(scores), v.pointer(bias), v.pointer(params)
         factor, low, high, scale = (_parameter(v, params, name) for name in _SCORE_FIELDS)
@@ -241,22 +245,29 @@ def _maximum(kind: str) -> Any:
             place = v.at(scores, v.mul(key, _ROW))
             offset = v.broadcast_f32(v.at(bias, v.mul(key, 4)))
             values = []
-            for running, loaded in zip(highest, v.load_row(place, v.f32 if kind == "float" else v.i32), strict=True):
+            for k, loaded in enumerate(v.load_row(place, v.f32 if kind == "float" else v.i32)):
                 value = b.fmul(loaded if kind == "float" else v.to_float(loaded), factor)
                 if kind == "quantized":
                     value = b.fmul(v.minimum(v.maximum(v.round(value), low), high), scale)
+                if biased:
+                    base, stride = score_bias
+                    row = v.at(v.pointer(base), v.add(v.mul(key, stride), k * v.bytes))
+                    value = b.fadd(value, v.load(row, v.f32, align=4))
                 value = b.fadd(value, offset)
-                running.set(v.maximum(running.get(), value))
+                highest[k].set(v.maximum(highest[k].get(), value))
                 values.append(value)
             v.store_row(values, place)
         v.store_row([running.get() for running in highest], v.pointer(maxima))
 
-    return maximum
+    return micro_kernel(7 if biased else 5)(maximum)
 
 
-_maximum_quantized = _maximum("quantized")
-_maximum_int = _maximum("int")
-_maximum_float = _maximum("float")
+_maximum_quantized = _maximum("quantized", False)
+_maximum_int = _maximum("int", False)
+_maximum_float = _maximum("float", False)
+_maximum_quantized_biased = _maximum("quantized", True)
+_maximum_int_biased = _maximum("int", True)
+_maximum_float_biased = _maximum("float", True)
 
 
 @micro_kernel(4)
@@ -457,6 +468,8 @@ def attend_int8(
     stop,
     head_dim,
     bias,
+    score_bias,
+    score_stride,
     params,
     mode,
     offset_values,
@@ -467,12 +480,15 @@ def attend_int8(
     """Context accumulators int32 ``[head_dim][TILE]`` of one query tile and head, into ``out``.
 
     ``keys``, ``key_sums`` and ``values`` are of the first key tile, the sums by :func:`byte_sums`; ``first`` and
-    ``stop`` are the range of keys from its start, and ``bias`` begins with the four that ``first`` lies in. ``work``
+    ``stop`` are the range of keys from its start, and ``bias`` begins with the four that ``first`` lies in. For the key
+    ``first`` and the first lane the score bias lies at ``score_bias``, 0 for none, and ``score_stride`` bytes further
+    for every key; what belongs to none of the keys or queries is read too, and has to be finite or -inf. ``work``
     holds scores (4 TILE^2 bytes per key tile), probabilities (TILE^2 per key tile), lane sums (4 TILE per key tile),
     maxima and sums (4 TILE each). ``mode`` is one of :data:`MODE` that is not floats. ``vectors`` is 4, or 2 for a tile
     of queries whose second half is empty.
     """
     tiles = (stop + TILE - 1) // TILE
+    score_bias, biased = score_bias - first % 4 * score_stride, score_bias != 0
     first, stop = first // 4 * 4, (stop + 3) // 4 * 4
     scores = work
     used, count = scores + first * _ROW, stop - first
@@ -484,13 +500,17 @@ def attend_int8(
     _scores_int(
         queries, query_sums, keys, key_stride, key_sums, sums_stride, tiles, first, stop, quads, scores, vectors
     )
-    if mode == MODE.bounded_scores and _any_unmasked(bias, count):
+    if mode == MODE.bounded_scores and not biased and _any_unmasked(bias, count):
         _bounded_exponentials(used, count, bias, params, sums)
     else:
-        if mode != MODE.int8:
-            _maximum_quantized(used, count, bias, params, maxima)
-        else:
+        if mode == MODE.int8 and biased:
+            _maximum_int_biased(used, count, bias, params, maxima, score_bias, score_stride)
+        elif mode == MODE.int8:
             _maximum_int(used, count, bias, params, maxima)
+        elif biased:
+            _maximum_quantized_biased(used, count, bias, params, maxima, score_bias, score_stride)
+        else:
+            _maximum_quantized(used, count, bias, params, maxima)
         _exponentials(used, count, maxima, sums)
     _quantize_probabilities(scores, tiles, first, stop, sums, params, probabilities, lane_sums, vectors)
     _sum_values(values, value_stride, tiles, first, stop, probabilities, head_dim, out, lane_sums, vectors)
@@ -500,7 +520,21 @@ def attend_int8(
 
 @jit()
 def attend_float(
-    queries, keys, key_stride, values, value_stride, first, stop, head_dim, bias, params, work, out, vectors
+    queries,
+    keys,
+    key_stride,
+    values,
+    value_stride,
+    first,
+    stop,
+    head_dim,
+    bias,
+    score_bias,
+    score_stride,
+    params,
+    work,
+    out,
+    vectors,
 ):
     """Context float32 ``[head_dim][TILE]`` of one query tile and head, into ``out``; arguments as for int8."""
     tiles = (stop + TILE - 1) // TILE
@@ -511,7 +545,10 @@ def attend_float(
     maxima = scores + tiles * TILE * _ROW
     sums = maxima + _ROW
     _scores_float(queries, keys, key_stride, tiles, begin, end, head_dim, scores, vectors)
-    _maximum_float(used, count, bias, params, maxima)
+    if score_bias != 0:
+        _maximum_float_biased(used, count, bias, params, maxima, score_bias, score_stride)
+    else:
+        _maximum_float(used, count, bias, params, maxima)
     _exponentials(used, count, maxima, sums)
     _context_float(values, value_stride, tiles, first, stop, scores, head_dim, out, vectors)
     _normalize(out, head_dim, sums)

@@ -95,9 +95,14 @@ SELECT = _numbered("opcode x x_stride rows array token")
 
 ATTENTION = _numbered(
     "opcode q q_stride k k_stride v v_stride sums sums_stride heads head_size key_bias parameters mode offset_values "
-    "q_row_bytes v_row_bytes stages stage_table"
+    "q_row_bytes v_row_bytes stages stage_table score_bias score_item score_head score_stride before after"
 )
-"""One head of one tile of queries, then the stages on its rows."""
+"""One head of one tile of queries, then the stages on its rows.
+
+``score_bias`` is the address of what is added to the score of the first query and the first key of a sequence, 0 for
+none; the next sequence's, head's and key's lie ``score_item``, ``score_head`` and ``score_stride`` bytes further, the
+next query's 4. A query sees the keys from ``before`` places before its own to ``after`` places behind it.
+"""
 
 MODE = _numbered("floats int8 quantized_scores bounded_scores")
 """How attention computes scores; bounded ones are so near each other that the softmax needs no maximum."""

@@ -24,6 +24,9 @@ __all__ = ["Attention", "KeyMask"]
 _FORMS = ("quads", "signed_quads", "signed_rows")
 """Forms of Q, K and V in int8."""
 
+_EVERYWHERE = 1 << 40
+"""More tokens than a sequence has."""
+
 
 @dataclass(frozen=True)
 class KeyMask(FusedOp):
@@ -63,6 +66,8 @@ class Attention(FusedOp):
     ``context_quantization``. In the QLinearMatMul form ``scores = round(acc * qk_scale / scores_scale) + zp``
     saturated, which is the same formula.
     ``dynamic`` True: q, k, probs and v each pass DynamicQuantizeLinear (per tensor over the whole batch) first.
+
+    ``window``: how many tokens before its own, and how many behind it, a query sees; None for all.
     """
 
     heads: int
@@ -76,6 +81,7 @@ class Attention(FusedOp):
     pv_scale: np.ndarray | None = None
     context_quantization: Quantization | None = None
     dynamic: bool = False
+    window: tuple[int, int] | None = None
     leading = 3
     keeps_lead = True
     mixes = True
@@ -127,6 +133,7 @@ class Attention(FusedOp):
             "size": channels // self.heads,
             "mask": mask,
             "mode": self._mode(record),
+            "window": self.window or (_EVERYWHERE, _EVERYWHERE),
             "offset_values": bool(integer and record["value_offset"][0] != 0),
         }
         if integer:

@@ -99,7 +99,8 @@ class Code:
 def encode(steps: Sequence[Step], places: Mapping[Buffer, tuple[int, int]]) -> Code:
     """Encode steps whose buffers lie at ``places``.
 
-    Addresses of a call's arrays are left 0: those of ids, key biases, and of what is scattered, gathered or selected.
+    Addresses of a call's arrays are left 0: those of ids, biases of attention, and of what is scattered, gathered or
+    selected.
     """
     code = Code(len(steps), places)
     for row, step in zip(code.table, steps, strict=True):
@@ -185,6 +186,7 @@ def _attention(code: Code, row: np.ndarray, step: Step) -> None:
     row[ATTENTION.parameters], _ = code.parameters(step.parameters)
     row[ATTENTION.mode], row[ATTENTION.offset_values] = step.constants["mode"], step.constants["offset_values"]
     row[ATTENTION.q_row_bytes], row[ATTENTION.v_row_bytes] = row_bytes(q.form), row_bytes(v.form)
+    row[ATTENTION.before], row[ATTENTION.after] = step.constants["window"]
     if step.constants["mode"] != MODE.floats:
         code.place(row, ATTENTION.sums, sums[0])
     row[ATTENTION.stages], row[ATTENTION.stage_table] = code.stages(step.stages)

@@ -43,6 +43,16 @@ def _padded_bias(bias: np.ndarray, lead: int) -> Buffer:
     return buffer(np.pad(bias.astype(np.float32), padding, constant_values=-np.inf))
 
 
+def _score_bias(score_bias: np.ndarray | None, rows: int) -> tuple[Buffer | None, int, int]:
+    """A table [key][query] with so many more rows on either side; address of the first key's, and its stride."""
+    if score_bias is None:
+        return None, 0, 0
+    queries = -len(score_bias) % TILE
+    table = buffer(np.pad(np.ascontiguousarray(score_bias.T), ((rows, rows), (0, queries))))
+    stride = table.array.strides[0]
+    return table, table.address + rows * stride, stride
+
+
 def _behind(x: np.ndarray, lead: int, fill: float) -> np.ndarray:
     """Keys or values that begin with lane ``lead`` of a tile, behind those of a neighbour."""
     return np.pad(x, ((lead, 0), (0, 0)), constant_values=fill)
@@ -55,10 +65,17 @@ def _mode(form: IntegerAttention) -> int:
 
 
 def integer_context(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, form: IntegerAttention, lead: int = 0
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    bias: np.ndarray,
+    form: IntegerAttention,
+    lead: int = 0,
+    score_bias: np.ndarray | None = None,
 ) -> np.ndarray:
     """(queries, D) int32 by the kernel; q, k int16 without zero point, v int8. ``lead``: lane of the first key."""
-    return _tokens(of_all_widths(lambda vectors: _integer_context(q, k, v, bias, form, lead, vectors), [2]), len(q))
+    both = of_all_widths(lambda vectors: _integer_context(q, k, v, bias, form, lead, score_bias, vectors), [2])
+    return _tokens(both, len(q))
 
 
 def _tokens(context: np.ndarray, queries: int) -> np.ndarray:
@@ -67,7 +84,14 @@ def _tokens(context: np.ndarray, queries: int) -> np.ndarray:
 
 
 def _integer_context(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, form: IntegerAttention, lead: int, vectors: int
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    bias: np.ndarray,
+    form: IntegerAttention,
+    lead: int,
+    score_bias: np.ndarray | None,
+    vectors: int,
 ) -> np.ndarray:
     """Contexts [tile][D][TILE] of the first ``vectors`` vectors of queries of every tile."""
     # as bytes with any zero points that they can have; a neighbour's keys are the largest, and so are those behind
@@ -86,8 +110,9 @@ def _integer_context(
     for index, tile in enumerate(keys.array):
         place = key_sums.address + index * key_sums.array[0].nbytes
         summarize(queries[0].address, keys.address + index * tile.nbytes, q.shape[1] // 4, held.address, place, 4)
+    table, place, stride = _score_bias(score_bias, 3)
     context = []
-    for tile in queries:
+    for index, tile in enumerate(queries):
         summarize(tile.address, keys.address, q.shape[1] // 4, held.address, query_sums.address, vectors)
         out = Buffer((q.shape[1], TILE), np.int32)
         attend_int8(
@@ -103,6 +128,8 @@ def _integer_context(
             lead + len(k),
             q.shape[1],
             masks.address,
+            place + 4 * TILE * index if table else 0,
+            stride,
             held.address,
             _mode(form),
             form.value_offset != 0,
@@ -110,21 +137,35 @@ def _integer_context(
             out.address,
             vectors,
         )
-        for touched in (out, work, tile, keys, values, masks, held, key_sums, query_sums):
+        for touched in (out, work, tile, keys, values, masks, held, key_sums, query_sums, *([table] if table else [])):
             touched.check()
         context.append(out.array)
     return np.stack(context)
 
 
 def float_context(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, factor: float, lead: int = 0
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    bias: np.ndarray,
+    factor: float,
+    lead: int = 0,
+    score_bias: np.ndarray | None = None,
 ) -> np.ndarray:
     """(queries, D) float32 by the kernel; all around the keys and values is NaN."""
-    return _tokens(of_all_widths(lambda vectors: _float_context(q, k, v, bias, factor, lead, vectors), [2]), len(q))
+    both = of_all_widths(lambda vectors: _float_context(q, k, v, bias, factor, lead, score_bias, vectors), [2])
+    return _tokens(both, len(q))
 
 
 def _float_context(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, factor: float, lead: int, vectors: int
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    bias: np.ndarray,
+    factor: float,
+    lead: int,
+    score_bias: np.ndarray | None,
+    vectors: int,
 ) -> np.ndarray:
     """Contexts [tile][D][TILE] of the first ``vectors`` vectors of queries of every tile."""
     queries = buffer(_tiles(q, 0.5))
@@ -132,6 +173,7 @@ def _float_context(
     params = np.zeros(1, ATTENTION_PARAMETERS)
     params["qk_factor"] = factor
     held, masks, work = buffer(params), _padded_bias(bias, lead), _work(len(keys.array))
+    table, place, stride = _score_bias(score_bias, 0)
     context = []
     for index in range(len(queries.array)):
         out = Buffer((q.shape[1], TILE), np.float32)
@@ -145,12 +187,14 @@ def _float_context(
             lead + len(k),
             q.shape[1],
             masks.address,
+            place + 4 * TILE * index if table else 0,
+            stride,
             held.address,
             work.address,
             out.address,
             vectors,
         )
-        for touched in (out, work, queries, keys, values, masks, held):
+        for touched in (out, work, queries, keys, values, masks, held, *([table] if table else [])):
             touched.check()
         context.append(out.array)
     return np.stack(context)
@@ -164,12 +208,14 @@ def check_integer(
     form: IntegerAttention,
     vague: float = 1.0,
     lead: int = 0,
+    score_bias: np.ndarray | None = None,
 ) -> None:
     """Compare with brute force; at most a share ``vague`` of the outputs may hang on a rounding tie."""
-    got = integer_context(q, k, v, bias, form, lead).astype(np.int64)
+    got = integer_context(q, k, v, bias, form, lead, score_bias).astype(np.int64)
     # exp2 to 3e-6, differences of scores times log2(e) to 1e-5, and a float32 sum of all keys
     slack = 1.5e-5 + len(k) * 2.0**-24
-    least, most = naive.attend_int8(q, k, v, bias, form, slack)
+    added = bias if score_bias is None else score_bias + bias
+    least, most = naive.attend_int8(q, k, v, added, form, slack)
     assert ((least <= got) & (got <= most)).all()
     assert (least != most).mean() <= vague
 
@@ -340,6 +386,64 @@ def test_float_attention(
     scores = np.abs(q.astype(np.float64)) @ np.abs(k.astype(np.float64)).T * factor
     bound = (scores.max() * 8 * 2.0**-23 + (keys + 16) * 2.0**-23) * np.abs(v).max()
     assert np.abs(got - exact).max() <= bound
+
+
+# -- numbers of query and key
+
+
+@settings(max_examples=30)
+@given(
+    queries=st.integers(1, 70),
+    keys=st.integers(1, 150),
+    masked=st.sampled_from([0.0, 0.3]),
+    lead=st.integers(0, TILE - 1),
+    seed=st.integers(0, 2**16),
+)
+def test_a_score_bias_is_added_to_every_score(queries: int, keys: int, masked: float, lead: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    score_bias = rng.uniform(-4, 4, (queries, keys)).astype(np.float32)
+    score_bias[rng.random((queries, keys)) < masked] = -np.inf
+    bias = np.where(rng.random(keys) < masked, LOWEST, np.float32(0)).astype(np.float32)
+    own = rng.integers(keys)
+    bias[own], score_bias[:, own] = 0, 1
+    q, k, v = (rng.standard_normal((n, 12)).astype(np.float32) for n in (queries, keys, keys))
+    got = float_context(q, k, v, bias, 0.3, lead, score_bias)
+    exact = naive.attend_float(q, k, v, score_bias + bias, 0.3)
+    # scores and biases are below 16, as in test_float_attention
+    assert np.abs(got - exact).max() <= (16 * 8 + keys + 16) * 2.0**-23 * np.abs(v).max()
+
+    q8, k8 = integers(rng, queries, 12, 60), integers(rng, keys, 12, 60)
+    v8 = rng.integers(-128, 128, (keys, 12)).astype(np.int8)
+    for quantized in (True, False):
+        form = replace(FORM, qk_factor=1e-3 if quantized else 2e-4, quantized=quantized)
+        check_integer(q8, k8, v8, bias, form, lead=lead, score_bias=score_bias)
+
+
+def test_a_score_bias_may_be_a_table_of_distances() -> None:
+    rng = np.random.default_rng(8)
+    queries, keys, dims = 2 * TILE, 50, 8
+    q, k, v = (rng.standard_normal((n, dims)).astype(np.float32) for n in (queries, keys, keys))
+    distances = rng.standard_normal(queries + keys - 1).astype(np.float32)
+    table = buffer(distances)
+    params = np.zeros(1, ATTENTION_PARAMETERS)
+    params["qk_factor"] = 0.5
+    tiles, held, masks = buffer(_tiles(q, 0)), buffer(params), buffer(np.zeros(keys, np.float32))
+    stored, values = buffer(_tiles(k, np.nan)), buffer(_tiles(v, np.nan))
+    work, out = _work(len(stored.array)), Buffer((dims, TILE), np.float32)
+    size = stored.array[0].nbytes
+    for index in range(2):
+        # of query 0 and key 0, then of the tile's first query
+        place = table.address + 4 * (keys - 1) + 4 * TILE * index
+        of_tile = tiles.address + index * tiles.array[0].nbytes
+        attend_float(
+            of_tile, stored.address, size, values.address, size, 0, keys, dims, masks.address, place, -4, held.address,
+            work.address, out.address, 4,
+        )  # fmt: skip
+        for touched in (tiles, held, masks, stored, values, work, out, table):
+            touched.check()
+        rows = np.arange(TILE * index, TILE * (index + 1))
+        exact = naive.attend_float(q[rows], k, v, distances[keys - 1 + rows[:, None] - np.arange(keys)], 0.5)
+        assert np.abs(out.array.T - exact).max() < 1e-5
 
 
 def test_nan_spreads_to_what_depends_on_it_and_no_further() -> None:

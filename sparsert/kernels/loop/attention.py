@@ -13,6 +13,14 @@ __all__ = ["attention_share", "byte_sums_step"]
 
 
 @inner()
+def _visible_keys(step, piece):
+    """The range of keys that a query of a piece sees; keys count as in the piece."""
+    first, stop, position = field(piece, PIECE.first_key), field(piece, PIECE.stop_key), field(piece, PIECE.position)
+    last = position + field(piece, PIECE.stop_lane) - field(piece, PIECE.first_lane) - 1
+    return first + max(position - step[ATTENTION.before], 0), min(stop, first + last + step[ATTENTION.after] + 1)
+
+
+@inner()
 def _attention_step(step, tile, head, meta, scratch):
     """One head of one tile of queries, for each sequence that has tokens in the tile; then the stages on its rows.
 
@@ -30,11 +38,19 @@ def _attention_step(step, tile, head, meta, scratch):
     work = other + size * FLOAT_ROW
     for index in range(meta[tile, TILE_META.piece_count]):
         piece = meta[tile, TILE_META.pieces] + index * (8 * PIECE_COLUMNS)
-        key_tile = field(piece, PIECE.key_tile)
-        first, stop = field(piece, PIECE.first_key), field(piece, PIECE.stop_key)
+        first_key = field(piece, PIECE.first_key)
+        first, stop = _visible_keys(step, piece)
+        bias = step[ATTENTION.key_bias] + 4 * (field(piece, PIECE.bias) + first // 4 * 4 - first_key // 4 * 4)
+        score_bias = step[ATTENTION.score_bias]
+        if score_bias != 0:
+            query = field(piece, PIECE.position) - field(piece, PIECE.first_lane)
+            score_bias += step[ATTENTION.score_item] * field(piece, PIECE.sequence) + step[ATTENTION.score_head] * head
+            score_bias += 4 * query + step[ATTENTION.score_stride] * (first - first_key)
+        # counted from the tile of the first key that is seen
+        key_tile = field(piece, PIECE.key_tile) + first // TILE
+        first, stop = first % TILE, stop - first // TILE * TILE
         keys = step[ATTENTION.k] + key_stride * key_tile + row * row_bytes
         values = step[ATTENTION.v] + value_stride * key_tile + row * step[ATTENTION.v_row_bytes]
-        bias = step[ATTENTION.key_bias] + 4 * field(piece, PIECE.bias)
         target = out if index == 0 else other
         if mode == MODE.floats:
             attend_float(
@@ -47,6 +63,8 @@ def _attention_step(step, tile, head, meta, scratch):
                 stop,
                 size,
                 bias,
+                score_bias,
+                step[ATTENTION.score_stride],
                 parameters,
                 work,
                 target,
@@ -66,6 +84,8 @@ def _attention_step(step, tile, head, meta, scratch):
                 stop,
                 size,
                 bias,
+                score_bias,
+                step[ATTENTION.score_stride],
                 parameters,
                 mode,
                 step[ATTENTION.offset_values] != 0,
