@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sparsert.arrays.runner import make_array_runner
 from sparsert.errors import SparsertError
-from sparsert.graph.evaluate import failure, make_runner
+from sparsert.graph.evaluate import failure
 from sparsert.graph.ir import Graph, Node
 from sparsert.graph.reads import implicit_inputs
 from sparsert.kernels.jit import TIER
@@ -40,18 +41,26 @@ def compile_graph(graph: Graph) -> Program:
             parts.append(SegmentPart(segment))
             reports += [_native_report(node, segment) for node in found.nodes]
         else:
-            (node,) = found.nodes
-            parts.append(_array_part(node, graph))
-            reports.append(_array_report(node))
+            part, report = _array_part(found.nodes[0], graph)
+            parts.append(part)
+            reports.append(report)
     for index, report in enumerate(reports):
         report.index = index
     return Program(graph, parts, reports)
 
 
-def _array_part(node: Node, graph: Graph) -> ArrayPart:
+def _array_part(node: Node, graph: Graph) -> tuple[ArrayPart, StepReport]:
+    """What runs a node on arrays, and what the report says of it."""
+    report = StepReport(0, node.op, node.name, "numpy", fallback=True, sources=list(node.sources))
     if node.fused is not None:
-        return ArrayPart(node, list(node.inputs), lambda arrays: _run_fused(node, arrays))
-    return ArrayPart(node, [*node.inputs, *implicit_inputs(node)], make_runner(node, graph.opsets))
+        report.fallback = not node.fused.on_arrays
+        report.note = "no native kernel for this form; runs in NumPy" if report.fallback else ""
+        return ArrayPart(node, list(node.inputs), lambda arrays: _run_fused(node, arrays)), report
+    runner, own = make_array_runner(node, graph.opsets)
+    report.note = "not fused; runs on arrays"
+    if not own:
+        report.kernel, report.note = "onnx.reference", "runs by the reference operator: correct and slow"
+    return ArrayPart(node, [*node.inputs, *implicit_inputs(node)], runner), report
 
 
 def _run_fused(node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
@@ -61,16 +70,6 @@ def _run_fused(node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarr
         raise
     except Exception as error:  # whatever NumPy raises on arrays that do not fit
         raise failure(node, dict(zip(node.inputs, arrays, strict=True)), error) from error
-
-
-def _array_report(node: Node) -> StepReport:
-    if node.fused is None:
-        note = "runs by the reference operator, one node at a time: correct and slow"
-        return StepReport(0, node.op, node.name, "onnx.reference", fallback=True, sources=list(node.sources), note=note)
-    note = "" if node.fused.on_arrays else "no native kernel for this form; runs in NumPy"
-    return StepReport(
-        0, node.op, node.name, "numpy", fallback=not node.fused.on_arrays, sources=list(node.sources), note=note
-    )
 
 
 def _native_report(node: Node, segment: Segment) -> StepReport:
@@ -131,7 +130,9 @@ class Program:
             part.execute(values, threads, lengths)
             for name in part.dead:
                 values.pop(name, None)
-        return {name: values[name] for name in self._outputs}
+        return {
+            name: np.ascontiguousarray(values[name]) if values[name].ndim else values[name] for name in self._outputs
+        }
 
 
 def _output_spaces(graph: Graph, parts: Sequence[ArrayPart | SegmentPart]) -> dict[str, str] | None:

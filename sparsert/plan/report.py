@@ -23,7 +23,8 @@ class StepReport:
     op, name : str
         The fused op or ONNX op, and the name of the node.
     kernel : str
-        What runs it, such as ``"unstructured u8s8 avx2"``, or ``"onnx.reference"`` for a fallback.
+        What runs it, such as ``"unstructured u8s8 avx2"``; ``"numpy"`` for a node on arrays, and ``"onnx.reference"``
+        where a reference operator has to.
     weight_format : str
         ``"unstructured"``, ``"pairs"``, ``"blocks"``, ``"sparse"`` (float) or ``"dense"``; ``""`` without weights.
     shape : tuple of int
@@ -35,7 +36,7 @@ class StepReport:
     macs_per_token : int
         Useful (nonzero) multiply-accumulates per token.
     fallback : bool
-        True when the reference operators run it.
+        True when no native kernel runs it.
     sources : list of str
         The ONNX nodes that this step stands for.
     note : str
@@ -157,7 +158,7 @@ class Report:
         return [
             f"{len(self.steps)} steps for {self.source_node_count} ONNX nodes, kernels for {self.isa or 'unknown'}",
             f"fraction_of_supported_ops: {self.fraction_of_supported_ops}"
-            + (f" ({len(fallbacks)} steps through the slow reference fallback: {ops})" if fallbacks else ""),
+            + (f" ({len(fallbacks)} steps without a native kernel: {ops})" if fallbacks else ""),
             f"weights: {self.total_bytes / 2**20:.1f} MB, {self.total_macs_per_token:,} MAC per token"
             + (f", {_percent(self.sparsity)} zeros" if self.sparsity is not None else ""),
         ]
