@@ -8,6 +8,7 @@ import operator
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -292,9 +293,16 @@ class Engine:
         return self._pool.run(time_steps, self._model.program, feeds, seconds)
 
     def report(self) -> Report:
-        """List every step: what was fused, the kernel, the weight format, and any fallback."""
+        """List every step: what was fused, the kernel, the weight format, and any fallback.
+
+        Nodes that run on arrays say what they cost in the last run of this or another engine on the same model.
+        """
         model = self._model
-        return Report(list(model.program.reports), model.source_node_count, model.isa, self._model_path)
+        steps = [
+            step if cost is None else replace(step, milliseconds=1e3 * cost[0], share=cost[1])
+            for step, cost in zip(model.program.reports, model.program.costs(), strict=True)
+        ]
+        return Report(steps, model.source_node_count, model.isa, self._model_path)
 
     @property
     def model_path(self) -> str:

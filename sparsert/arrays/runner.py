@@ -43,7 +43,8 @@ def make_array_runner(node: Node, opsets: Mapping[str, int]) -> tuple[Runner, bo
     Returns
     -------
     run : Runner
-        Its results may be views of its arguments.
+        Its results may be views of its arguments. Infinities and NaN go their way, so callers run it under
+        ``np.errstate(all="ignore")``.
     own : bool
         Whether an operator of this package runs it; False if a reference operator does.
 
@@ -63,8 +64,7 @@ def make_array_runner(node: Node, opsets: Mapping[str, int]) -> tuple[Runner, bo
 
     def run(arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
         try:
-            with np.errstate(all="ignore"):  # infinities and NaN go their way
-                results = compute(*arrays)
+            results = compute(*arrays)
         except Unhandled:
             reference[:] = reference or [make_runner(node, opsets)]
             return reference[0](arrays)
@@ -72,8 +72,10 @@ def make_array_runner(node: Node, opsets: Mapping[str, int]) -> tuple[Runner, bo
             raise
         except Exception as error:  # whatever NumPy raises on arrays that do not fit
             raise failure(node, dict(zip(node.inputs, arrays, strict=True)), error) from error
+        if type(results) is np.ndarray:
+            return [results]
         if not isinstance(results, tuple):
-            return [np.asarray(results)]
+            return [np.asarray(results)]  # a number of NumPy's
         return [np.asarray(results[index]) for index in chosen]
 
     return run, True

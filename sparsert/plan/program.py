@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from sparsert.ops import run_fused
 from sparsert.plan.lower import lower
 from sparsert.plan.partition import channels_of, partition
 from sparsert.plan.parts import ArrayPart, SegmentPart
+from sparsert.plan.remembered import Remembered, shape_parts
 from sparsert.plan.report import StepReport
 from sparsert.plan.segment import Segment
 
@@ -97,9 +99,22 @@ class Program:
         self._outputs = [info.name for info in graph.outputs]
         wanted = {name for part in parts for name in part.inputs} | set(self._outputs)
         self._constants = {name: graph.constants[name] for name in wanted if name in graph.constants}
-        _find_last_uses(parts, set(self._outputs))
+        self._inputs = [info.name for info in graph.inputs]
         self.output_spaces = _output_spaces(graph, parts)
         self.coupled = any(part.couples for part in parts)
+        outputs = set(self._outputs)
+        for part, dead in zip(parts, _last_uses(parts, outputs), strict=True):
+            part.dead = dead
+        shaped = {id(part) for part in shape_parts(graph, parts)}
+        others = [part for part in parts if id(part) not in shaped]
+        self._all = [(part, part.dead) for part in parts]
+        self._others = list(zip(others, _last_uses(others, outputs), strict=True))
+        read = {name for part in others for name in part.inputs} | outputs
+        self._shaped = {name for part in parts if id(part) in shaped for name in part.outputs if name in read}
+        self._remembered = Remembered()
+        self._shared = {id(array) for array in self._constants.values()}
+        self._costs: dict[int, float] = {}
+        """Seconds of the parts of the last run, by their ids."""
 
     def start(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The values that the first part finds: constants, and one array per graph input."""
@@ -126,13 +141,51 @@ class Program:
             Output name to array, in graph order.
         """
         values = self.start(feeds)
+        shapes = tuple(values[name].shape for name in self._inputs) if self._shaped and lengths is None else None
+        known = self._remembered.find(shapes) if shapes else None
+        found: dict[str, np.ndarray] = {}
+        costs: dict[int, float] = {}
+        values.update(known or {})
+        last = time.perf_counter()
+        with np.errstate(all="ignore"):  # infinities and NaN go their way
+            for part, dead in self._all if known is None else self._others:
+                part.execute(values, threads, lengths)
+                if shapes and known is None:
+                    found.update((name, values[name]) for name in part.outputs if name in self._shaped)
+                for name in dead:
+                    values.pop(name, None)
+                now = time.perf_counter()
+                costs[id(part)], last = now - last, now
+        if shapes and known is None:
+            self._remembered.keep(shapes, found)
+        self._costs = costs
+        return {name: self._own(name, values[name]) for name in self._outputs}
+
+    def known(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+        """Values that follow from the shapes of the inputs, if a run on such shapes has been."""
+        return self._remembered.find(tuple(feeds[name].shape for name in self._inputs)) if self._shaped else None
+
+    def follows_from_shapes(self, part: ArrayPart | SegmentPart) -> bool:
+        """Whether a part's results are among :meth:`known`, or nobody else wants them."""
+        return all(part is not other for other, _ in self._others)
+
+    def costs(self) -> list[tuple[float, float] | None]:
+        """Of every report, the seconds of its node in the last run and their share of it; None in a segment."""
+        costs, total = self._costs, sum(self._costs.values())
+        found: list[tuple[float, float] | None] = []
         for part in self.parts:
-            part.execute(values, threads, lengths)
-            for name in part.dead:
-                values.pop(name, None)
-        return {
-            name: np.ascontiguousarray(values[name]) if values[name].ndim else values[name] for name in self._outputs
-        }
+            if isinstance(part, SegmentPart):
+                found += [None] * part.segment.node_count
+            else:
+                seconds = costs.get(id(part), 0.0)
+                found.append((seconds, seconds / total) if total else None)
+        return found
+
+    def _own(self, name: str, array: np.ndarray) -> np.ndarray:
+        """An output as an array of its own, if others keep it, and with its numbers in a row."""
+        if name in self._shaped or id(array) in self._shared:
+            return array.copy()
+        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 def _output_spaces(graph: Graph, parts: Sequence[ArrayPart | SegmentPart]) -> dict[str, str] | None:
@@ -181,10 +234,12 @@ def _looks_back(node: Node, graph: Graph) -> bool:
     return node.op in _ELEMENTWISE
 
 
-def _find_last_uses(parts: Sequence[ArrayPart | SegmentPart], outputs: set[str]) -> None:
-    """Tell every part which values nobody reads after it."""
+def _last_uses(parts: Sequence[ArrayPart | SegmentPart], outputs: set[str]) -> list[list[str]]:
+    """Of every part, the values that nobody reads after it."""
     seen: set[str] = set(outputs)
+    dead = []
     for part in reversed(parts):
         names = {name for name in (*part.inputs, *part.outputs) if name}
-        part.dead = sorted(names - seen)
+        dead.append(sorted(names - seen))
         seen |= names
+    return dead[::-1]

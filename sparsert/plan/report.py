@@ -41,6 +41,9 @@ class StepReport:
         The ONNX nodes that this step stands for.
     note : str
         Anything worth knowing, such as why a format was chosen.
+    milliseconds, share : float or None
+        What a node on arrays took in the last run, and the part of the run that this was; 0 for what follows from the
+        shapes of the inputs and was known. None inside of segments, and before a run.
     """
 
     index: int
@@ -56,9 +59,28 @@ class StepReport:
     fallback: bool = False
     sources: list[str] = field(default_factory=list)
     note: str = ""
+    milliseconds: float | None = None
+    share: float | None = None
 
 
-_COLUMNS = ("#", "op", "name", "kernel", "weights", "shape", "sparsity", "4-block", "KB", "MAC/token", "nodes", "note")
+_COLUMNS = (
+    *(
+        "#",
+        "op",
+        "name",
+        "kernel",
+        "weights",
+        "shape",
+        "sparsity",
+        "4-block",
+        "KB",
+        "MAC/token",
+        "nodes",
+        "ms",
+        "share",
+    ),
+    "note",
+)
 _LEFT = frozenset({"op", "name", "kernel", "weights", "shape", "note"})
 
 
@@ -79,6 +101,8 @@ def _row(step: StepReport) -> tuple[str, ...]:
         f"{step.bytes / 1024:,.1f}" if step.bytes else "",
         f"{step.macs_per_token:,}" if step.macs_per_token else "",
         str(len(step.sources)),
+        "" if step.milliseconds is None else f"{step.milliseconds:.3f}",
+        _percent(step.share),
         step.note,
     )
 
@@ -159,9 +183,18 @@ class Report:
             f"{len(self.steps)} steps for {self.source_node_count} ONNX nodes, kernels for {self.isa or 'unknown'}",
             f"fraction_of_supported_ops: {self.fraction_of_supported_ops}"
             + (f" ({len(fallbacks)} steps without a native kernel: {ops})" if fallbacks else ""),
+            *self._spent(),
             f"weights: {self.total_bytes / 2**20:.1f} MB, {self.total_macs_per_token:,} MAC per token"
             + (f", {_percent(self.sparsity)} zeros" if self.sparsity is not None else ""),
         ]
+
+    def _spent(self) -> list[str]:
+        """What steps on arrays took of the last run, in a line."""
+        known = [step for step in self.steps if step.milliseconds is not None and step.share is not None]
+        if not known:
+            return []
+        spent, share = sum(step.milliseconds or 0 for step in known), sum(step.share or 0 for step in known)
+        return [f"last run: {spent:.2f} ms, {_percent(share)} of it, in {len(known)} steps on arrays"]
 
     def __str__(self) -> str:
         rows = [_COLUMNS, *map(_row, self.steps)]

@@ -1,0 +1,96 @@
+"""What follows from the shapes of the inputs alone: exporters' arithmetic, computed once for each shape and kept."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+
+from sparsert.graph.ir import Graph
+from sparsert.plan.parts import ArrayPart, SegmentPart
+
+__all__ = ["Remembered", "shape_parts"]
+
+KEPT = 16
+"""Shapes of calls whose values stay."""
+
+MOST_BYTES = 1 << 22
+"""Of the values of one shape: more than that is computed again, rather than kept."""
+
+_SHAPING = {
+    "Reshape": (1,),
+    "Expand": (1,),
+    "Tile": (1,),
+    "Slice": (1, 2, 3, 4),
+    "Pad": (1, 3),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Unsqueeze": (1,),
+    "TopK": (1,),
+    "OneHot": (1,),
+    "ConstantOfShape": (0,),
+    "Range": (0, 1, 2),
+    **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceProd"), (1,)),
+}
+"""Inputs whose values tell the shape of the result."""
+
+_BY_SHAPES = frozenset(
+    "Add Sub Mul Div Pow Mod Min Max Sum Mean Neg Abs Sqrt Exp Log Erf Tanh Sigmoid Relu Gelu Clip Floor Ceil Round "
+    "Sign Reciprocal Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not Where Cast CastLike IsNaN IsInf "
+    "Softmax LogSoftmax LayerNormalization MatMul Gemm Transpose Concat Flatten Gather GatherElements GatherND "
+    "Identity Shape Size CumSum Trilu ArgMax ArgMin ScatterND ScatterElements Einsum Conv QuantizeLinear DequantizeLinear "
+    "DynamicQuantizeLinear MatMulInteger QLinearMatMul".split()
+)
+"""Ops whose results have shapes that the shapes of their inputs tell."""
+
+
+def shape_parts(graph: Graph, parts: Sequence[ArrayPart | SegmentPart]) -> list[ArrayPart]:
+    """The parts whose results follow from constants and the shapes of the graph's inputs."""
+    shaped = {info.name for info in graph.inputs} | set(graph.constants)
+    known = set(graph.constants)
+    found = []
+    for part in parts:
+        names = [name for name in part.inputs if name]
+        if isinstance(part, SegmentPart) or part.node.fused is not None:
+            if shaped.issuperset(names):
+                shaped.update(part.outputs)
+            continue
+        node = part.node
+        if node.domain or not shaped.issuperset(names) or node.op not in _SHAPING.keys() | _BY_SHAPES:
+            continue
+        shaping = [node.inputs[index] for index in _SHAPING.get(node.op, ()) if index < len(node.inputs)]
+        if not known.issuperset(filter(None, shaping)):
+            continue
+        shaped.update(filter(None, node.outputs))
+        if node.op in ("Shape", "Size") or known.issuperset(names):
+            known.update(filter(None, node.outputs))
+            found.append(part)
+    return found
+
+
+class Remembered:
+    """Values by the shapes of the inputs that they follow from; any number of threads may ask."""
+
+    def __init__(self) -> None:
+        self._values: OrderedDict[tuple[tuple[int, ...], ...], dict[str, np.ndarray]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, shapes: tuple[tuple[int, ...], ...]) -> dict[str, np.ndarray] | None:
+        """The values for inputs of these shapes, in their order."""
+        with self._lock:
+            values = self._values.get(shapes)
+            if values is not None:
+                self._values.move_to_end(shapes)
+            return values
+
+    def keep(self, shapes: tuple[tuple[int, ...], ...], values: dict[str, np.ndarray]) -> None:
+        """Keep values that nobody writes into, unless they are many. Views are copied: they may be on an input."""
+        if sum(array.nbytes for array in values.values()) > MOST_BYTES:
+            return
+        owned = {name: array if array.flags.owndata else array.copy() for name, array in values.items()}
+        with self._lock:
+            self._values[shapes] = owned
+            while len(self._values) > KEPT:
+                self._values.popitem(last=False)
