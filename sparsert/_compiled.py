@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sparsert import cpu
 from sparsert.errors import EngineError, InputShapeError, ModelError, SparsertError
 from sparsert.graph import load_graph, load_interface
@@ -46,6 +48,8 @@ class CompiledModel:
     source_node_count: int
     constant_outputs: frozenset[str]
     """Outputs that do not depend on the inputs; the program gives its own array for them, which nobody may change."""
+    halves: dict[str, np.dtype]
+    """Inputs and outputs that are float16 or bfloat16 in the file, and float32 in the program."""
 
 
 _models: weakref.WeakSet[CompiledModel] = weakref.WeakSet()
@@ -121,12 +125,26 @@ def _compile(
         inputs = [_renamed(info, found) for info, found in zip(inputs, fused.inputs, strict=True)]
         outputs = [_renamed(info, found) for info, found in zip(outputs, fused.outputs, strict=True)]
         constants = frozenset(info.name for info in outputs if info.name in fused.constants)
+        for infos in (inputs, outputs):
+            infos[:] = [replace(info, dtype=graph.stated.get(info.name, info.dtype)) for info in infos]
         program = compile_graph(fused)
     except (SparsertError, MemoryError):
         raise
     except Exception as error:
         raise _unforeseen(path, error) from error
-    return CompiledModel(program, path, isa, inputs, outputs, opened, baked, rows, graph.source_node_count, constants)
+    return CompiledModel(
+        program,
+        path,
+        isa,
+        inputs,
+        outputs,
+        opened,
+        baked,
+        rows,
+        graph.source_node_count,
+        constants,
+        graph.stated,
+    )
 
 
 def _unforeseen(path: str, error: Exception) -> ModelError:

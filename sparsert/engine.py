@@ -466,16 +466,23 @@ def _execute(
     outputs: list[str],
     lengths: np.ndarray | None = None,
 ) -> list[np.ndarray]:
-    """Run a program in a stream, and copy what does not belong to the caller alone.
+    """Run a program in a stream, and copy what does not belong to the caller alone; halves are floats inside.
 
     A view may point into the stream's arena, which the next request overwrites, so it is copied here and not later.
     """
-    results = model.program.run(dict(zip(names, arrays, strict=True)), threads, lengths)
-    taken = {id(array) for array in arrays}
+    feeds = {
+        name: array.astype(np.float32) if name in model.halves else array
+        for name, array in zip(names, arrays, strict=True)
+    }
+    results = model.program.run(feeds, threads, lengths)
+    taken = {id(array) for array in feeds.values()}
     owned = []
     for name in outputs:
         result = results[name]
-        if not result.flags.owndata or id(result) in taken or name in model.constant_outputs:
+        if name in model.halves:
+            with np.errstate(over="ignore"):  # beyond a half's range lies infinity
+                result = result.astype(model.halves[name])
+        elif not result.flags.owndata or id(result) in taken or name in model.constant_outputs:
             result = result.copy()
         taken.add(id(result))
         owned.append(result)

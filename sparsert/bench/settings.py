@@ -14,7 +14,7 @@ import numpy as np
 from sparsert import cpu
 from sparsert._validation import is_mask
 from sparsert.errors import InputError, InputRangeError, InputShapeError
-from sparsert.graph import load_graph
+from sparsert.graph import load_interface
 from sparsert.graph.ir import TensorInfo
 from sparsert.utils import generate_random_inputs, parse_input_shapes
 from sparsert.utils.shapes import normalize_input_shapes
@@ -162,7 +162,7 @@ def describe_inputs(model: Path, settings: Settings) -> ModelInputs:
     ModelError
         The file cannot be read.
     """
-    infos = load_graph(model).inputs
+    infos, _ = load_interface(model)
     if not infos:
         raise InputError(f"{model} has no inputs, so there is nothing to vary or to time. Give another model.")
     overrides = normalize_input_shapes(settings.input_shapes or None, len(infos))

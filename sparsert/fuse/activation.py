@@ -7,6 +7,7 @@ import math
 from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
 from sparsert.graph.known import attribute
+from sparsert.graph.widen import HALVES
 from sparsert.ops import Activation, Gelu
 
 _CLOSE = 1e-4
@@ -37,8 +38,13 @@ def _scaled(editor: Editor, value: str, factor: float) -> tuple[str, Node] | Non
     if node.op == "Div":
         if operands[1] != node.inputs[1]:
             return None
-        number = 1 / number
-    return (operands[0], node) if math.isclose(number, factor, rel_tol=_CLOSE) else None
+        factor = 1 / factor
+    return (operands[0], node) if _is(number, factor) else None
+
+
+def _is(number: float, factor: float) -> bool:
+    """Whether a number is meant to be ``factor``, with a few digits, or in half precision as the file once had it."""
+    return math.isclose(number, factor, rel_tol=_CLOSE) or any(number == float(half.type(factor)) for half in HALVES)
 
 
 def _erf_argument(editor: Editor, node: Node) -> tuple[str, list[Node]] | None:

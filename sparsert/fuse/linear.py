@@ -9,6 +9,7 @@ import numpy as np
 from sparsert.graph.editor import Editor, QuantizedConstant
 from sparsert.graph.ir import Node
 from sparsert.graph.known import attribute
+from sparsert.graph.widen import HALVES, widened
 from sparsert.ops import Linear, Quantization, Quantize
 
 
@@ -57,9 +58,9 @@ def _static(editor: Editor, x: str, weight: QuantizedConstant | None) -> tuple[s
 
 
 def _float_matrix(editor: Editor, value: str) -> np.ndarray | None:
-    """Return a constant matrix of float32, or None: a malformed file may have another type beside float activations."""
-    matrix = editor.constant(value)
-    return matrix if matrix is not None and matrix.dtype == np.float32 else None
+    """Return a constant matrix of floats as stored, or None: a malformed file may have another type beside floats."""
+    matrix = editor.constants[value] if value in editor.constants else editor.constant(value)
+    return matrix if matrix is not None and (matrix.dtype == np.float32 or matrix.dtype in HALVES) else None
 
 
 def _fuse_matmul(editor: Editor, node: Node) -> None:
@@ -96,7 +97,7 @@ def _fuse_gemm(editor: Editor, node: Node) -> None:
         if weight is None:
             return
         weight = weight.T if transposed else weight
-        static = x, Linear(weight if alpha == 1 else weight * np.float32(alpha)), []
+        static = x, Linear(weight if alpha == 1 else widened(weight) * np.float32(alpha)), []
     source, linear, absorbed = static
     size = linear.weight.shape[1]
     if len(node.inputs) > 2 and node.inputs[2]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
 from sparsert.graph.known import attribute
@@ -37,7 +39,11 @@ def _fuse_native(editor: Editor, node: Node) -> None:
 
 
 def _centred(editor: Editor, value: str) -> tuple[str, list[Node]] | None:
-    """Match ``x - mean(x)``; return x and the nodes."""
+    """Match ``x - mean(x)``, also taken to float64, as torch does between halves; return x and the nodes."""
+    cast = editor.producer(value, "Cast")
+    if cast is not None and editor.facts.dtype(value) == np.float64:
+        found = _centred(editor, cast.inputs[0])
+        return None if found is None else (found[0], [*found[1], cast])
     node = editor.producer(value, "Sub")
     mean = mean_of(editor, node.inputs[1]) if node else None
     if node is None or mean is None or mean.inputs[0] != node.inputs[0]:
@@ -61,6 +67,8 @@ def _fuse_chain(editor: Editor, sqrt: Node) -> None:
     if numerator is None or numerator[0] != centred[0] or not editor.is_float(centred[0]):
         return
     scale = editor.sole_reader(divide.outputs[0])
+    back = [scale] if scale is not None and scale.op == "Cast" else []
+    scale = editor.sole_reader(back[0].outputs[0]) if back else scale
     shift = editor.sole_reader(scale.outputs[0]) if scale is not None and scale.op == "Mul" else None
     if scale is None or shift is None or shift.op != "Add" or editor.is_fused(shift):
         return
@@ -68,9 +76,9 @@ def _fuse_chain(editor: Editor, sqrt: Node) -> None:
     size = editor.channels(centred[0])
     gamma = editor.vector(gammas[1], size) if gammas else None
     beta = editor.vector(betas[1], gamma.size) if betas and gamma is not None else None
-    if gamma is None or beta is None:
+    if gamma is None or beta is None or not editor.is_float(scale.outputs[0]):
         return
-    inner = [*centred[1], square[1], variance, add, sqrt, *numerator[1], divide, scale]
+    inner = [*centred[1], square[1], variance, add, sqrt, *numerator[1], divide, *back, scale]
     if not _private(editor, inner, shift):
         return
     editor.emit(LayerNorm(gamma, beta, float(epsilon)), [centred[0]], shift.outputs[0], [*inner, shift])

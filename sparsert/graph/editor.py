@@ -14,6 +14,7 @@ from sparsert.graph.order import sort_nodes
 from sparsert.graph.quantization import Quantization
 from sparsert.graph.reads import captured, reads
 from sparsert.graph.shapes import Facts
+from sparsert.graph.widen import widened
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,9 @@ class Editor:
         return readers[0] if len(readers) == 1 and value not in self.outputs else None
 
     def constant(self, value: str) -> np.ndarray | None:
-        """Return the constant array, dequantized if it is stored quantized, or None."""
+        """Return the constant array, dequantized or widened if it is stored in fewer bits, or None."""
         if value in self.constants:
-            return self.constants[value]
+            return widened(self.constants[value])
         if value in self.quantized:
             return self.quantized[value].dequantized()
         return None
@@ -302,4 +303,5 @@ class Editor:
             dict(graph.opsets),
             graph.path,
             graph.source_node_count or len(graph.nodes),
+            dict(graph.stated),
         )

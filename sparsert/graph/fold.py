@@ -13,6 +13,7 @@ from sparsert.graph.editor import Editor, QuantizedConstant
 from sparsert.graph.evaluate import make_runner
 from sparsert.graph.ir import Node
 from sparsert.graph.known import Shape, Unknown, attribute
+from sparsert.graph.widen import HALVES
 
 logger = logging.getLogger(__name__)
 
@@ -80,10 +81,8 @@ def _fold_constant(editor: Editor, node: Node) -> bool:
         if quantized is not None:
             editor.make_constant(node, [quantized])
             return True
-    if node.op == "Transpose" and node.inputs[0] in editor.quantized:
-        source = editor.quantized[node.inputs[0]]
-        perm = attribute(node, "perm", list(range(source.stored.ndim))[::-1])
-        editor.make_constant(node, [source.transposed(list(perm))])
+    if node.op == "Transpose" and (turned := _transposed(editor, node)) is not None:
+        editor.make_constant(node, [turned])
         return True
     if _is_table_lookup(editor, node) or not _worth_folding(editor, node):
         return False
@@ -92,6 +91,18 @@ def _fold_constant(editor: Editor, node: Node) -> bool:
         return False
     editor.make_constant(node, results)
     return True
+
+
+def _transposed(editor: Editor, node: Node) -> np.ndarray | QuantizedConstant | None:
+    """The transpose of a constant that is stored in fewer bits than it stands for, as stored."""
+    (name,) = node.inputs
+    stored = editor.quantized.get(name, editor.constants.get(name))
+    if stored is None or (isinstance(stored, np.ndarray) and stored.dtype not in HALVES):
+        return None
+    perm = attribute(node, "perm")
+    if isinstance(stored, np.ndarray):
+        return stored.transpose(perm)
+    return stored.transposed(list(range(stored.stored.ndim))[::-1] if perm is None else list(perm))
 
 
 def _evaluate(editor: Editor, node: Node) -> list[np.ndarray | QuantizedConstant] | None:

@@ -56,6 +56,8 @@ class Graph:
     path: str = ""
     source_node_count: int = 0
     """Number of nodes in the file, before folding and fusing; the denominator of the supported fraction."""
+    stated: dict[str, np.dtype] = field(default_factory=dict)
+    """Inputs and outputs that are float16 or bfloat16 in the file, and float32 here."""
 
     def producers(self) -> dict[str, Node]:
         """Map every node output to the node that writes it."""

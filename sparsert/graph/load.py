@@ -21,6 +21,7 @@ from sparsert.graph.functions import inline_functions
 from sparsert.graph.ir import Dim, Graph, Node, TensorInfo
 from sparsert.graph.order import sort_nodes
 from sparsert.graph.tensors import ELEMENT_TYPES, TensorReader
+from sparsert.graph.widen import widen
 from sparsert.graph.wire import ModelFile
 
 _logger = logging.getLogger(__name__)
@@ -50,8 +51,9 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
     """Load an ONNX file, with its external data if it has any, into a :class:`~sparsert.graph.ir.Graph`.
 
     Initializers, ``Constant`` nodes and ``Identity`` nodes of constants become ``constants``, also where an initializer
-    is listed as an input as well; local functions are inlined; the default domain is ``""``; nodes are sorted
-    topologically and unnamed ones get a name. An output whose shape the file leaves open has shape ``()``. Constants of
+    is listed as an input as well; local functions are inlined; halves are widened, see
+    :func:`~sparsert.graph.widen.widen`; the default domain is ``""``; nodes are sorted topologically and unnamed ones
+    get a name. An output whose shape the file leaves open has shape ``()``. Constants of
     64 KiB or more are read-only arrays on the mapped file: copy what must outlast a change of the file.
 
     Parameters
@@ -170,7 +172,7 @@ class _GraphLoader:
         kept = [nodes[index] for index in order if not self._became_constant(nodes[index])]
         outputs = [self._tensor_info(info, "output") for info in graph.output]
         self._check_outputs(outputs, outside, nodes)
-        return Graph(
+        loaded = Graph(
             name=self._text(graph.name, "graph name"),
             inputs=inputs,
             outputs=outputs,
@@ -180,6 +182,8 @@ class _GraphLoader:
             path=self._path,
             source_node_count=len(graph.node),
         )
+        widen(loaded)
+        return loaded
 
     def _opsets(self, model: onnx.ModelProto) -> dict[str, int]:
         if not model.opset_import:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-__all__ = ["bytes_at", "detach", "let_go", "map_file"]
+__all__ = ["bytes_at", "detach", "is_mapped", "let_go", "map_file"]
 
 _SMALLEST = 1 << 16
 """Bytes from which on an array stays in the file. BERT has hundreds of 3 to 12 KB, each of which would keep a page."""
@@ -43,6 +43,11 @@ def bytes_at(pages: mmap.mmap | bytes, offset: int, size: int) -> np.ndarray:
     """
     array = np.frombuffer(pages, np.uint8, size, offset)
     return array if size >= _SMALLEST else array.copy()
+
+
+def is_mapped(array: np.ndarray) -> bool:
+    """Whether an array lies on a mapped file."""
+    return _map_of(array) is not None
 
 
 def let_go(array: np.ndarray) -> None:

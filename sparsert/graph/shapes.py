@@ -14,6 +14,7 @@ from sparsert.graph.ir import Graph, Node
 from sparsert.graph.known import Shape, Unknown, attribute
 from sparsert.graph.shape_rules import SHAPES, output_dtypes
 from sparsert.graph.symbolic import Expr, apply, factors
+from sparsert.graph.widen import HALVES
 
 __all__ = ["Facts"]
 
@@ -94,7 +95,8 @@ class Facts:
     def dtype(self, value: str) -> np.dtype | None:
         """Return the dtype, or None if unknown."""
         if value in self.constants:
-            return self.constants[value].dtype
+            dtype = self.constants[value].dtype
+            return np.dtype(np.float32) if dtype in HALVES else dtype
         return self.dtypes.get(value)
 
     def rank(self, value: str) -> int | None:

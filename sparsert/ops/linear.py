@@ -11,6 +11,7 @@ import numpy as np
 from sparsert.errors import InputShapeError
 from sparsert.graph.ir import Node
 from sparsert.graph.quantization import Quantization
+from sparsert.graph.widen import HALVES, widened
 from sparsert.ops.base import Builder, FusedOp
 from sparsert.ops.steps import PackedLinear, Stage, Step
 
@@ -56,7 +57,7 @@ class Linear(FusedOp):
     """
 
     weight: np.ndarray
-    """(K, N), float32, int8 or uint8, as stored in the file (never transposed, zero point not removed)."""
+    """(K, N), float32, float16, bfloat16, int8 or uint8, as stored in the file (zero point not removed)."""
     weight_zero_point: np.ndarray | None = None
     """() or (N,) integer array for int8 forms."""
     weight_scale: np.ndarray | None = None
@@ -73,7 +74,7 @@ class Linear(FusedOp):
 
     @property
     def takes_bytes(self) -> bool:
-        return bool(self.weight.dtype != np.float32)
+        return self.weight.dtype.itemsize == 1
 
     @property
     def in_channels(self) -> int:
@@ -85,7 +86,7 @@ class Linear(FusedOp):
     def fits(self, sizes: Sequence[int | None]) -> bool:
         if self.input_quantization is not None and not self.input_quantization.scalar:
             return False
-        if self.weight.ndim != 2 or self.weight.dtype not in (np.float32, np.int8, np.uint8):
+        if self.weight.ndim != 2 or self.weight.dtype not in {*HALVES, *map(np.dtype, ("f4", "i1", "u1"))}:
             return False
         return super().fits(sizes)
 
@@ -101,7 +102,7 @@ class Linear(FusedOp):
         y = np.empty((*x.shape[:-1], out_features), np.float32)
         rows_in, rows_out = x.reshape(-1, in_features), y.reshape(-1, out_features)
         if not self.takes_bytes:
-            np.matmul(rows_in, self.weight, out=rows_out)
+            np.matmul(rows_in, widened(self.weight), out=rows_out)
         else:
             scale: Any = self.acc_scale
             if self.input_quantization is not None:

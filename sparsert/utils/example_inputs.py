@@ -87,5 +87,5 @@ def generate_random_inputs(
             shape = list(overrides[index])
         if shape and batch_size:
             shape[0] = batch_size
-        wanted.append((info.name, info.dtype, shape))
+        wanted.append((info.name, graph.stated.get(info.name, info.dtype), shape))
     return random_arrays(wanted, vocabularies(graph), seed)
