@@ -179,6 +179,17 @@ def _element_of_range(facts: Known, node: Node, index: Shape) -> Expr:
     return apply("Add", apply("Mul", index[0], delta), start)
 
 
+def _element_of_clip(facts: Known, node: Node, index: Shape) -> Expr:
+    value = facts.element(node.inputs[0], index)
+    for position, name, operator in ((1, "min", "Max"), (2, "max", "Min")):
+        bound = attribute(node, name)
+        if len(node.inputs) > position and node.inputs[position]:
+            bound = facts.element(node.inputs[position], ())
+        if bound is not None:
+            value = apply(operator, value, bound)
+    return value
+
+
 def _element_of_fill(facts: Known, node: Node, index: Shape) -> Expr:
     value = attribute(node, "value")
     return symbolic.plain(np.float32(0) if value is None else np.asarray(value).reshape(-1)[0])
@@ -194,6 +205,7 @@ ELEMENTS: dict[str, Callable[[Known, Node, Shape], Expr]] = {
     "Identity": lambda facts, node, index: facts.element(node.inputs[0], index),
     "Expand": lambda facts, node, index: facts.broadcast_element(node.inputs[0], index),
     "Cast": _element_of_cast,
+    "Clip": _element_of_clip,
     "Gather": _element_of_gather,
     "GatherND": _element_of_gathernd,
     "Unsqueeze": _element_of_unsqueeze,

@@ -175,6 +175,11 @@ def _shape_of_expand(facts: Known, node: Node) -> list[Shape]:
     return [facts.broadcast([facts.need(node.inputs[0]), tuple(facts.vector(node.inputs[1]))])]
 
 
+def _shape_of_tile(facts: Known, node: Node) -> list[Shape]:
+    dims, repeats = facts.need(node.inputs[0]), facts.vector(node.inputs[1])
+    return [tuple(apply("Mul", dim, times) for dim, times in zip(dims, repeats, strict=True))]
+
+
 def _shape_of_concat(facts: Known, node: Node) -> list[Shape]:
     shapes = [facts.need(name) for name in node.inputs]
     axis = attribute(node, "axis") % len(shapes[0])
@@ -285,6 +290,7 @@ SHAPES: dict[str, Callable[[Known, Node], Sequence[Shape | None]]] = {
     "Transpose": _shape_of_transpose,
     "Reshape": _shape_of_reshape,
     "Expand": _shape_of_expand,
+    "Tile": _shape_of_tile,
     "Concat": _shape_of_concat,
     "Slice": _shape_of_slice,
     "Range": _shape_of_range,

@@ -20,7 +20,7 @@ from sparsert.graph.fold import fold
 from sparsert.graph.ir import Graph, Node
 from sparsert.graph.known import Unknown
 from sparsert.graph.shapes import Facts
-from sparsert.graph.symbolic import apply, evaluate, leaves_of
+from sparsert.graph.symbolic import apply, evaluate, evaluate_over, leaves_of
 
 BATCH, TOKENS = 2, 11
 # onnx.reference refuses the GatherElements of these files (a table wider than its indices).
@@ -164,3 +164,45 @@ def test_axes_tell_where_elements_are(case: tuple[tuple[int, ...], list[tuple[st
             numbers = (numbers[:, None] + steps_along).reshape(-1)
         predicted = predicted[..., None] + numbers
     np.testing.assert_array_equal(predicted, array)
+
+
+X = ("index", "x", 1000)
+SHARE = ("Div", ("ToFloat", ("Abs", X)), 3.0)
+OVER_ONE_LEAF = [
+    ("Add", ("Mul", X, 3), ("Neg", X)),
+    ("Where", ("And", ("Less", X, 3), ("Greater", X, -3)), 2, ("Abs", X)),
+    ("ToInt", ("Mul", ("Add", ("Ceil", ("Mul", ("Log", SHARE), 2.5)), 4.0), ("ToFloat", ("Sign", X)))),
+    ("Min", ("Max", ("Sub", X, 2), 0), 5),
+    ("Or", ("Not", ("LessOrEqual", X, 1)), ("Equal", X, ("ToInt", ("Floor", SHARE)))),
+    ("ToBool", ("GreaterOrEqual", X, 2)),
+]
+
+
+@pytest.mark.parametrize("expr", OVER_ONE_LEAF)
+def test_all_values_of_a_leaf_at_once(expr: tuple[object, ...]) -> None:
+    values = np.array([-40, -7, -5, -3, -2, -1, 1, 2, 3, 4, 6, 20])
+    got = evaluate_over(expr, X, values)
+    assert got.tolist() == [evaluate(expr, {X: int(value)}) for value in values]
+
+
+@pytest.mark.parametrize("expr", [("Add", X, ("dim", "batch")), ("Div", X, 2), ("Pow", X, 2)])
+def test_leaves_and_operators_that_arrays_do_not_know(expr: tuple[object, ...]) -> None:
+    with pytest.raises(LookupError):
+        evaluate_over(expr, X, np.arange(3))
+
+
+def test_elements_that_are_clipped_and_shapes_that_are_tiled() -> None:
+    nodes = [
+        Node("Range", ["zero", "size", "one"], ["counted"], {}),
+        Node("Clip", ["counted", "one", "three"], ["clipped"], {}),
+        Node("Clip", ["counted", "", "three"], ["bounded"], {}),
+        Node("Tile", ["clipped", "times"], ["tiled"], {}),
+    ]
+    numbers = {"zero": 0, "one": 1, "three": 3, "size": 5}
+    constants = {name: np.array(number) for name, number in numbers.items()} | {"times": np.array([4])}
+    facts = Facts(Graph("clips", [], [], nodes, constants, {"": 18}))
+    for node in nodes:
+        facts.visit(node)
+    assert [facts.element("clipped", (k,)) for k in range(5)] == [1, 1, 2, 3, 3]
+    assert [facts.element("bounded", (k,)) for k in range(5)] == [0, 1, 2, 3, 3]
+    assert facts.shape("tiled") == (20,)
