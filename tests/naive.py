@@ -17,6 +17,7 @@ from sparsert.graph.evaluate import make_runner
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
 from sparsert.graph.reads import implicit_inputs
 from sparsert.ops import Quantization
+from sparsert.ops.disentangled import DisentangledAttention, PositionVectors
 from sparsert.ops.rms_norm import RmsNorm
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -141,7 +142,8 @@ def key_mask(op: ops.KeyMask, mask: np.ndarray) -> np.ndarray:
     """Added to the scores of every query."""
     if op.formula == "linear":
         return (np.float32(1) - mask.astype(np.float32)) * np.float32(op.value)
-    return np.where(mask != 0, np.float32(0), np.float32(op.value))
+    kept = mask == 1 if op.formula == "equal" else mask != 0
+    return np.where(kept, np.float32(0), np.float32(op.value))
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -167,6 +169,40 @@ def attention(
     context = _round_trip(context, op.context_quantization)
     batch, heads, tokens, size = context.shape
     return np.ascontiguousarray(context.transpose(0, 2, 1, 3)).reshape(batch, tokens, heads * size)
+
+
+def disentangled_attention(
+    op: DisentangledAttention, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None = None
+) -> np.ndarray:
+    """One score after the other, in float64."""
+    batch, tokens, hidden = q.shape
+    queries, keys, values = (_split(x.astype(np.float64), op.heads) for x in (q, k, v))
+    context = np.zeros(values.shape)
+
+    def vector(positions: PositionVectors | None, head: int, distance: int) -> np.ndarray | float:
+        if positions is None:
+            return 0.0
+        last = len(positions.rows) - 1
+        return positions.vectors[head, positions.rows[min(max(distance + last // 2, 0), last)]]
+
+    for item in range(batch):
+        for head, i in np.ndindex(op.heads, tokens):
+            query = queries[item, head, i]
+            scores = np.array(
+                [
+                    np.sum(query * (key + vector(op.position_keys, head, i - j)))
+                    + np.sum(key * vector(op.position_queries, head, i - j))
+                    for j, key in enumerate(keys[item, head])
+                ]
+            )
+            scores *= op.scale
+            if mask is not None:
+                scores += mask[item]
+            probabilities = softmax(scores)
+            if mask is not None and mask[item, i] < 0 and op.masked_queries != "attend":
+                probabilities[:] = {"uniform": 1 / tokens, "zero": 0}[op.masked_queries]
+            context[item, head, i] = probabilities @ values[item, head]
+    return context.transpose(0, 2, 1, 3).reshape(batch, tokens, hidden).astype(np.float32)
 
 
 def _split(x: np.ndarray, heads: int) -> np.ndarray:
@@ -223,6 +259,7 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "Embeddings": embeddings,
     "KeyMask": key_mask,
     "Attention": attention,
+    "DisentangledAttention": disentangled_attention,
     "SelectToken": select_token,
     "SelectFeature": select_feature,
 }

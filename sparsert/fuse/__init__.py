@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from sparsert.fuse.activation import fuse_activations
 from sparsert.fuse.attention import fuse_attention
+from sparsert.fuse.disentangled import fuse_disentangled
 from sparsert.fuse.embeddings import fuse_embeddings
 from sparsert.fuse.heads import fuse_additions, fuse_heads
 from sparsert.fuse.linear import fuse_linear
@@ -24,6 +25,7 @@ from sparsert.graph.fold import fold, leave_training
 from sparsert.graph.ir import Dim, Graph
 from sparsert.graph.schema import check_node
 from sparsert.ops import Attention, all_ops
+from sparsert.ops.disentangled import DisentangledAttention
 
 __all__ = ["fuse_graph"]
 
@@ -43,6 +45,7 @@ _PASSES = (
     _recognise_ops,
     fuse_activations,
     fuse_linear,
+    fuse_disentangled,
     fuse_attention,
     fuse_embeddings,
     fuse_heads,
@@ -80,7 +83,7 @@ def fuse_graph(graph: Graph) -> Graph:
 
 
 def _attentions(graph: Graph) -> int:
-    return sum(isinstance(node.fused, Attention) for node in graph.nodes)
+    return sum(isinstance(node.fused, Attention | DisentangledAttention) for node in graph.nodes)
 
 
 def _with_one_batch(graph: Graph) -> Graph | None:

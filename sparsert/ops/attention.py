@@ -32,7 +32,8 @@ _EVERYWHERE = 1 << 40
 class KeyMask(FusedOp):
     """inputs: [attention_mask, an integer, bool or float32 value (B, S)] -> outputs: [float32 (B, S), added to scores].
 
-    ``formula`` "linear": ``(1 - mask) * value``; "where": ``0 where mask != 0 else value``.
+    ``formula`` "linear": ``(1 - mask) * value``; "where": ``0 where mask != 0 else value``;
+    "equal": ``0 where mask == 1 else value``.
     """
 
     formula: str
@@ -49,7 +50,7 @@ class KeyMask(FusedOp):
         value = np.float32(self.value)
         if self.formula == "linear":
             return np.asarray((np.float32(1) - mask.astype(np.float32)) * value)
-        return np.where(mask != 0, np.float32(0), value)
+        return np.where(mask == 1 if self.formula == "equal" else mask != 0, np.float32(0), value)
 
 
 @dataclass(frozen=True)
