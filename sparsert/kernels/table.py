@@ -28,6 +28,7 @@ __all__ = [
     "OPCODE",
     "PIECE",
     "PIECE_COLUMNS",
+    "POSITIONS",
     "QUEUE",
     "QUEUE_COLUMNS",
     "REGION",
@@ -95,7 +96,8 @@ SELECT = _numbered("opcode x x_stride rows array token")
 
 ATTENTION = _numbered(
     "opcode q q_stride k k_stride v v_stride sums sums_stride heads head_size key_bias parameters mode offset_values "
-    "q_row_bytes v_row_bytes stages stage_table score_bias score_item score_head score_stride before after"
+    "q_row_bytes v_row_bytes stages stage_table score_bias score_item score_head score_stride before after "
+    "positions"
 )
 """One head of one tile of queries, then the stages on its rows.
 
@@ -106,6 +108,14 @@ next query's 4. A query sees the keys from ``before`` places before its own to `
 
 MODE = _numbered("floats int8 quantized_scores bounded_scores")
 """How attention computes scores; bounded ones are so near each other that the softmax needs no maximum."""
+
+POSITIONS = _numbered("keys queries head_bytes origin top masked_queries")
+"""What disentangled attention knows of distances, at the address in ``positions`` of the step, 0 for none.
+
+Tables of the vectors that queries and keys are multiplied with, and bytes from one head to the next; the column of
+distance 0, and the last column that the first lane may need; what masked queries get: 0 as any other, 1 the mean of
+all values, 2 zeros.
+"""
 
 BYTE_SUMS = _numbered("opcode q q_stride k k_stride sums sums_stride heads head_size parameters")
 """What int8 attention needs of the bytes of Q and K."""

@@ -24,7 +24,7 @@ __all__ = ["Attention", "KeyMask"]
 _FORMS = ("quads", "signed_quads", "signed_rows")
 """Forms of Q, K and V in int8."""
 
-_EVERYWHERE = 1 << 40
+EVERYWHERE = 1 << 40
 """More tokens than a sequence has."""
 
 
@@ -134,7 +134,8 @@ class Attention(FusedOp):
             "size": channels // self.heads,
             "mask": mask,
             "mode": self._mode(record),
-            "window": self.window or (_EVERYWHERE, _EVERYWHERE),
+            "window": self.window or (EVERYWHERE, EVERYWHERE),
+            "positions": None,
             "offset_values": bool(integer and record["value_offset"][0] != 0),
         }
         if integer:

@@ -17,6 +17,7 @@ __all__ = [
     "Epilogue",
     "PackedLinear",
     "Parameters",
+    "Positions",
     "Stage",
     "Step",
     "padded",
@@ -75,6 +76,19 @@ class Buffer:
 
 Parameters = np.ndarray | Buffer
 """A record that is known before a run, or rows of a tile that a step before has written."""
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """Tables of position vectors (:func:`sparsert.kernels.disentangled.position_table`), and what goes with them.
+
+    ``masked_queries`` is as in the table of steps.
+    """
+
+    keys: np.ndarray
+    queries: np.ndarray
+    reach: int
+    masked_queries: int
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sparsert.kernels.formats import ACCUMULATORS
+from sparsert.kernels.jit import TILE
 from sparsert.kernels.loop.linear import accumulator_entry
 from sparsert.kernels.loop.places import FLOAT_ROW, PANEL_BLOCKS, stage_entry
 from sparsert.kernels.rows import FINISH, PREPARE
@@ -24,6 +25,7 @@ from sparsert.kernels.table import (
     LINEAR,
     MODE,
     OPCODE,
+    POSITIONS,
     ROWS,
     SCATTER,
     SELECT,
@@ -34,7 +36,7 @@ from sparsert.kernels.table import (
     TABLE,
     TABLE_COLUMNS,
 )
-from sparsert.ops.steps import Buffer, Parameters, Stage, Step, row_bytes
+from sparsert.ops.steps import Buffer, Parameters, Positions, Stage, Step, row_bytes
 
 __all__ = ["Code", "encode"]
 
@@ -189,7 +191,18 @@ def _attention(code: Code, row: np.ndarray, step: Step) -> None:
     row[ATTENTION.before], row[ATTENTION.after] = step.constants["window"]
     if step.constants["mode"] != MODE.floats:
         code.place(row, ATTENTION.sums, sums[0])
+    if step.constants["positions"] is not None:
+        row[ATTENTION.positions] = _positions(code, step.constants["positions"])
     row[ATTENTION.stages], row[ATTENTION.stage_table] = code.stages(step.stages)
+
+
+def _positions(code: Code, positions: Positions) -> int:
+    record = np.zeros(len(POSITIONS), np.int64)
+    record[POSITIONS.keys], record[POSITIONS.queries] = code.address(positions.keys), code.address(positions.queries)
+    record[POSITIONS.head_bytes] = positions.keys[0].nbytes
+    record[POSITIONS.origin], record[POSITIONS.top] = positions.reach + TILE, 2 * positions.reach + TILE
+    record[POSITIONS.masked_queries] = positions.masked_queries
+    return code.address(record)
 
 
 def _byte_sums(code: Code, row: np.ndarray, step: Step) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sparsert.kernels.disentangled import POSITION_ROWS
+from sparsert.kernels.jit import TILE
 from sparsert.kernels.loop.places import ATTENTION_ROWS, ATTENTION_WORK, FLOAT_ROW, STEP_SCRATCH
 from sparsert.kernels.table import QUEUE_COLUMNS
 from sparsert.ops.steps import Buffer, Step
@@ -83,6 +85,8 @@ def plan_memory(steps: Sequence[Step], regions: Sequence[Region], division: Divi
     for step in steps:
         if step.opcode == "attention":
             rows = (2 * step.constants["size"] + ATTENTION_ROWS) * FLOAT_ROW
+            if step.constants["positions"] is not None:
+                rows += (2 * key_tiles * TILE + POSITION_ROWS) * FLOAT_ROW
             attention = max(attention, rows + key_tiles * ATTENTION_WORK)
     needed = max(STEP_SCRATCH + own_bytes * division.band, attention)
     # not a multiple of the page: threads' scratches would fall on the same sets of the caches

@@ -156,3 +156,29 @@ def test_an_index_without_bounds_stays(write: Callable[..., Path]) -> None:
         write().with_name("bare.onnx"), Spelling(bucket="bucket = Identity(distance)", replaced=bare)
     )
     assert "DisentangledAttention" not in counts(compare(path, feeds_of(2, 5)))
+
+
+@pytest.mark.parametrize("name", ["transformers 5", "zeros after the softmax"])
+def test_kernels_on_padded_and_ragged_batches(name: str, write: Callable[..., Path]) -> None:
+    path = disentangled_files.write(write().with_name("native.onnx"), SPELLINGS[name])
+    program = compile_graph(fuse_graph(load_graph(path)))
+    assert not any(report.fallback for report in program.reports)
+    lengths = np.array([5, 1, 70, 33, 130, 64])
+    feeds = {key: normal(int(lengths.sum()), CHANNELS, seed=ord(key)) for key in "qkv"}
+    got = run(program, {"mask": np.ones(lengths.sum(), np.int64), **feeds}, lengths=lengths)["y"]
+    padded = {key: np.zeros((len(lengths), 130, CHANNELS), np.float32) for key in "qkv"}
+    mask = (np.arange(130) < lengths[:, None]).astype(np.int64)
+    for key in "qkv":
+        padded[key][mask == 1] = feeds[key]
+    both = {"mask": mask, **padded}
+    whole = run(program, both)["y"]
+    np.testing.assert_array_equal(got, whole[mask == 1])
+    np.testing.assert_allclose(whole, onnxruntime_outputs(path, both)["y"], rtol=0, atol=ERROR)
+
+
+def test_positions_that_reach_too_far_run_in_numpy() -> None:
+    far = PositionVectors(normal(HEADS, 5, SIZE), np.repeat(np.arange(5), 1001))
+    op = DisentangledAttention(HEADS, 1.0, far, None)
+    assert far.reach == 2502 and not op.fits([CHANNELS] * 3)
+    assert op_with().fits([CHANNELS] * 3)
+    assert not op_with().fits([CHANNELS, CHANNELS, None]) and not op_with().fits([6, 6, 6])
