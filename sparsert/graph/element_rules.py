@@ -13,8 +13,8 @@ from sparsert.graph.shape_rules import shape_range, slices, squeezed_axes
 from sparsert.graph.symbolic import Expr, apply, factors, is_number, multiply, product_of, quotient
 
 
-def constant_element(array: np.ndarray, index: Shape) -> Expr:
-    """Read a constant at expressions: by number, or because it is uniform or counts along one axis."""
+def constant_element(array: np.ndarray, name: str, index: Shape) -> Expr:
+    """Read a constant at expressions: a number, also where it is uniform or counts along one axis, else its place."""
     if len(index) != array.ndim or array.size == 0:
         raise Unknown
     picked = array[tuple(i if isinstance(i, int) else slice(None) for i in index)]
@@ -32,7 +32,7 @@ def constant_element(array: np.ndarray, index: Shape) -> Expr:
             ramp = np.arange(size).reshape([-1 if k == axis else 1 for k in range(picked.ndim)])
             if (picked == ramp + first).all():
                 return apply("Add", variable, int(first))
-    raise Unknown
+    return ("table", name, *index)
 
 
 def _element_of_cast(facts: Known, node: Node, index: Shape) -> Expr:

@@ -139,7 +139,7 @@ class Facts:
 
     def _element(self, value: str, index: Shape) -> Expr:
         if value in self.constants:
-            return constant_element(self.constants[value], index)
+            return constant_element(self.constants[value], value, index)
         if value in self._inputs:
             return ("input", value, *index)
         node = self.producers.get(value)

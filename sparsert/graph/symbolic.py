@@ -5,6 +5,7 @@ An expression is a number, or a tuple that starts with its kind:
 - ``("dim", name)``: a dimension that is chosen when the model runs, at least 1;
 - ``("index", key, dim)``: an index variable, ``0 <= index < dim``;
 - ``("input", name, *indices)``: one element of a model input;
+- ``("table", name, *indices)``: one element of a constant;
 - ``(operator, *arguments)``: an ONNX elementwise operator applied to expressions.
 
 With them one element of an integer or mask tensor is written as a function of its indices, which proves what a spelling
@@ -44,6 +45,7 @@ _NUMERIC: dict[str, Callable[..., Any]] = {
     "Neg": lambda a: -a,
     "Abs": abs,
     "Sqrt": lambda a: np.sqrt(np.float32(a)),
+    "Log": lambda a: np.log(np.float32(a)),
     "Reciprocal": lambda a: np.float32(1) / np.float32(a),
     "Sign": lambda a: (a > 0) - (a < 0),
     "Log": lambda a: np.log(np.float32(a)),
@@ -228,6 +230,8 @@ def evaluate(expr: Expr, leaves: Mapping[Expr, Any]) -> Expr:
         return expr
     if expr[0] in ("dim", "index", "input"):
         return expr
+    if expr[0] == "table":
+        return (*expr[:2], *(evaluate(item, leaves) for item in expr[2:]))
     return apply(expr[0], *(evaluate(item, leaves) for item in expr[1:]))
 
 
@@ -242,12 +246,17 @@ def evaluate_over(expr: Expr, leaf: Expr, values: np.ndarray) -> Any:
 
 
 def leaves_of(expr: Expr) -> Iterator[tuple]:
-    """Yield every dimension, index variable and input element that the expression reads, not looking into indices."""
+    """Yield every dimension, index variable, input element and element of a constant that the expression reads.
+
+    It does not look into the indices of inputs.
+    """
     if isinstance(expr, tuple):
         if expr[0] in ("dim", "index", "input"):
             yield expr
         else:
-            for item in expr[1:]:
+            if expr[0] == "table":
+                yield expr
+            for item in expr[2 if expr[0] == "table" else 1 :]:
                 yield from leaves_of(item)
 
 
