@@ -16,6 +16,7 @@ from sparsert import ops
 from sparsert.graph.evaluate import make_runner
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
 from sparsert.graph.reads import implicit_inputs
+from sparsert.graph.symbolic import apply, plain
 from sparsert.ops import Quantization
 from sparsert.ops.disentangled import DisentangledAttention, PositionVectors
 from sparsert.ops.rms_norm import RmsNorm
@@ -154,14 +155,47 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return shifted / np.where(total == 0, 1, total)
 
 
+def score_mask(op: ops.ScoreMask, condition: np.ndarray) -> np.ndarray:
+    """Added to scores."""
+    return np.where(condition == op.kept, np.float32(0), np.float32(op.value))
+
+
+def position_bias(bias: ops.PositionBias, tokens: int) -> np.ndarray:
+    """Number by number: (heads, queries, keys)."""
+
+    def value(expr: Any, leaves: dict[Any, int]) -> Any:
+        if expr in leaves or not isinstance(expr, tuple):
+            return leaves.get(expr, expr)
+        if expr[0] == "table":
+            return bias.tables[expr[1]][tuple(int(value(item, leaves)) for item in expr[2:])]
+        if expr[0] == "Where":  # the other branch may be the logarithm of 0
+            return value(expr[2] if value(expr[1], leaves) else expr[3], leaves)
+        return apply(expr[0], *(plain(value(item, leaves)) for item in expr[1:]))
+
+    result = np.empty((bias.heads, tokens, tokens), np.float32)
+    with np.errstate(all="ignore"):
+        for place in np.ndindex(*result.shape):
+            result[place] = value(bias.expr, dict(zip(bias.indices, place, strict=True)))
+    return result
+
+
 def attention(
-    op: ops.Attention, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None = None
+    op: ops.Attention,
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    mask: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
 ) -> np.ndarray:
     """Float, int8 static, or int8 dynamic multi-head attention."""
     q, k, v = (_split(x, op.heads) for x in (q, k, v))
     k = k.transpose(0, 1, 3, 2)
     scores = _product(q, op.q_quantization, k, op.k_quantization, op.qk_scale, op.dynamic)
     scores = _round_trip(scores, op.scores_quantization) * np.float32(op.scale)
+    if op.positions is not None:
+        scores = scores + position_bias(op.positions, q.shape[2])
+    if bias is not None:
+        scores = scores + bias
     if mask is not None:
         scores = scores + mask[:, None, None, :]
     probs = softmax(scores)
@@ -258,6 +292,7 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "RmsNorm": rms_norm,
     "Embeddings": embeddings,
     "KeyMask": key_mask,
+    "ScoreMask": score_mask,
     "Attention": attention,
     "DisentangledAttention": disentangled_attention,
     "SelectToken": select_token,

@@ -22,7 +22,7 @@ from sparsert.fuse.quantization import fuse_quantization
 from sparsert.fuse.selection import push_selections
 from sparsert.graph.editor import Editor
 from sparsert.graph.fold import fold, leave_training
-from sparsert.graph.ir import Dim, Graph
+from sparsert.graph.ir import Dim, Graph, Node
 from sparsert.graph.schema import check_node
 from sparsert.ops import Attention, all_ops
 from sparsert.ops.disentangled import DisentangledAttention
@@ -74,7 +74,8 @@ def fuse_graph(graph: Graph) -> Graph:
         If a node is not what its op allows, or nodes depend on each other in a circle.
     """
     fused = _fuse(graph)
-    alike = _with_one_batch(graph) if any(node.op == "Softmax" for node in fused.nodes) else None
+    unproved = any(node.op == "Softmax" or _takes_array(node) for node in fused.nodes)
+    alike = _with_one_batch(graph) if unproved else None
     if alike is not None:
         other = _fuse(alike, again=True)
         if _attentions(other) > _attentions(fused):
@@ -82,8 +83,14 @@ def fuse_graph(graph: Graph) -> Graph:
     return fused
 
 
+def _takes_array(node: Node) -> bool:
+    """Whether a node is attention that gets what it adds to scores as an array."""
+    return isinstance(node.fused, Attention) and len(node.inputs) > 4
+
+
 def _attentions(graph: Graph) -> int:
-    return sum(isinstance(node.fused, Attention | DisentangledAttention) for node in graph.nodes)
+    fused = (Attention, DisentangledAttention)
+    return sum(isinstance(node.fused, fused) and not _takes_array(node) for node in graph.nodes)
 
 
 def _with_one_batch(graph: Graph) -> Graph | None:

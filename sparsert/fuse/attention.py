@@ -9,11 +9,12 @@ import numpy as np
 
 from sparsert.fuse.axes import Axes
 from sparsert.fuse.linear import rescaled
-from sparsert.fuse.mask import emit_key_mask, match_key_condition, match_key_mask
+from sparsert.fuse.mask import Added, add_terms, emit_key_mask, emit_score_mask, position_bias
 from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
 from sparsert.graph.known import attribute
-from sparsert.ops import Attention, Dequantize, KeyMask, Quantization, Quantize
+from sparsert.graph.symbolic import Expr
+from sparsert.ops import Attention, Dequantize, PositionBias, Quantization, Quantize
 
 _MOVES = ("Transpose", "Reshape", "Unsqueeze", "Squeeze")
 _BATCH, _TOKENS, _HIDDEN = 0, 1, 2
@@ -21,9 +22,10 @@ _BATCH, _TOKENS, _HIDDEN = 0, 1, 2
 
 def fuse_attention(editor: Editor) -> None:
     """Replace every attention whose heads, mask and quantization can be proved."""
+    known: dict[tuple[Expr, int], PositionBias] = {}  # layers share what they add to scores
     for node in editor.nodes("Softmax"):
         if editor.alive(node):
-            _fuse(editor, node)
+            _fuse(editor, node, known)
 
 
 @dataclass
@@ -184,7 +186,7 @@ class _Scores:
     product: _Product
     scale: float
     quantization: Quantization | None
-    mask: tuple[str, KeyMask, str] | None
+    added: Added
     nodes: list[Node]
 
 
@@ -192,7 +194,7 @@ def _scores(editor: Editor, softmax: Node) -> _Scores | None:
     """Walk back from the Softmax over mask, scaling and quantization to the product."""
     value, before, scale = softmax.inputs[0], 1.0, 1.0
     quantization: Quantization | None = None
-    mask: tuple[str, KeyMask, str] | None = None
+    added = Added()
     nodes: list[Node] = []
     shape = editor.facts.shape(value)
     if shape is None or len(shape) != 4:
@@ -220,11 +222,11 @@ def _scores(editor: Editor, softmax: Node) -> _Scores | None:
                     value = inner.inputs[0]
                 continue
             return None
-        if node.op in ("Add", "Where") and mask is None and quantization is None and scale == 1.0:
-            found = _masked(editor, node, shape)
+        if node.op in ("Add", "Where") and quantization is None and scale == 1.0:
+            found = add_terms(editor, node, shape, added)
             if found is None:
                 return None
-            value, mask = found
+            value = found
             continue
         inner = _integer_product(editor, node)
         if inner is not None:
@@ -249,7 +251,7 @@ def _scores(editor: Editor, softmax: Node) -> _Scores | None:
         # Scores were scaled before they were quantized: the same bytes come from a scale that is smaller by the factor.
         quantization = replace(quantization, scale=np.float32(quantization.scale / before))
         scale *= before
-    return _Scores(product, scale, quantization, mask, nodes)
+    return _Scores(product, scale, quantization, added, nodes)
 
 
 def _integer_product(editor: Editor, node: Node) -> Node | None:
@@ -261,28 +263,6 @@ def _integer_product(editor: Editor, node: Node) -> Node | None:
         if cast is not None and (found := editor.producer(cast.inputs[0], "MatMulInteger")) is not None:
             return found
     return None
-
-
-def _masked(editor: Editor, node: Node, shape: tuple) -> tuple[str, tuple[str, KeyMask, str]] | None:
-    """Match ``scores + mask`` or ``Where(condition, scores, number)``; return scores and mask."""
-    if node.op == "Add":
-        for scores, mask in (node.inputs, node.inputs[::-1]):
-            if editor.facts.rank(scores) == 4:
-                found = match_key_mask(editor, mask, shape)
-                if found is not None:
-                    return scores, (*found, mask)
-        return None
-    condition, yes, no = node.inputs
-    found_condition = match_key_condition(editor, condition, shape)
-    if found_condition is None:
-        return None
-    name, kept = found_condition
-    scores, filler = (yes, no) if kept else (no, yes)
-    value = editor.scalar(filler)
-    # Replacing a score by the filler equals adding the filler as long as no score can outweigh it.
-    if value is None or value > -1e9:
-        return None
-    return scores, (name, KeyMask("where", float(value)), condition)
 
 
 @dataclass
@@ -379,7 +359,7 @@ def _merged(editor: Editor, product: _Product, nodes: list[Node]) -> tuple[str, 
         value = node.outputs[0]
 
 
-def _fuse(editor: Editor, softmax: Node) -> None:
+def _fuse(editor: Editor, softmax: Node, known: dict[tuple[Expr, int], PositionBias]) -> None:
     rank = editor.facts.rank(softmax.inputs[0])
     last = -1 if editor.graph.opsets.get("", 13) >= 13 else 1
     if rank != 4 or attribute(softmax, "axis", last) not in (-1, 3):
@@ -403,16 +383,25 @@ def _fuse(editor: Editor, softmax: Node) -> None:
         if product.mode == "float" and operand.quantization is not None:
             trips[-1] = operand.quantization, [node for node in operand.nodes if node.op in ("Quantize", "Dequantize")]
             operand.quantization = None
+    added = scores.added
     fused = _attention(heads.pop(), scores, context, q, k, v)  # type: ignore[arg-type]
     if fused is None:
         return
+    if added.positions is not None:
+        what = added.positions, fused.heads
+        if what not in known:
+            known[what] = position_bias(editor, what[0], editor.facts.need(softmax.inputs[0]), fused.heads)
+        fused = replace(fused, positions=known[what])
     # A round trip through bytes before a float product is done before the heads are split: it moves no element.
     inputs = [
         operand.base if trip is None else _round_trip(editor, operand.base, *trip)
         for operand, trip in zip((q, k, v), trips, strict=True)
     ]
-    if scores.mask is not None:
-        inputs.append(emit_key_mask(editor, *scores.mask))
+    if added.mask is not None or added.array is not None:
+        inputs.append(emit_key_mask(editor, *added.mask) if added.mask is not None else "")
+    if added.array is not None:
+        array, mask = added.array
+        inputs.append(array if mask is None else emit_score_mask(editor, array, mask))
     absorbed = [*q.nodes, *k.nodes, *scores.product.nodes, *scores.nodes[::-1], softmax, *v.nodes]
     absorbed += [*context.product.nodes, *context.nodes]
     output = context.output

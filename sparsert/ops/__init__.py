@@ -12,13 +12,14 @@ import numpy as np
 
 from sparsert._modules import import_modules
 from sparsert.graph.quantization import Quantization
-from sparsert.ops.attention import Attention, KeyMask
+from sparsert.ops.attention import Attention, KeyMask, ScoreMask
 from sparsert.ops.base import FusedOp
 from sparsert.ops.elementwise import Activation, Add, Gelu
 from sparsert.ops.embeddings import Embeddings, Table
 from sparsert.ops.linear import Linear
 from sparsert.ops.normalization import LayerNorm
 from sparsert.ops.quantize import Dequantize, DynamicQuantize, Quantize
+from sparsert.ops.score_bias import HIDDEN, PositionBias
 from sparsert.ops.selection import SelectFeature, SelectToken
 
 __all__ = [
@@ -29,12 +30,15 @@ __all__ = [
     "DynamicQuantize",
     "Embeddings",
     "FusedOp",
+    "HIDDEN",
     "Gelu",
     "KeyMask",
     "LayerNorm",
     "Linear",
+    "PositionBias",
     "Quantization",
     "Quantize",
+    "ScoreMask",
     "SelectFeature",
     "SelectToken",
     "Table",

@@ -17,15 +17,13 @@ from sparsert.kernels.table import MODE
 from sparsert.ops.base import Builder, FusedOp, Operand
 from sparsert.ops.linear import centred, product_type
 from sparsert.ops.quantize import DynamicQuantize, range_to_uint8
+from sparsert.ops.score_bias import PositionBias
 from sparsert.ops.steps import Epilogue, PackedLinear, Stage, Step, padded, quantization_parameters
 
-__all__ = ["Attention", "KeyMask"]
+__all__ = ["Attention", "KeyMask", "ScoreMask"]
 
 _FORMS = ("quads", "signed_quads", "signed_rows")
 """Forms of Q, K and V in int8."""
-
-EVERYWHERE = 1 << 40
-"""More tokens than a sequence has."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,29 @@ class KeyMask(FusedOp):
 
 
 @dataclass(frozen=True)
-class Attention(FusedOp):
-    """softmax(scale * Q K^T + mask) V for every head; zeros where the mask is -inf for every key, as torch has it.
+class ScoreMask(FusedOp):
+    """inputs: [bool, any shape] -> outputs: [float32, added to scores]; 0 where it is ``kept``, else ``value``."""
 
-    inputs: [q, k, v, mask?]; q, k, v float32 (B, S, H) as the Linears leave them (heads not yet split), mask as KeyMask
-    gives it, optional -> outputs: [float32 (B, S, H), heads merged].
+    value: float
+    kept: bool = True
+    on_arrays = True
+
+    def out_channels(self, sizes: Sequence[int | None]) -> None:
+        return None
+
+    def fits(self, sizes: Sequence[int | None]) -> bool:
+        return False
+
+    def compute(self, condition: np.ndarray) -> np.ndarray:
+        return np.where(condition == self.kept, np.float32(0), np.float32(self.value))
+
+
+@dataclass(frozen=True)
+class Attention(FusedOp):
+    """softmax(scale * Q K^T + bias + mask) V for every head; zeros where every key has -inf, as torch has it.
+
+    inputs: [q, k, v, mask?, bias?]; q, k, v float32 (B, S, H) as the Linears leave them (heads not yet split), mask as
+    KeyMask gives it, bias float32 that broadcasts to (B, heads, S, S) -> outputs: [float32 (B, S, H), heads merged].
 
     Quantized forms (each None where the file does not quantize that edge). An integer product is computed exactly:
     ``scores = float32(sum (q8 - zp_q)(k8 - zp_k)) * qk_scale``; if ``scores_quantization`` is set, scores are quantized
@@ -68,7 +84,7 @@ class Attention(FusedOp):
     saturated, which is the same formula.
     ``dynamic`` True: q, k, probs and v each pass DynamicQuantizeLinear (per tensor over the whole batch) first.
 
-    ``window``: how many tokens before its own, and how many behind it, a query sees; None for all.
+    ``positions`` is added to the scores as the mask is: a number of head, query and key, wherever they lie.
     """
 
     heads: int
@@ -82,7 +98,7 @@ class Attention(FusedOp):
     pv_scale: np.ndarray | None = None
     context_quantization: Quantization | None = None
     dynamic: bool = False
-    window: tuple[int, int] | None = None
+    positions: PositionBias | None = None
     leading = 3
     keeps_lead = True
     mixes = True
@@ -126,16 +142,19 @@ class Attention(FusedOp):
             reads = [builder.buffer(_operand_name(node, position), form) for position, form in enumerate(_FORMS)]
         else:
             reads = [builder.buffer(name) for name in node.inputs[:3]]
-        mask = node.inputs[3] if len(node.inputs) > 3 else ""
+        mask, array = (*node.inputs[3:], "", "")[:2]
         builder.add_mask(mask)
+        if array:
+            builder.add_score_array(array)
         record = self._record()
         constants = {
             "heads": self.heads,
             "size": channels // self.heads,
             "mask": mask,
             "mode": self._mode(record),
-            "window": self.window or (EVERYWHERE, EVERYWHERE),
-            "positions": None,
+            "positions": self.positions,
+            "array": array,
+            "distances": None,
             "offset_values": bool(integer and record["value_offset"][0] != 0),
         }
         if integer:
@@ -185,17 +204,28 @@ class Attention(FusedOp):
 
     def details(self, packed: PackedLinear | None, tier: str) -> dict[str, Any]:
         element = "f32" if self.q_quantization is None else "int8"
-        return {"kernel": f"attention {element} {tier}", "note": f"{self.heads} heads"}
+        note = f"{self.heads} heads" + (", numbers of positions added to scores" if self.positions is not None else "")
+        return {"kernel": f"attention {element} {tier}", "note": note}
 
     # -- in NumPy
 
-    def compute(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    def compute(
+        self,
+        q: np.ndarray,
+        k: np.ndarray,
+        v: np.ndarray,
+        mask: np.ndarray | None = None,
+        bias: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Multi-head attention: float, int8 static, or int8 dynamic; one batch item at a time."""
         shape = q.shape
         # (B, H) is one token per item.
         q, k, v = (x[:, None] if x.ndim == 2 else x for x in (q, k, v))
         if mask is not None:
             mask = np.broadcast_to(mask, k.shape[:2])
+        if bias is not None:
+            bias = np.broadcast_to(bias, (len(k), self.heads, q.shape[1], k.shape[1]))
+        placed = self.positions.values(k.shape[1]) if self.positions is not None else None
         scores_of, context_of = (self._dynamic_products if self.dynamic else self._static_products)(q, k, v)
 
         # The ranges of a dynamic form are those of the whole batch, so its probabilities are computed twice, except
@@ -203,6 +233,10 @@ class Attention(FusedOp):
         @lru_cache(maxsize=1)
         def probabilities(item: int) -> np.ndarray:
             scores = _round_trip(scores_of(item), self.scores_quantization) * np.float32(self.scale)
+            if placed is not None:
+                scores += placed
+            if bias is not None:
+                scores += bias[item]
             if mask is not None:
                 scores += mask[item]
             return _softmax(scores)

@@ -60,6 +60,9 @@ class Builder(Protocol):
     def add_mask(self, name: str) -> None:
         """Enter a value that is a key mask; "" for none."""
 
+    def add_score_array(self, name: str) -> None:
+        """Enter a value that is added to the scores of attention."""
+
     def absorb(self, node: Node) -> None:
         """Note that a step of another node stands for this one as well."""
 

@@ -12,7 +12,6 @@ from sparsert.graph.ir import Node
 from sparsert.kernels.disentangled import position_table
 from sparsert.kernels.records import ATTENTION_PARAMETERS
 from sparsert.kernels.table import MODE
-from sparsert.ops.attention import EVERYWHERE
 from sparsert.ops.base import Builder, FusedOp
 from sparsert.ops.steps import PackedLinear, Positions, Step
 
@@ -99,8 +98,9 @@ class DisentangledAttention(FusedOp):
             "size": size,
             "mask": mask,
             "mode": MODE.floats,
-            "window": (EVERYWHERE, EVERYWHERE),
-            "positions": Positions(keys, queries, self.reach, _MASKED_QUERIES.index(self.masked_queries)),
+            "positions": None,
+            "array": "",
+            "distances": Positions(keys, queries, self.reach, _MASKED_QUERIES.index(self.masked_queries)),
             "offset_values": False,
         }
         reads = [builder.buffer(name) for name in node.inputs[:3]]

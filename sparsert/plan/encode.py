@@ -188,11 +188,10 @@ def _attention(code: Code, row: np.ndarray, step: Step) -> None:
     row[ATTENTION.parameters], _ = code.parameters(step.parameters)
     row[ATTENTION.mode], row[ATTENTION.offset_values] = step.constants["mode"], step.constants["offset_values"]
     row[ATTENTION.q_row_bytes], row[ATTENTION.v_row_bytes] = row_bytes(q.form), row_bytes(v.form)
-    row[ATTENTION.before], row[ATTENTION.after] = step.constants["window"]
     if step.constants["mode"] != MODE.floats:
         code.place(row, ATTENTION.sums, sums[0])
-    if step.constants["positions"] is not None:
-        row[ATTENTION.positions] = _positions(code, step.constants["positions"])
+    if step.constants["distances"] is not None:
+        row[ATTENTION.positions] = _positions(code, step.constants["distances"])
     row[ATTENTION.stages], row[ATTENTION.stage_table] = code.stages(step.stages)
 
 

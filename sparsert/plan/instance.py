@@ -12,6 +12,7 @@ import numpy as np
 from sparsert.errors import InputShapeError
 from sparsert.kernels.loop.run import run_entry, run_regions
 from sparsert.kernels.table import ATTENTION, GATHER, REGION_COLUMNS, SCATTER, SELECT, TABLE
+from sparsert.ops.score_bias import NO_BIAS, BiasTable, PositionBias, bias_of_array
 from sparsert.plan.encode import encode
 from sparsert.plan.layout import Layout
 from sparsert.plan.memory import Memory, plan_memory
@@ -34,6 +35,8 @@ class _Binding:
     """int64 arrays of shape ``lead``, which every call fills."""
     biases: dict[str, np.ndarray]
     """Key biases by mask, which every call fills; "" is that of no mask."""
+    tables: list[BiasTable]
+    """Numbers of positions that attention adds to scores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +81,7 @@ class Instance:
         self._binding: _Binding | None = None
         rows = {id(step): row for row, step in zip(self._code.table, steps, strict=True)}
         self._scatters = [(rows[id(step)], step.constants["array"]) for step in steps if step.opcode == "scatter"]
-        self._attentions = [(rows[id(step)], step.constants["mask"]) for step in steps if step.opcode == "attention"]
+        self._attentions = [(rows[id(step)], step.constants) for step in steps if step.opcode == "attention"]
         self._outputs = [(rows[id(output.step)], output) for output in segment.outputs]
         table = [(region.first, region.stop, region.units, region.size) for region in self.regions]
         self._regions = np.array(table, np.int64).reshape(-1, REGION_COLUMNS)
@@ -148,6 +151,15 @@ class Instance:
         for row, name in self._scatters:
             arrays.append(np.ascontiguousarray(values[name], np.float32))
             row[SCATTER.array] = arrays[-1].ctypes.data
+        added: dict[tuple[str, PositionBias | None, int], BiasTable] = {}
+        for row, constants in self._attentions:
+            if constants["array"]:
+                what = constants["array"], constants["positions"], constants["heads"]
+                if what not in added:
+                    array = values[what[0]]
+                    array = array if what[1] is None else array + what[1].values(lead[-1])
+                    added[what] = bias_of_array(array, items, what[2], lead)
+                _add_to_scores(row, added[what])
         results: dict[str, np.ndarray] = {}
         for row, output in self._outputs:
             shape = {
@@ -157,7 +169,7 @@ class Instance:
             }[output.shape]
             results[output.name] = np.empty(shape, np.float32)
             row[_ARRAY[output.step.opcode]] = results[output.name].ctypes.data
-        return Bound(results, (binding, arrays))
+        return Bound(results, (binding, arrays, added))
 
     def _new_binding(self, layout: Layout, lead: tuple[int, ...]) -> _Binding:
         """Arrays for the ids and key biases of calls of these shapes, their addresses in the table."""
@@ -165,9 +177,21 @@ class Instance:
         for line, name in self._code.ids:
             line[TABLE.ids] = ids[name].ctypes.data
         biases = {mask: layout.key_bias(0.0) for mask in self._segment.masks}
-        for row, mask in self._attentions:
-            row[ATTENTION.key_bias] = biases[mask].ctypes.data
-        return _Binding(layout, lead, ids, biases)
+        tables = []
+        for row, constants in self._attentions:
+            row[ATTENTION.key_bias] = biases[constants["mask"]].ctypes.data
+            if not constants["array"]:
+                positions = constants["positions"]
+                tables.append(NO_BIAS if positions is None else positions.table(layout.longest))
+                _add_to_scores(row, tables[-1])
+        return _Binding(layout, lead, ids, biases, tables)
+
+
+def _add_to_scores(row: np.ndarray, table: BiasTable) -> None:
+    """Write into a step of attention what it adds to scores."""
+    row[ATTENTION.score_bias], row[ATTENTION.score_item] = table.address, table.item
+    row[ATTENTION.score_head], row[ATTENTION.score_stride] = table.head, table.stride
+    row[ATTENTION.before], row[ATTENTION.after] = table.before, table.after
 
 
 def _fit_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -56,6 +56,8 @@ class Layout:
         Tiles of the largest chunk.
     key_tiles : int
         Most tiles over which a sequence extends.
+    longest : int
+        Most tokens of a sequence.
     meta : int64 array, shape (all tiles, META_COLUMNS)
     pieces : int64 array, shape (pieces, PIECE_COLUMNS)
         ``meta`` holds addresses of its rows.
@@ -64,6 +66,7 @@ class Layout:
     chunks: list[tuple[int, int]]
     tiles: int
     key_tiles: int
+    longest: int
     meta: np.ndarray
     pieces: np.ndarray
     _bias_places: np.ndarray | slice
@@ -129,6 +132,7 @@ class Layout:
             chunks,
             max((stop - start for start, stop in chunks), default=0),
             int(spans.max(initial=0)),
+            int(sizes.max(initial=0)),
             meta,
             pieces,
             places,

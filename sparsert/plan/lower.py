@@ -57,6 +57,7 @@ def lower(
         ids=tuple(lowering.ids),
         arrays=tuple(lowering.arrays),
         masks=tuple(lowering.masks),
+        score_arrays=tuple(lowering.score_arrays),
         channels={name: channels[name] for name in lowering.arrays},
         packed=lowering.weights,
         covered=tuple(covered),
@@ -82,6 +83,7 @@ class Lowering:
         self.ids: list[str] = []
         self.arrays: list[str] = []
         self.masks: list[str] = []
+        self.score_arrays: list[str] = []
         self.done: set[int] = set()
         """Nodes that steps stand for, by their ``id``."""
         self.weights = _pack(nodes, wanted)
@@ -131,6 +133,10 @@ class Lowering:
     def add_mask(self, name: str) -> None:
         if name not in self.masks:
             self.masks.append(name)
+
+    def add_score_array(self, name: str) -> None:
+        if name not in self.score_arrays:
+            self.score_arrays.append(name)
 
     def scatter(self, name: str) -> None:
         """Bring an array into tiles, unless it is there."""

@@ -85,7 +85,7 @@ def plan_memory(steps: Sequence[Step], regions: Sequence[Region], division: Divi
     for step in steps:
         if step.opcode == "attention":
             rows = (2 * step.constants["size"] + ATTENTION_ROWS) * FLOAT_ROW
-            if step.constants["positions"] is not None:
+            if step.constants["distances"] is not None:
                 rows += (2 * key_tiles * TILE + POSITION_ROWS) * FLOAT_ROW
             attention = max(attention, rows + key_tiles * ATTENTION_WORK)
     needed = max(STEP_SCRATCH + own_bytes * division.band, attention)

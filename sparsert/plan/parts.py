@@ -101,7 +101,8 @@ class SegmentPart:
     @property
     def inputs(self) -> list[str]:
         """Names of the values that it reads."""
-        return [*self.segment.ids, *self.segment.arrays, *self.segment.masks]
+        segment = self.segment
+        return [*segment.ids, *segment.arrays, *segment.masks, *segment.score_arrays]
 
     @property
     def outputs(self) -> list[str]:

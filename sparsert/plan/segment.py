@@ -29,8 +29,8 @@ class Segment:
     ----------
     steps : tuple of Step
     outputs : tuple of Output
-    ids, arrays, masks : tuple of str
-        Inputs: token ids, float arrays, and key masks ("" is that of no mask).
+    ids, arrays, masks, score_arrays : tuple of str
+        Inputs: token ids, float arrays, key masks ("" is that of no mask), and what else is added to scores.
     channels : dict
         Last dimension of every array.
     packed : dict
@@ -47,6 +47,7 @@ class Segment:
     ids: tuple[str, ...]
     arrays: tuple[str, ...]
     masks: tuple[str, ...]
+    score_arrays: tuple[str, ...]
     channels: Mapping[str, int]
     packed: Mapping[str, PackedLinear]
     covered: tuple[tuple[int, ...], ...]

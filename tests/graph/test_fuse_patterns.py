@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sparsert.fuse import fuse_graph
 from sparsert.graph import load_graph
 from sparsert.graph.ir import Graph, Node
-from sparsert.ops import KeyMask
+from sparsert.ops import Attention, KeyMask
 
 
 def graph_of(
@@ -326,7 +326,7 @@ BEYOND_THE_KEY = {
 
 
 @pytest.mark.parametrize("spelling", BEYOND_THE_KEY)
-def test_mask_that_depends_on_the_query_is_not_fused(spelling: str, tmp_path: Path) -> None:
+def test_a_mask_that_depends_on_the_query_is_none_of_keys(spelling: str, tmp_path: Path) -> None:
     constants = {
         "start": np.array(0),
         "step": np.array(1),
@@ -335,7 +335,9 @@ def test_mask_that_depends_on_the_query_is_not_fused(spelling: str, tmp_path: Pa
         "low": np.float32(-1e30),
     }
     fused = compare(attention_graph(tmp_path, BEYOND_THE_KEY[spelling], constants), attention_feeds())
-    assert counts(fused)["Attention"] == 0 and "Softmax" in left(fused)
+    of_positions = spelling in ("causal", "window")
+    assert counts(fused) == Counter(Attention=1) if of_positions else Counter(Attention=1, ScoreMask=1)
+    assert (fused_ops(fused, Attention)[0].positions is not None) == of_positions
 
 
 def test_wrong_layouts_are_not_fused(tmp_path: Path) -> None:
