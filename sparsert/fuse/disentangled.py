@@ -9,7 +9,7 @@ import numpy as np
 
 from sparsert.fuse.attention import _constant_factor
 from sparsert.fuse.axes import Axes
-from sparsert.fuse.mask import emit_key_mask, match_key_condition
+from sparsert.fuse.mask import emit_key_mask, key_condition
 from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
 from sparsert.graph.known import Shape, Unknown, attribute
@@ -141,7 +141,7 @@ def _pair_condition(editor: Editor, value: str, scores: Shape) -> tuple[str, boo
 
     Returns the input, the bool for mask 1 at both places, what masked queries do, and the formula of the key mask.
     """
-    alone = match_key_condition(editor, value, scores)
+    alone = key_condition(editor, value, scores)
     if alone is not None:
         return *alone, "attend", "where"
     shape = editor.facts.shape(value)

@@ -45,7 +45,6 @@ _NUMERIC: dict[str, Callable[..., Any]] = {
     "Neg": lambda a: -a,
     "Abs": abs,
     "Sqrt": lambda a: np.sqrt(np.float32(a)),
-    "Log": lambda a: np.log(np.float32(a)),
     "Reciprocal": lambda a: np.float32(1) / np.float32(a),
     "Sign": lambda a: (a > 0) - (a < 0),
     "Log": lambda a: np.log(np.float32(a)),

@@ -40,8 +40,8 @@ _BY_SHAPES = frozenset(
     "Add Sub Mul Div Pow Mod Min Max Sum Mean Neg Abs Sqrt Exp Log Erf Tanh Sigmoid Relu Gelu Clip Floor Ceil Round "
     "Sign Reciprocal Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not Where Cast CastLike IsNaN IsInf "
     "Softmax LogSoftmax LayerNormalization MatMul Gemm Transpose Concat Flatten Gather GatherElements GatherND "
-    "Identity Shape Size CumSum Trilu ArgMax ArgMin ScatterND ScatterElements Einsum Conv QuantizeLinear DequantizeLinear "
-    "DynamicQuantizeLinear MatMulInteger QLinearMatMul".split()
+    "Identity Shape Size CumSum Trilu ArgMax ArgMin ScatterND ScatterElements Einsum Conv QuantizeLinear "
+    "DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearMatMul".split()
 )
 """Ops whose results have shapes that the shapes of their inputs tell."""
 
