@@ -154,6 +154,8 @@ def test_the_loops_of_pairs_in_pairs_have_no_shuffle(assembly: dict[str, dict[st
         ("pairs", "", 2),
         ("blocks", " of 2", 2),
         ("blocks", " of 3", 3),
+        ("dense", "", 4),
+        ("dense", " of 2", 4),
         ("pairs", " of 2", 1),
     ],
 )

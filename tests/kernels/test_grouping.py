@@ -5,26 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sparsert.kernels.formats.entries import LIMIT, block_entries, integer_entries
+from sparsert.kernels.formats.entries import LIMIT, block_entries, integer_entries, two_row_entries
 from sparsert.kernels.formats.grouping import assign_groups, lane_sums
 
 CANDIDATES = 6
 
 
 def naive_lanes(values: np.ndarray) -> list[list[int]]:
-    """[positive of lane 0, of lane 1, negative of lane 0, of lane 1] of each entry."""
+    """[positive of lane 0, of lane 1, negative of lane 0, of lane 1] of each entry, row after row."""
     result = []
     for entry in values.tolist():
-        sums = [0, 0, 0, 0]
+        sums = [0] * (4 * -(-len(entry) // 4))
         for place, value in enumerate(entry):
-            sums[place // 2 + (2 if value < 0 else 0)] += abs(value)
+            sums[place // 4 * 4 + place // 2 % 2 + (2 if value < 0 else 0)] += abs(value)
         result.append(sums)
     return result
 
 
 def naive_deal(entries: list[list[int]], count: int, group_entries: int) -> list[int] | None:
     """Each entry, heaviest first, to the lowest of the next six groups that take it, else to the first that does."""
-    sums, used, turn = [[0] * 4 for _ in range(count)], [0] * count, 0
+    sums, used, turn = [[0] * len(entries[0]) for _ in range(count)], [0] * count, 0
     groups = [0] * len(entries)
     for entry in sorted(range(len(entries)), key=lambda entry: -max(entries[entry])):
         heights: dict[int, int] = {}
@@ -46,7 +46,16 @@ def naive_deal(entries: list[list[int]], count: int, group_entries: int) -> list
     return groups
 
 
-CASES = [(40, 0.1, 127, 1), (300, 0.3, 60, 1), (64, 1.0, 255, 1), (120, 1.0, 40, 4), (90, 0.6, 128, 4), (3, 1.0, 9, 4)]
+CASES = [
+    (40, 0.1, 127, 1),
+    (300, 0.3, 60, 1),
+    (64, 1.0, 255, 1),
+    (120, 1.0, 40, 4),
+    (90, 0.6, 128, 4),
+    (3, 1.0, 9, 4),
+    (96, 1.0, 90, 8),
+    (80, 0.9, 255, 8),
+]
 
 
 @pytest.mark.parametrize("group_entries", [2, 4, 8, 16])
@@ -60,10 +69,15 @@ def test_equals_the_plain_dealer(width: int, density: float, limit: int, places:
     if places == 1:
         indptr, _, entries = integer_entries(weight)
         entries = entries[:, None]
-    else:
+    elif places == 4:
         indptr, _, entries = block_entries(weight, paired=True)
-    groups, counts = np.full(len(entries), -1, np.int32), np.zeros(len(weight), np.int64)
-    assign_groups(indptr, lane_sums(entries), np.arange(len(weight)), group_entries, groups, counts)
+    else:  # two rows of the matrix are one of entries
+        weight = np.repeat(weight, 2, axis=0)
+        weight[::2] = weight[::2, ::-1]
+        indptr, _, entries = two_row_entries(weight)
+    rows = len(indptr) - 1
+    groups, counts = np.full(len(entries), -1, np.int32), np.zeros(rows, np.int64)
+    assign_groups(indptr, lane_sums(entries), np.arange(rows), group_entries, groups, counts)
     lanes = naive_lanes(entries)
     for row, count in enumerate(counts.tolist()):
         row_lanes, row_groups = lanes[indptr[row] : indptr[row + 1]], groups[indptr[row] : indptr[row + 1]].tolist()

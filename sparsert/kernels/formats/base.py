@@ -57,7 +57,7 @@ class PackedWeight:
     @property
     def accumulator(self) -> str:
         """Name of its kernel in :data:`ACCUMULATORS`."""
-        return f"{FORMATS[self.format].kernels_of or self.format} {self.variant}"
+        return f"{self.format} {self.variant}"
 
     @property
     def nbytes(self) -> int:
@@ -87,8 +87,6 @@ class Format:
     stages : mapping
         Those that bring activations into its form, if the form is its own: the name in
         :data:`~sparsert.kernels.stages.STAGES` and an emitter.
-    kernels_of : str
-        Name of the format whose accumulators it shares, if it has none of its own.
     kept : callable
         Fraction of a matrix' weights that it multiplies, useful or not.
     rates : mapping
@@ -111,7 +109,6 @@ class Format:
     kernels: tuple[Emit, ...] = ()
     rows: tuple[int, ...] = WHOLE_ROW
     stages: Mapping[str, Emit] = field(default_factory=dict)
-    kernels_of: str = ""
     accepts: Callable[[Rows], bool] = lambda rows: True
     adjacent: int = 1
     panel_rows: int = 1
@@ -134,7 +131,7 @@ FORMATS: dict[str, Format] = {}
 
 def add_format(record: Format) -> None:
     """Enter a format, its accumulators and its stages."""
-    assert record.kernels_of or 0 < len(record.kernels) <= _VARIANTS, record.name
+    assert 0 < len(record.kernels) <= _VARIANTS, record.name
     assert len(record.stages) <= _VARIANTS, record.name
     if record.name in FORMATS or record.code in {other.code for other in FORMATS.values()}:
         raise ValueError(f"format '{record.name}' has code {record.code}, but one of them is taken: {list(FORMATS)}")

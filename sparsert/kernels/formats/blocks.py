@@ -15,8 +15,6 @@ from sparsert.kernels.jit import TIER, TILE
 from sparsert.kernels.registry import ANY_ROW, Emit
 from sparsert.kernels.simd import Simd, Value
 
-__all__ = ["pack_blocks"]
-
 
 def _dot4_blocks(v: Simd, *arguments: Value) -> None:
     """Four adjacent channels a weight block, two blocks a step."""
@@ -60,21 +58,18 @@ _BLOCK_COST = 14.0
 """Instructions per block of the kernels that sum pairs, counted in their assembly."""
 
 
-def pack_blocks(weight: np.ndarray, name: str = "blocks") -> PackedWeight:
-    """Pack integer weights (N, K), values in -255..255: the aligned blocks of 4 channels that hold a nonzero.
-
-    ``name`` is that of a format that shares the kernels.
-    """
+def _pack(weight: np.ndarray) -> PackedWeight:
+    """Pack integer weights (N, K), values in -255..255: the aligned blocks of 4 channels that hold a nonzero."""
     slices = cut(weight, SLICE)
     indptr, columns, blocks = block_entries(slices.weight, paired=TIER.pairs)
     values, scale = blocks.view(np.int32).ravel(), 4 * TILE
     if not TIER.pairs:
-        return plain(indptr, columns, values, slices, unroll=2, scale=scale).packed(name, weight, 8, 4)
+        return plain(indptr, columns, values, slices, unroll=2, scale=scale).packed("blocks", weight, 8, 4)
     streams = grouped(
         indptr, columns, values, lane_sums(blocks), slices, entries_per_step=1, scale=scale, step_cost=_BLOCK_COST
     )
     size = GROUP_SIZES[streams.variant]
-    return streams.packed(name, weight, 4 * size, 2 * size)
+    return streams.packed("blocks", weight, 4 * size, 2 * size)
 
 
 add_format(
@@ -83,7 +78,7 @@ add_format(
         title="4-block",
         code=1,
         form="quads",
-        pack=pack_blocks,
+        pack=_pack,
         kernels=tuple(_pair_blocks(size) for size in GROUP_SIZES) if TIER.pairs else (_dot4_blocks,),
         rows=ANY_ROW,
         kept=lambda rows: rows.density(4),

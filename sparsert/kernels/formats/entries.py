@@ -9,7 +9,7 @@ import numpy as np
 
 from sparsert.kernels.jit import inner, jit
 
-__all__ = ["LIMIT", "block_entries", "float_entries", "integer_entries"]
+__all__ = ["LIMIT", "block_entries", "float_entries", "integer_entries", "two_row_entries"]
 
 LIMIT = 128
 """Sum of the positive (or negative) weights of an int16 group: 255 * 128 = 32640 fits int16."""
@@ -190,4 +190,68 @@ def block_entries(weight: np.ndarray, paired: bool) -> tuple[np.ndarray, np.ndar
     _count_blocks(quads, paired, row_columns, words, blocks, indptr)
     columns, values = np.empty(indptr[-1], np.int64), np.empty((indptr[-1], 4), np.int8)
     _write_blocks(quads, paired, row_columns, words, blocks, indptr, columns, values)
+    return indptr, columns, values
+
+
+@inner()
+def _parts_of(weight, row, first):
+    """Into how many parts the weights of two rows from column ``first`` on are split, so that each part fits.
+
+    A part's weights are within 1 of the others', so a sum of two is within 1.3 of its share of 127.
+    """
+    largest = 0
+    for r in range(row, row + 2):
+        for column in range(first, first + 4, 2):
+            high = max(weight[r, column], 0) + max(weight[r, column + 1], 0)
+            low = min(weight[r, column], 0) + min(weight[r, column + 1], 0)
+            largest = max(largest, max(high, -low))
+    return (largest + LIMIT - 2) // (LIMIT - 1)
+
+
+@jit()
+def _count_two_rows(weight, indptr):
+    indptr[0] = 0
+    for row in range(0, weight.shape[0], 2):
+        count = 0
+        for first in range(0, weight.shape[1], 4):
+            count += _parts_of(weight, row, first)
+        indptr[row // 2 + 1] = indptr[row // 2] + count
+
+
+@jit()
+def _write_two_rows(weight, columns, values):
+    place = 0
+    for row in range(0, weight.shape[0], 2):
+        for first in range(0, weight.shape[1], 4):
+            parts = _parts_of(weight, row, first)
+            for part in range(parts):
+                columns[place] = first // 4
+                for lane in range(8):
+                    value = np.int64(weight[row + lane // 4, first + lane % 4])
+                    values[place, lane] = value * (part + 1) // parts - value * part // parts
+                place += 1
+
+
+def two_row_entries(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Blocks of four adjacent weights of two adjacent rows each; those beyond what a kernel can take are several.
+
+    Parameters
+    ----------
+    weight : int16 array, shape (N, K)
+        Values in -255..255; N is even.
+
+    Returns
+    -------
+    indptr : int64 array, shape (N / 2 + 1,)
+    columns : int64 array, shape (entries,)
+        Numbers of blocks: input features / 4.
+    values : int8 array, shape (entries, 8)
+        Four weights of the first row and four of the second. Those of one place add up to its weights, and fit as
+        :func:`block_entries` says.
+    """
+    weight = np.pad(weight, ((0, 0), (0, -weight.shape[1] % 4)))
+    indptr = np.empty(len(weight) // 2 + 1, np.int64)
+    _count_two_rows(weight, indptr)
+    columns, values = np.empty(indptr[-1], np.int64), np.empty((indptr[-1], 8), np.int8)
+    _write_two_rows(weight, columns, values)
     return indptr, columns, values

@@ -20,28 +20,27 @@ _LOWS = np.uint64(0x7FFF7FFF7FFF7FFF)
 @jit()
 def _add_lanes(values, lanes):
     for entry in range(values.shape[0]):
-        total = np.uint64(0)
         for place in range(values.shape[1]):
             value = np.int64(values[entry, place])
-            shift = 16 * (place // 2) + (32 if value < 0 else 0)
-            total += np.uint64(abs(value)) << np.uint64(shift)
-        lanes[entry] = total
+            shift = 16 * (place // 2 % 2) + (32 if value < 0 else 0)
+            lanes[entry, place // 4] += np.uint64(abs(value)) << np.uint64(shift)
 
 
 def lane_sums(values: np.ndarray) -> np.ndarray:
-    """What each entry adds to the sums of its group, four of 16 bits in one word.
+    """What each entry adds to the sums of its group, four of 16 bits in a word.
 
     Parameters
     ----------
-    values : int8 array, shape (entries, 1), (entries, 2) or (entries, 4)
-        Single weights, pairs, or blocks of four, of which the first two and the last two share a lane.
+    values : int8 array, shape (entries, 1), (entries, 2), (entries, 4) or (entries, 8)
+        Single weights, pairs, or blocks of four, of which the first two and the last two share a lane; or such blocks
+        of two rows.
 
     Returns
     -------
-    uint64 array, shape (entries,)
+    uint64 array, shape (entries, rows)
         From the lowest bits on: positive weights of lanes 0 and 1, negative ones of lanes 0 and 1 without their sign.
     """
-    lanes = np.empty(len(values), np.uint64)
+    lanes = np.zeros((len(values), -(-values.shape[1] // 4)), np.uint64)
     _add_lanes(values, lanes)
     return lanes
 
@@ -52,6 +51,15 @@ def _highest(sums):
     return max(
         max(sums & _LANE, (sums >> np.uint64(16)) & _LANE), max((sums >> np.uint64(32)) & _LANE, sums >> np.uint64(48))
     )
+
+
+@inner()
+def _height(lanes, entry):
+    """The largest of what an entry adds to any sum."""
+    height = _highest(lanes[entry, 0])
+    for word in range(1, lanes.shape[1]):
+        height = max(height, _highest(lanes[entry, word]))
+    return height
 
 
 @inner()
@@ -71,9 +79,11 @@ def _deal(lanes, masks, entries, count, group_entries, chosen, sums, used, follo
     first that does. Only sums that the entry adds to count. ``used`` counts a group's entries, and ``following`` skips
     groups that are full.
     """
-    one, end = np.uint64(1), np.uint64(count)
+    one, end, words = np.uint64(1), np.uint64(count), lanes.shape[1]
     for group in range(end):
-        sums[group], used[group], following[group] = 0, 0, group
+        used[group], following[group] = 0, group
+        for word in range(words):
+            sums[group, word] = 0
     following[end] = end
     turn = np.uint64(0)
     none = np.uint64(LIMIT + 1) << np.uint64(32)
@@ -91,7 +101,9 @@ def _deal(lanes, masks, entries, count, group_entries, chosen, sums, used, follo
             distance = group + shift
             if distance >= end or (distance >= np.uint64(_CANDIDATES) and best < none):
                 break
-            height = _highest((sums[group] + lanes[i]) & masks[i])
+            height = _highest((sums[group, 0] + lanes[i, 0]) & masks[i, 0])
+            for word in range(1, words):
+                height = max(height, _highest((sums[group, word] + lanes[i, word]) & masks[i, word]))
             best = min(best, (height << np.uint64(32)) | distance)
             group = _open_from(group + one, following)
         if best >= none:
@@ -105,7 +117,8 @@ def _deal(lanes, masks, entries, count, group_entries, chosen, sums, used, follo
         if turn >= end:
             turn = np.uint64(0)
         chosen[i] = group
-        sums[group] += lanes[i]
+        for word in range(words):
+            sums[group, word] += lanes[i, word]
         used[group] += 1
         if used[group] >= group_entries:
             following[group] = group + one
@@ -122,34 +135,36 @@ def assign_groups(indptr, lanes, rows, group_entries, groups, counts):
     longest = 1
     for r in range(rows.size):
         longest = max(longest, indptr[rows[r] + 1] - indptr[rows[r]])
-    sums, following = np.zeros(longest, np.uint64), np.zeros(longest + 1, np.uint64)
+    words = lanes.shape[1]
+    sums, following = np.zeros((longest, words), np.uint64), np.zeros(longest + 1, np.uint64)
     used, chosen = np.zeros(longest, np.int64), np.zeros(longest, np.int64)
-    sorted_lanes, masks = np.zeros(longest, np.uint64), np.zeros(longest, np.uint64)
+    sorted_lanes, masks = np.zeros((longest, words), np.uint64), np.zeros((longest, words), np.uint64)
     order = np.zeros(longest, np.int64)
     buckets = np.zeros(LIMIT + 3, np.int64)
-    total = np.zeros(4, np.int64)
+    total = np.zeros(4 * words, np.int64)
     for r in range(rows.size):
         first, last = indptr[rows[r]], indptr[rows[r] + 1]
         n = last - first
-        for lane in range(4):
+        for lane in range(total.size):
             total[lane] = 0
         for b in range(buckets.size):
             buckets[b] = 0
         for e in range(first, last):
-            for lane in range(4):
-                total[lane] += np.int64((lanes[e] >> np.uint64(16 * lane)) & _LANE)
-            buckets[LIMIT - np.int64(_highest(lanes[e])) + 1] += 1
+            for lane in range(total.size):
+                total[lane] += np.int64((lanes[e, lane // 4] >> np.uint64(16 * (lane % 4))) & _LANE)
+            buckets[LIMIT - np.int64(_height(lanes, e)) + 1] += 1
         for b in range(1, buckets.size):
             buckets[b] += buckets[b - 1]
         for e in range(first, last):
-            bucket = LIMIT - np.int64(_highest(lanes[e]))
+            bucket = LIMIT - np.int64(_height(lanes, e))
             place = buckets[bucket]
             buckets[bucket] += 1
             order[place] = e
-            sorted_lanes[place] = lanes[e]
-            # all bits of every lane that is not zero
-            masks[place] = (((lanes[e] + _LOWS) & _TOPS) >> np.uint64(15)) * _LANE
-        fewest = (max(max(total[0], total[1]), max(total[2], total[3])) + LIMIT - 1) // LIMIT
+            for word in range(words):
+                sorted_lanes[place, word] = lanes[e, word]
+                # all bits of every lane that is not zero
+                masks[place, word] = (((lanes[e, word] + _LOWS) & _TOPS) >> np.uint64(15)) * _LANE
+        fewest = (total.max() + LIMIT - 1) // LIMIT
         count = max((n + group_entries - 1) // group_entries, fewest)
         while count < n and not _deal(sorted_lanes, masks, n, count, group_entries, chosen, sums, used, following):
             count += max(1, count // 16)

@@ -73,12 +73,15 @@ class Slices:
     count: int
     features: int
     rows: int
+    panel: int = 1
+    """Rows of output that are one row of entries."""
 
     @property
     def blocks(self) -> np.ndarray:
         """(blocks, 2): first row of each block of rows, and the row after its last; no block spans two slices."""
-        firsts = np.arange(0, self.rows, BLOCK_ROWS)
-        ends = np.minimum(firsts + BLOCK_ROWS, self.rows)
+        size = BLOCK_ROWS // self.panel
+        firsts = np.arange(0, self.rows, size)
+        ends = np.minimum(firsts + size, self.rows)
         shifts = np.arange(self.count)[:, None] * self.rows
         return np.stack([(shifts + firsts).ravel(), (shifts + ends).ravel()], axis=1)
 
@@ -106,10 +109,15 @@ def _block_starts(
     return np.ascontiguousarray(np.stack([firsts * weight_bytes, firsts * offset_bytes], axis=1))
 
 
-def _headers(counts: np.ndarray, order: np.ndarray, slices: Slices) -> np.ndarray:
-    """(rows, 2) int32: scratch row and number of groups."""
-    scratch_rows = order % max(slices.rows, 1) % BLOCK_ROWS
-    return np.ascontiguousarray(np.stack([scratch_rows, counts[order]], axis=1).astype(np.int32))
+def _headers(counts: np.ndarray, order: np.ndarray, slices: Slices, out_features: int) -> np.ndarray:
+    """(slices * out_features, 2) int32: scratch row and number of groups; a block has those of its panels first."""
+    rows, size = max(slices.rows, 1), BLOCK_ROWS // slices.panel
+    turn, place = np.divmod(np.arange(len(order)), rows)
+    headers = np.zeros((slices.count * out_features, 2), np.int32)
+    headers[turn * out_features + place // size * BLOCK_ROWS + place % size] = np.stack(
+        [order % rows % size * slices.panel, counts[order]], axis=1
+    )
+    return headers
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,7 @@ class Streams:
             name,
             self.variant,
             *weight.shape,
-            headers=_headers(self.counts, self.order, self.slices),
+            headers=_headers(self.counts, self.order, self.slices, len(weight)),
             weights=self.values.view(np.int32) if values is None else values,
             offsets=self.offsets if offset_bytes else self.offsets[:0],
             starts=_block_starts(self.counts, self.order, self.slices, weight_bytes, offset_bytes),
