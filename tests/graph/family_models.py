@@ -219,6 +219,8 @@ class Family:
 
 FAMILIES = {
     "bert": Family(_bert, TYPED),
+    "bertpool": Family(_bert, TYPED, output="sentence_embedding"),
+    "mpnetpool": Family(_mpnet, output="sentence_embedding", attentions=("eager",)),
     "roberta": Family(_roberta),
     "xlmr": Family(_xlmr),
     "distilbert": Family(_distilbert),
@@ -276,6 +278,13 @@ def build(family: str, size_name: str, attention: str) -> nn.Module:
     return model.eval()
 
 
+def _pooled(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of the tokens that count, of length 1, with the operations of the sentence-transformers library."""
+    wide = mask.unsqueeze(-1).expand(hidden.size()).to(hidden.dtype)
+    mean = torch.sum(hidden * wide, 1) / torch.clamp(wide.sum(1), min=1e-9)
+    return nn.functional.normalize(mean, p=2, dim=1)
+
+
 def wrap(family: str, model: nn.Module) -> nn.Module:
     """A module of the arrays in the order of the family's inputs, giving the one output."""
     entry = FAMILIES[family]
@@ -288,6 +297,8 @@ def wrap(family: str, model: nn.Module) -> nn.Module:
         def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
             feeds = dict(zip(entry.inputs, arrays, strict=True))
             result = self.model(**feeds)
+            if entry.output == "sentence_embedding":
+                return _pooled(result["last_hidden_state"], feeds["attention_mask"])
             return result if isinstance(result, torch.Tensor) else result[entry.output]
 
     return Wrapper().eval()

@@ -21,6 +21,8 @@ COMMITTED = (
     "bert-sdpa-dynamo18half",
     "bert-sdpa-dynamo20",
     "bert-sdpa-dynamo20bf16",
+    "bertpool-eager-script14",
+    "bertpool-sdpa-dynamo18",
     "clip-eager-script14",
     "clip-sdpa-dynamo18",
     "deberta2-eager-script14",

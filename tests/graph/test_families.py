@@ -58,6 +58,9 @@ EXPECTED: dict[str, tuple[str, ...] | str | None] = {
     "bert-sdpa-dynamo20-qdqpad": None,
     "bert-sdpa-dynamo20-sessext": "com.microsoft",
     "bert-sdpa-dynamo20bf16": None,
+    # bertpool
+    "bertpool-eager-script14": None,
+    "bertpool-sdpa-dynamo18": None,
     # clip
     "clip-eager-script14": None,
     "clip-sdpa-dynamo18": None,
