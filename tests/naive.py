@@ -19,6 +19,7 @@ from sparsert.graph.reads import implicit_inputs
 from sparsert.graph.symbolic import apply, plain
 from sparsert.ops import Quantization
 from sparsert.ops.disentangled import DisentangledAttention, PositionVectors
+from sparsert.ops.patches import Patches
 from sparsert.ops.rms_norm import RmsNorm
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -89,6 +90,8 @@ def gelu(op: ops.Gelu, x: np.ndarray) -> np.ndarray:
     if op.approximate == "tanh":
         inner = math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)
         return (0.5 * wide * (1 + np.tanh(inner))).astype(np.float32)
+    if op.approximate == "sigmoid":
+        return (wide / (1 + np.exp(-1.702 * wide))).astype(np.float32)
     return (0.5 * wide * (1 + _erf(wide / math.sqrt(2)))).astype(np.float32)
 
 
@@ -153,6 +156,17 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     shifted = np.exp(scores - np.where(np.isneginf(highest), 0, highest))
     total = shifted.sum(axis=-1, keepdims=True)
     return shifted / np.where(total == 0, 1, total)
+
+
+def patches(op: Patches, x: np.ndarray) -> np.ndarray:
+    """One patch after the other, from the left to the right and down."""
+    rows, columns = x.shape[2] // op.height, x.shape[3] // op.width
+    found = [
+        x[:, :, r * op.height : (r + 1) * op.height, c * op.width : (c + 1) * op.width].reshape(len(x), -1)
+        for r in range(rows)
+        for c in range(columns)
+    ]
+    return np.stack(found, axis=1)
 
 
 def score_mask(op: ops.ScoreMask, condition: np.ndarray) -> np.ndarray:
@@ -293,6 +307,7 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "Embeddings": embeddings,
     "KeyMask": key_mask,
     "ScoreMask": score_mask,
+    "Patches": patches,
     "Attention": attention,
     "DisentangledAttention": disentangled_attention,
     "SelectToken": select_token,

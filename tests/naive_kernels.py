@@ -48,6 +48,12 @@ def gelu_tanh(x: np.ndarray) -> np.ndarray:
     return 0.5 * wide * (1.0 + tanh(math.sqrt(2.0 / math.pi) * (wide + 0.044715 * wide**3)))
 
 
+def quick_gelu(x: np.ndarray) -> np.ndarray:
+    """x * sigmoid(1.702 x)"""
+    wide = x.astype(np.float64)
+    return wide / (1.0 + np.exp(-1.702 * wide))
+
+
 def tanh(x: np.ndarray) -> np.ndarray:
     return _tanh(x.astype(np.float64))
 

@@ -23,9 +23,21 @@ def fuse_activations(editor: Editor) -> None:
     for node in editor.nodes("Erf", "Tanh"):
         if editor.alive(node):
             _fuse_gelu(editor, node)
+    for node in editor.nodes("Sigmoid"):
+        _fuse_quick_gelu(editor, node)
     for node in editor.nodes("Relu", "Tanh"):
         if editor.alive(node) and editor.is_float(node.inputs[0]) and editor.facts.rank(node.inputs[0]) in (2, 3):
             editor.emit(Activation(node.op.lower()), [node.inputs[0]], node.outputs[0], [node])
+
+
+def _fuse_quick_gelu(editor: Editor, node: Node) -> None:
+    """Match ``x * sigmoid(1.702 x)``, the activation of CLIP."""
+    inner, product = _scaled(editor, node.inputs[0], 1.702), editor.sole_reader(node.outputs[0])
+    if inner is None or product is None or editor.is_fused(product) or product.op != "Mul":
+        return
+    x = inner[0]
+    if sorted(product.inputs) == sorted((x, node.outputs[0])) and editor.is_float(x):
+        editor.emit(Gelu("sigmoid"), [x], product.outputs[0], [inner[1], node, product])
 
 
 def _scaled(editor: Editor, value: str, factor: float) -> tuple[str, Node] | None:

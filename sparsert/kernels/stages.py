@@ -18,7 +18,7 @@ from typing import Any
 from sparsert.kernels.jit import TILE
 from sparsert.kernels.records import parameter
 from sparsert.kernels.registry import ANY_ROW, Emit, Registry
-from sparsert.kernels.simd import Simd, Value
+from sparsert.kernels.simd import LOG2_E, Simd, Value
 from sparsert.kernels.table import TOKEN
 
 __all__ = ["STAGES", "Store", "byte_stages"]
@@ -88,6 +88,15 @@ def _gelu_tanh(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
         cubic = v.fma(b.fmul(b.fmul(x, x), v.constant(v.f32, 0.044715)), x, x)
         half = b.fmul(x, v.constant(v.f32, 0.5))
         result.append(v.fma(half, v.tanh(b.fmul(cubic, v.constant(v.f32, 0.7978845608028654))), half))
+    return result
+
+
+def _quick_gelu(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
+    """x / (1 + exp(-1.702 x)); the exponential is bounded where the result is below 1e-35 |x|. NaN stays NaN."""
+    b, result = v.builder, []
+    for x in values:
+        power = v.exp2(v.minimum(v.constant(v.f32, 126.0), b.fmul(x, v.constant(v.f32, -1.702 * LOG2_E))))
+        result.append(b.fdiv(x, b.fadd(power, v.constant(v.f32, 1.0))))
     return result
 
 
@@ -209,3 +218,4 @@ STAGES.add_all(byte_stages("quads", _store_quads, 4), 21)
 STAGES.add("dequantize_dynamic+floats", 24, _stage([_dequantize_dynamic], _sink_floats))
 STAGES.add("dequantize_dynamic+add+floats", 25, _stage([_dequantize_dynamic, _add], _sink_floats))
 STAGES.add("dequantize_dynamic+gelu+floats", 26, _stage([_dequantize_dynamic, _gelu], _sink_floats))
+STAGES.add("quick_gelu", 34, _stage([_quick_gelu]))

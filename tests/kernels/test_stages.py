@@ -119,7 +119,7 @@ def test_bias_and_add_round_once(rows: int, seed: int) -> None:
 @pytest.mark.parametrize(
     ("name", "error"),
     # values go up to 12; the error of gelu is 5e-7 of them, that of the rounded argument of tanh half of them
-    [("gelu", 6e-6), ("gelu_tanh", 1e-5), ("relu", 0.0), ("tanh", 1e-6)],
+    [("gelu", 6e-6), ("gelu_tanh", 1e-5), ("quick_gelu", 1e-5), ("relu", 0.0), ("tanh", 1e-6)],
 )
 @settings(max_examples=15)
 @rows_and_seeds
@@ -128,7 +128,9 @@ def test_activations(name: str, error: float, rows: int, seed: int) -> None:
     assert np.abs(run_stage(name, block) - getattr(naive, name)(block)).max() <= error
 
 
-@pytest.mark.parametrize("name", ["bias", "gelu", "gelu_tanh", "relu", "tanh", "add", "floats", "bias+gelu+floats"])
+@pytest.mark.parametrize(
+    "name", ["bias", "gelu", "gelu_tanh", "quick_gelu", "relu", "tanh", "add", "floats", "bias+gelu+floats"]
+)
 def test_nan_stays_nan(name: str) -> None:
     block = floats(5, 1)
     block[1, 3] = block[4, TILE - 1] = np.nan
@@ -242,7 +244,18 @@ def test_sequences_that_end_in_floats(rows: int) -> None:
 
 
 def test_every_stage_is_tested() -> None:
-    simple = {"dequantize", "dequantize_dynamic", "bias", "gelu", "gelu_tanh", "relu", "tanh", "add", "fake_quantize"}
+    simple = {
+        "dequantize",
+        "dequantize_dynamic",
+        "bias",
+        "gelu",
+        "gelu_tanh",
+        "quick_gelu",
+        "relu",
+        "tanh",
+        "add",
+        "fake_quantize",
+    }
     fused = {f"dequantize+{sink}" for sink in BYTES} | {f"dequantize+gelu+{form}" for form in SIDE_BY_SIDE}
     ends = {"dequantize+add+floats", "bias+add+floats", "bias+gelu+floats", "bias+floats", "floats"}
     ends |= {f"dequantize_dynamic+{end}" for end in ("floats", "add+floats", "gelu+floats")}

@@ -224,7 +224,7 @@ def test_linear_refuses_another_width() -> None:
 # ---------------------------------------------------------------------------------------------------------- elementwise
 
 
-@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize("approximate", ["none", "tanh", "sigmoid"])
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3, 8)])
 def test_gelu(approximate: str, shape: tuple[int, ...]) -> None:
     # One unit in the last place; the tail below -5, where 1 + erf cancels, differs by less than 1e-14.
