@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,9 @@ from sparsert.plan.segment import Output, Segment
 from sparsert.plan.store import load_or_pack
 
 __all__ = ["lower"]
+
+_SMALL = 1 << 12
+"""Bytes of an array that are compared number by number."""
 
 
 def lower(
@@ -222,11 +227,25 @@ class Lowering:
 
 
 def _pack(nodes: Sequence[Node], wanted: str | None) -> dict[str, PackedLinear]:
-    """Pack all weights, on the cores that the environment grants: the packers release the GIL most of the time."""
-    linears = [node for node in nodes if isinstance(node.fused, Linear)]
+    """Pack all weights, on the cores that the environment grants: the packers release the GIL most of the time.
+
+    Layers that share a matrix, as those of ALBERT do, share its packed form.
+    """
+    linears = {node.outputs[0]: _identity(node.fused) for node in nodes if isinstance(node.fused, Linear)}
+    different = {linears[node.outputs[0]]: node for node in nodes if node.outputs[0] in linears}
     with ThreadPoolExecutor(cpu.default_cores()) as pool:
-        packed = pool.map(lambda node: _pack_one(node, wanted), linears)
-        return {node.outputs[0]: result for node, result in zip(linears, packed, strict=True)}
+        packed = dict(zip(different, pool.map(lambda node: _pack_one(node, wanted), different.values()), strict=True))
+    return {name: packed[identity] for name, identity in linears.items()}
+
+
+def _identity(value: Any) -> Any:
+    """Something hashable, equal for the same numbers; large arrays are the same if they lie at the same place."""
+    if isinstance(value, np.ndarray):
+        place = value.tobytes() if value.nbytes <= _SMALL else (value.ctypes.data, value.strides)
+        return value.dtype.str, value.shape, place
+    if is_dataclass(value):
+        return tuple(_identity(getattr(value, field.name)) for field in fields(value))
+    return value
 
 
 def _pack_one(node: Node, wanted: str | None) -> PackedLinear:

@@ -61,8 +61,8 @@ class Segment:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the packed weights in bytes."""
-        return sum(packed.nbytes for packed in self.packed.values())
+        """Memory of the packed weights in bytes; layers may share them."""
+        return sum(packed.nbytes for packed in {id(packed): packed for packed in self.packed.values()}.values())
 
     def tables(self) -> Iterator[tuple[str, Table]]:
         """Every embedding table, with the name of the ids that choose its rows, "" where positions do."""

@@ -38,3 +38,27 @@ def test_linears_of_any_width_run_in_kernels_and_stay_exact() -> None:
         assert not any(step.fallback for step in program.reports)
         expected = x.astype(np.int64) @ weight.astype(np.int64)
         np.testing.assert_array_equal(program.run({"x": x}, 1)["y"], expected.astype(np.float32))
+
+
+def test_layers_that_share_a_matrix_share_its_packed_form() -> None:
+    rng = np.random.default_rng(1)
+    weight, other = (rng.standard_normal((128, 128)).astype(np.float32) for _ in range(2))
+    bias = rng.standard_normal(128).astype(np.float32)
+    matrices = [(weight, bias), (weight, bias.copy()), (weight, None), (other, bias)]
+    nodes = [
+        Node("Linear", [f"h{i}"], [f"h{i + 1}"], name=f"linear{i}", domain=FUSED_DOMAIN, fused=ops.Linear(w, bias=b))
+        for i, (w, b) in enumerate(matrices)
+    ]
+    single = np.dtype(np.float32)
+    inputs, outputs = [TensorInfo("h0", single, ("batch", 128))], [TensorInfo("h4", single, ("batch", 128))]
+    program = compile_graph(Graph("shared", inputs, outputs, nodes, {}, {"": 17}))
+    (part,) = program.parts
+    packed = [part.segment.packed[f"h{i + 1}"] for i in range(4)]  # type: ignore[union-attr]
+    assert packed[0] is packed[1] and len({id(item) for item in packed}) == 3
+    assert part.segment.nbytes == sum(packed[i].nbytes for i in (0, 2, 3))  # type: ignore[union-attr]
+    x = rng.standard_normal((5, 128)).astype(np.float32)
+    expected = x.astype(np.float64)
+    for w, b in matrices:
+        expected = expected @ w + (0 if b is None else b)
+    # sums of 128 products, four times over
+    np.testing.assert_allclose(program.run({"h0": x}, 1)["h4"], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
