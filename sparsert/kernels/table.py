@@ -155,10 +155,10 @@ UNITS = _numbered("bands shares strips")
 """Bands of ``size`` tiles; attention in ``size`` shares of about equal work; or ``size`` strips of the rows of every
 tile, or of the only tile's heads."""
 
-META_COLUMNS = 6
-TILE_META = _numbered("pieces piece_count first_token tokens work_before work")
+META_COLUMNS = 5
+TILE_META = _numbered("pieces piece_count first_token tokens work")
 """A row of the description of tiles: address and number of its pieces, flat index of its first token, valid tokens (the
-lanes behind them are empty), work of attention in the tiles before it and in it."""
+lanes behind them are empty), work of attention where queries see all keys of their sequence."""
 
 PIECE_COLUMNS = 11
 PIECE = _numbered(

@@ -11,11 +11,9 @@ from sparsert.errors import InputRangeError, InputShapeError
 from sparsert.graph.grids import as_distance, compute
 from sparsert.graph.symbolic import Expr
 from sparsert.kernels.jit import TILE
+from sparsert.kernels.loop.attention import UNBOUNDED
 
-__all__ = ["EVERYWHERE", "HIDDEN", "NO_BIAS", "BiasTable", "PositionBias", "bias_of_array"]
-
-EVERYWHERE = 1 << 40
-"""More tokens than a sequence has."""
+__all__ = ["HIDDEN", "NO_BIAS", "BiasTable", "PositionBias", "bias_of_array"]
 
 HIDDEN = -1e9
 """What is at most this and added to a score hides a key: no score outweighs it."""
@@ -49,8 +47,8 @@ class BiasTable:
     item: int = 0
     head: int = 0
     stride: int = 0
-    before: int = EVERYWHERE
-    after: int = EVERYWHERE
+    before: int = UNBOUNDED
+    after: int = UNBOUNDED
 
 
 NO_BIAS = BiasTable(np.zeros(0, np.float32))
@@ -132,11 +130,11 @@ def _of_distances(line: np.ndarray, tokens: int) -> BiasTable:
     """The table of numbers (heads or 1, 2 tokens - 1) of the distances, query minus key, from 1 - tokens on."""
     if not line.any():
         return BiasTable(line)
-    before = after = EVERYWHERE
+    before = after = UNBOUNDED
     seen = np.flatnonzero((line > HIDDEN).any(axis=0)) - (tokens - 1)
     if len(seen) and len(seen) == seen[-1] - seen[0] + 1 and seen[0] <= 0 <= seen[-1]:
-        before = int(seen[-1]) if seen[-1] < tokens - 1 else EVERYWHERE
-        after = int(-seen[0]) if seen[0] > 1 - tokens else EVERYWHERE
+        before = int(seen[-1]) if seen[-1] < tokens - 1 else UNBOUNDED
+        after = int(-seen[0]) if seen[0] > 1 - tokens else UNBOUNDED
     values = np.pad(line, ((0, 0), (_BEYOND, _BEYOND)))
     address = values.ctypes.data + 4 * (_BEYOND + tokens - 1)
     head = values.strides[0] if len(values) > 1 else 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsert.kernels.jit import TILE
+from sparsert.kernels.loop.attention import PIECE_OVERHEAD
 from sparsert.kernels.table import META_COLUMNS, MODE, PIECE, PIECE_COLUMNS, TILE_META
 from sparsert.plan.segment import Segment
 
@@ -20,9 +21,6 @@ that their activations stay in the L3."""
 _RAGGED_CHUNK_TILES = 16
 """The same for sequences that leave a chunk's last tile partly empty, and its tiles of unequal work: both weigh less in
 a larger chunk."""
-
-_ATTENTION_OVERHEAD = 16
-"""What a sequence's piece of a tile costs in attention besides its keys, in keys."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +117,8 @@ class Layout:
         if tiles:
             meta[:, TILE_META.first_token] = (begins[owner] + pieces[:, PIECE.position])[first_pieces]
             meta[:, TILE_META.tokens] = pieces[first_pieces + each - 1, PIECE.stop_lane]
-            work = pieces[:, PIECE.stop_key] - pieces[:, PIECE.first_key] + _ATTENTION_OVERHEAD
+            work = pieces[:, PIECE.stop_key] - pieces[:, PIECE.first_key] + PIECE_OVERHEAD
             meta[:, TILE_META.work] = np.add.reduceat(work, first_pieces)
-            before = np.cumsum(meta[:, TILE_META.work]) - meta[:, TILE_META.work]
-            chunk_of_tile = np.repeat(bounds[:-1], np.diff(bounds))
-            meta[:, TILE_META.work_before] = before - before[chunk_of_tile]
         bias_size, tokens = int(rows.sum()), int(sizes.sum())
         places: np.ndarray | slice = slice(None)
         if bias_size > tokens:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sparsert.errors import InputRangeError, InputShapeError
 from sparsert.graph.grids import as_distance, compute
 from sparsert.graph.symbolic import Expr, apply, evaluate
-from sparsert.ops.score_bias import EVERYWHERE, BiasTable, PositionBias, bias_of_array
+from sparsert.kernels.loop.attention import UNBOUNDED
+from sparsert.ops.score_bias import BiasTable, PositionBias, bias_of_array
 
 HEAD, QUERY, KEY = INDICES = tuple(("index", label, ("dim", label)) for label in ("head", "query", "key"))
 BIG_TABLE = np.random.default_rng(0).standard_normal((3, 40, 40)).astype(np.float32)
@@ -51,9 +52,9 @@ EXPRESSIONS = {
     "blocks": masked(apply("Equal", apply("Div", QUERY, 4), apply("Div", KEY, 4))),
 }
 WINDOWS = {
-    "causal": (EVERYWHERE, 0),
-    "causal_infinite": (EVERYWHERE, 0),
-    "causal_slopes": (EVERYWHERE, 0),
+    "causal": (UNBOUNDED, 0),
+    "causal_infinite": (UNBOUNDED, 0),
+    "causal_slopes": (UNBOUNDED, 0),
     "window": (5, 5),
     "one_sided": (3, 0),
 }
@@ -77,7 +78,7 @@ def test_values_and_tables_are_those_of_the_function(name: str) -> None:
     want = naive.position_bias(bias, tokens)
     np.testing.assert_allclose(np.broadcast_to(bias.values(tokens), want.shape), want, rtol=1e-6)
     table = bias.table(tokens)
-    assert (table.before, table.after) == WINDOWS.get(name, (EVERYWHERE, EVERYWHERE))
+    assert (table.before, table.after) == WINDOWS.get(name, (UNBOUNDED, UNBOUNDED))
     for head, query, key in np.ndindex(*want.shape):
         if -table.after <= query - key <= table.before:
             assert read(table, head, query, key) == pytest.approx(want[head, query, key], rel=1e-6)
@@ -99,12 +100,12 @@ def test_a_table_serves_shorter_sequences_and_grows() -> None:
 
 def test_what_is_0_everywhere_is_not_added() -> None:
     table = PositionBias(masked(apply("LessOrEqual", DISTANCE, 1000)), INDICES, {}, 3).table(64)  # type: ignore[arg-type]
-    assert table.address == 0 and table.before == EVERYWHERE
+    assert table.address == 0 and table.before == UNBOUNDED
 
 
 def test_a_window_that_is_wider_than_the_sequence_is_found_once_it_matters() -> None:
     bias = PositionBias(masked(apply("LessOrEqual", DISTANCE, 100)), INDICES, {}, 3)  # type: ignore[arg-type]
-    assert bias.table(64).before == EVERYWHERE
+    assert bias.table(64).before == UNBOUNDED
     assert bias.table(300).before == 100
 
 

@@ -38,12 +38,11 @@ def test_layout(lengths: list[int], threads: int, whole: bool, even_keys: int) -
     assert layout.tiles == max(stop - start for start, stop in layout.chunks)
     for number, (start, stop) in enumerate(layout.chunks):
         assert number == 0 or start == layout.chunks[number - 1][1] < stop
-        work, opened = 0, len(ranges)
+        opened = len(ranges)
         for tile in range(start, stop):
-            address, count, first_token, valid, before, own = layout.meta[tile].tolist()
+            address, count, first_token, valid, work = layout.meta[tile].tolist()
             pieces = layout.pieces[(address - base) // stride :][:count].tolist()
-            assert first_token == found and 0 < valid <= TILE and before == work
-            work += own
+            assert first_token == found and 0 < valid <= TILE
             keys = 0
             lane = 0
             for first, end, position, sequence, length, key_tile, first_key, stop_key, place, *shared in pieces:
@@ -61,10 +60,11 @@ def test_layout(lengths: list[int], threads: int, whole: bool, even_keys: int) -
                 padding = (first_key % 4, -stop_key % 4)
                 np.testing.assert_array_equal(row, np.pad(own_bias, padding, constant_values=-np.inf))
             assert lane == valid
-            assert own >= keys
+            assert work >= keys
     assert found == sum(lengths)
     for owner, (first, stop) in zip(owners, ranges, strict=True):
         assert owners[first:stop] == (owners if whole else [owner] * owners.count(owner))
+    assert layout.longest == max(lengths)
     assert layout.key_tiles == max(max(tiles) - min(tiles) + 1 for tiles in tiles_of.values())
     if whole:
         assert len(layout.chunks) == 1

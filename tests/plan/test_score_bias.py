@@ -218,6 +218,23 @@ def test_scores_with_more_than_a_mask(spelling: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(ragged, got[inside])
 
 
+@pytest.mark.parametrize("spelling", ["window and mask", "causal and mask in one", "buckets, then mask"])
+def test_threads_share_the_work_of_what_is_seen(spelling: str, tmp_path: Path) -> None:
+    """Whatever the shares, every head of every tile is computed, and sequences alone give the same bits."""
+    path = model(tmp_path, OF_SCORES[spelling])
+    one, two = (Engine(path, batch_size=None, num_cores=cores) for cores in (1, 2))
+    lengths = np.array([300, 3, 64, 65, 1, 200, 33])
+    ids, mask = batch(1, int(lengths.sum()), False)
+    inputs = [ids[0], mask[0]]
+    (want,), (got,) = one.run_ragged(inputs, lengths), two.run_ragged(inputs, lengths)
+    np.testing.assert_array_equal(got, want)
+    first = 0
+    for length in lengths:
+        (alone,) = one.run([array[None, first : first + length] for array in inputs])
+        np.testing.assert_array_equal(alone[0], want[first : first + length])
+        first += length
+
+
 @pytest.mark.parametrize("spelling", ["window alone", "causal and mask in one"])
 def test_hidden_keys_are_not_visited(spelling: str, tmp_path: Path) -> None:
     engine = Engine(model(tmp_path, OF_SCORES[spelling]), batch_size=None, num_cores=1)

@@ -19,7 +19,13 @@ from sparsert.kernels.loop.places import (
 from sparsert.kernels.memory import load_f32, store_f32
 from sparsert.kernels.table import ATTENTION, BYTE_SUMS, MODE, PIECE, PIECE_COLUMNS, TILE_META
 
-__all__ = ["attention_share", "byte_sums_step"]
+__all__ = ["PIECE_OVERHEAD", "UNBOUNDED", "attention_share", "byte_sums_step"]
+
+PIECE_OVERHEAD = 16
+"""What a sequence's piece of a tile costs in attention besides its keys, in keys."""
+
+UNBOUNDED = 1 << 40
+"""More tokens than a sequence has: what queries see in a direction where they see everything."""
 
 
 @inner()
@@ -136,18 +142,33 @@ def _attention_step(step, tile, head, meta, scratch):
 
 
 @inner()
+def _work(step, tile, meta):
+    """Work of one head of a tile, in keys: that of the layout, unless queries see a part of their sequence's keys."""
+    if step[ATTENTION.before] >= UNBOUNDED and step[ATTENTION.after] >= UNBOUNDED:
+        return meta[tile, TILE_META.work]
+    work = 0
+    for index in range(meta[tile, TILE_META.piece_count]):
+        first, stop = _visible_keys(step, meta[tile, TILE_META.pieces] + index * (8 * PIECE_COLUMNS))
+        work += stop - first + PIECE_OVERHEAD
+    return work
+
+
+@inner()
 def attention_share(step, share, shares, meta, tiles, scratch):
     """Those heads of tiles whose work begins in one of ``shares`` equal parts of all the work."""
     heads = step[ATTENTION.heads]
-    total = (meta[tiles - 1, TILE_META.work_before] + meta[tiles - 1, TILE_META.work]) * heads
-    start, stop = share * total // shares, (share + 1) * total // shares
+    total = 0
     for tile in range(tiles):
-        before, work = meta[tile, TILE_META.work_before] * heads, meta[tile, TILE_META.work]
-        if before + work * heads <= start or before >= stop:
-            continue
-        for head in range(heads):
-            if start <= before + work * head < stop:
-                _attention_step(step, tile, head, meta, scratch)
+        total += heads * _work(step, tile, meta)
+    start, stop = share * total // shares, (share + 1) * total // shares
+    before = 0
+    for tile in range(tiles):
+        work = _work(step, tile, meta)
+        if before + work * heads > start and before < stop:
+            for head in range(heads):
+                if start <= before + work * head < stop:
+                    _attention_step(step, tile, head, meta, scratch)
+        before += work * heads
 
 
 @inner()
