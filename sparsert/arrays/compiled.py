@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import get_num_threads
 
+from sparsert.kernels.arrays import gather
 from sparsert.kernels.arrays.numbers import NUMBERS, apply
 from sparsert.kernels.arrays.products import multiply
 from sparsert.kernels.arrays.softmax import softmax_rows
 
-__all__ = ["erf", "exp", "gelu", "gelu_tanh", "matmul", "sigmoid", "silu", "softmax", "tanh"]
+__all__ = ["erf", "exp", "gather_rows", "gelu", "gelu_tanh", "matmul", "sigmoid", "silu", "softmax", "tanh"]
 
 _Function = Callable[[np.ndarray], np.ndarray]
 
@@ -141,3 +142,35 @@ def _places(shape: tuple[int, ...], strides: tuple[int, ...], lead: tuple[int, .
     for size, stride in zip(shape, strides, strict=False):
         place = np.add.outer(place, np.arange(size, dtype=np.int64) * stride)
     return np.broadcast_to(place, lead).reshape(-1).copy()
+
+
+def gather_rows(x: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Numbers of the last axis at the places of ``indices``, whose other axes are those of ``x``, or shorter.
+
+    Raises
+    ------
+    IndexError
+        An index lies beyond the axis.
+    """
+    kept = x[tuple(map(slice, indices.shape[:-1]))]
+    if x.itemsize != 4 or indices.dtype != np.int64 or indices.ndim < 2 or not indices.size or not kept.size:
+        return np.take_along_axis(kept, indices, -1)
+    lead, threads = indices.shape[:-1], get_num_threads()
+    y, wrong = np.empty(indices.shape, x.dtype), np.zeros((threads, 8), np.int64)
+    gather.gather_rows(
+        _row_places(lead, kept.strides[:-1]) + kept.ctypes.data,
+        _row_places(lead, indices.strides[:-1]) + indices.ctypes.data,
+        y.ctypes.data,
+        (kept.shape[-1], indices.shape[-1]),
+        (kept.strides[-1], indices.strides[-1]),
+        wrong,
+        threads,
+    )
+    if wrong.any():
+        raise IndexError(f"an index lies outside of [{-kept.shape[-1]}, {kept.shape[-1]})")
+    return y
+
+
+@functools.lru_cache(maxsize=64)
+def _row_places(lead: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
+    return _places(lead, strides, lead)

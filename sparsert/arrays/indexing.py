@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sparsert.arrays.compiled import gather_rows
 from sparsert.arrays.registry import Compute, Form, operator
 
 __all__ = ["Gather", "GatherElements", "GatherND", "NonZero", "OneHot", "ScatterElements", "ScatterND", "TopK"]
@@ -30,6 +31,8 @@ def GatherElements(form: Form) -> Compute:
 
     def run(x: np.ndarray, indices: np.ndarray) -> np.ndarray:
         along = _checked_axis(x, indices, axis)
+        if along == x.ndim - 1:
+            return gather_rows(x, indices)
         kept = [slice(None) if dim == along else slice(size) for dim, size in enumerate(indices.shape)]
         return np.take_along_axis(x[tuple(kept)], indices, along)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sparsert.arrays.registry import OPERATORS
 from sparsert.graph.ir import Graph
 from sparsert.plan.parts import ArrayPart, SegmentPart
 
@@ -32,18 +33,12 @@ _SHAPING = {
     "OneHot": (1,),
     "ConstantOfShape": (0,),
     "Range": (0, 1, 2),
-    **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceProd"), (1,)),
+    **{op: (1,) for op in OPERATORS if op.startswith("Reduce")},
 }
-"""Inputs whose values tell the shape of the result."""
+"""Inputs whose values tell the shape of a result."""
 
-_BY_SHAPES = frozenset(
-    "Add Sub Mul Div Pow Mod Min Max Sum Mean Neg Abs Sqrt Exp Log Erf Tanh Sigmoid Relu Gelu Clip Floor Ceil Round "
-    "Sign Reciprocal Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not Where Cast CastLike IsNaN IsInf "
-    "Softmax LogSoftmax LayerNormalization MatMul Gemm Transpose Concat Flatten Gather GatherElements GatherND "
-    "Identity Shape Size CumSum Trilu ArgMax ArgMin ScatterND ScatterElements Einsum Conv QuantizeLinear "
-    "DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearMatMul".split()
-)
-"""Ops whose results have shapes that the shapes of their inputs tell."""
+_BY_VALUES = frozenset({"NonZero"})
+"""Ops whose results have shapes that all of their numbers tell; those of the other operators follow from shapes."""
 
 
 def shape_parts(graph: Graph, parts: Sequence[ArrayPart | SegmentPart]) -> list[ArrayPart]:
@@ -58,7 +53,7 @@ def shape_parts(graph: Graph, parts: Sequence[ArrayPart | SegmentPart]) -> list[
                 shaped.update(part.outputs)
             continue
         node = part.node
-        if node.domain or not shaped.issuperset(names) or node.op not in _SHAPING.keys() | _BY_SHAPES:
+        if node.domain or not shaped.issuperset(names) or node.op not in OPERATORS or node.op in _BY_VALUES:
             continue
         shaping = [node.inputs[index] for index in _SHAPING.get(node.op, ()) if index < len(node.inputs)]
         if not known.issuperset(filter(None, shaping)):
