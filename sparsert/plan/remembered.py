@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -17,8 +17,8 @@ __all__ = ["Remembered", "shape_parts"]
 KEPT = 16
 """Shapes of calls whose values stay."""
 
-MOST_BYTES = 1 << 22
-"""Of the values of one shape: more than that is computed again, rather than kept."""
+MOST_BYTES = 1 << 26
+"""Of all that stays: DeBERTa-base has 38 MB of keys and queries of positions, which are the same for all shapes."""
 
 _SHAPING = {
     "Reshape": (1,),
@@ -81,11 +81,23 @@ class Remembered:
             return values
 
     def keep(self, shapes: tuple[tuple[int, ...], ...], values: dict[str, np.ndarray]) -> None:
-        """Keep values that nobody writes into, unless they are many. Views are copied: they may be on an input."""
-        if sum(array.nbytes for array in values.values()) > MOST_BYTES:
-            return
-        owned = {name: array if array.flags.owndata else array.copy() for name, array in values.items()}
+        """Keep values that nobody writes into. Views are copied: they may be on an input."""
         with self._lock:
-            self._values[shapes] = owned
-            while len(self._values) > KEPT:
+            latest = next(reversed(self._values.values()), {})
+        # what does not depend on the shapes exists once
+        kept = {name: _same(array, latest.get(name)) for name, array in values.items()}
+        with self._lock:
+            self._values[shapes] = kept
+            while len(self._values) > KEPT or _bytes(self._values.values()) > MOST_BYTES:
                 self._values.popitem(last=False)
+
+
+def _same(array: np.ndarray, other: np.ndarray | None) -> np.ndarray:
+    """``other``, if it is equal to the array; else the array, or a copy if it is a view."""
+    if other is not None and other.shape == array.shape and np.array_equal(other, array):
+        return other
+    return array if array.flags.owndata else array.copy()
+
+
+def _bytes(kept: Iterable[dict[str, np.ndarray]]) -> int:
+    return sum({id(array): array.nbytes for values in kept for array in values.values()}.values())
