@@ -23,7 +23,7 @@ from sparsert.kernels.attention_pairs import add_single_products, sum_values
 from sparsert.kernels.jit import TIER, TILE, inner, jit
 from sparsert.kernels.memory import load_f32
 from sparsert.kernels.records import ATTENTION_PARAMETERS, parameter
-from sparsert.kernels.simd import LOG2_E, Simd, Value, micro_kernel
+from sparsert.kernels.simd import LOG2_E, Simd, Sums, Value, micro_kernel
 from sparsert.kernels.table import MODE
 
 __all__ = ["BOUNDED_SPAN", "SUM_ROWS", "WIDTH", "attend_float", "attend_int8", "byte_sums"]
@@ -47,22 +47,11 @@ SUM_ROWS = 3
 
 _KEY_TERM, _KEY_PEAK, _QUERY_TERM = range(SUM_ROWS)
 
-_Product = Callable[[Simd, Value, Value, Value], Value]
-
-
 _SCORE_FIELDS = ("qk_factor", "low", "high", "score_factor")
 
 
 def _parameter(v: Simd, params: Value, name: str) -> Value:
     return parameter(v, params, name, ATTENTION_PARAMETERS)
-
-
-def _dot4(v: Simd, accumulator: Value, vector: Value, scalar: Value) -> Value:
-    return v.dot4(accumulator, vector, scalar)
-
-
-def _multiply_add(v: Simd, accumulator: Value, vector: Value, scalar: Value) -> Value:
-    return v.fma(v.cast(vector, v.f32), v.cast(scalar, v.f32), accumulator)
 
 
 def _keys_of(v: Simd, tile: Value, first: Value, stop: Value) -> tuple[Value, Value]:
@@ -90,31 +79,24 @@ def byte_sums(v: Simd, queries: Value, keys: Value, quads: Value, params: Value,
     size = v.splat(b.trunc(v.mul(quads, 4), v.i32.element), v.i32)
     with v.loop(vectors) as k:
         column = v.mul(k, v.bytes)
-        key_sum, query_sum = (v.variable(v.zero(v.i32)) for _ in range(2))
+        key_sum, query_sum = (Sums(v, [v.zero(v.i32)]) for _ in range(2))
         peak = v.variable(v.zero(v.i16))
         with v.loop(quads) as quad:
             place = v.add(v.mul(quad, _ROW), column)
             key, query = v.load(v.at(keys, place), v.i8), v.load(v.at(queries, place), v.i8)
-            key_sum.set(_add_products(v, key_sum.get(), ones, key))
-            query_sum.set(_add_products(v, query_sum.get(), query, ones))
+            key_sum.add([ones], key)
+            query_sum.add([query], ones)
             if v.tier.pairs:
                 positive = v.multiply_pairs_u8s8(ones, v.select_greater(key, none, key, none))
                 negative = v.multiply_pairs_u8s8(ones, v.select_greater(key, none, none, key))
                 for sums in (positive, b.sub(v.zero(v.i16), negative)):
                     peak.set(v.select_greater(sums, peak.get(), sums, peak.get()))
-        term = b.mul(zero_point, b.add(key_sum.get(), b.mul(offset, size)))
+        term = b.mul(zero_point, b.add(key_sum.get()[0], b.mul(offset, size)))
         v.store(b.sub(v.zero(v.i32), term), v.at(out, v.add(column, _KEY_TERM * _ROW)))
         both = v.cast(peak.get(), v.i32)
         left, right = b.ashr(b.shl(both, sixteen), sixteen), b.ashr(both, sixteen)
         v.store(v.select_greater(left, right, left, right), v.at(out, v.add(column, _KEY_PEAK * _ROW)))
-        v.store(b.mul(offset, query_sum.get()), v.at(out, v.add(column, _QUERY_TERM * _ROW)))
-
-
-def _add_products(v: Simd, accumulator: Value, unsigned: Value, signed: Value) -> Value:
-    """Plus four u8 * s8 products, of which no two adjacent ones leave int16."""
-    if v.tier.pairs:
-        return v.dot2(accumulator, v.multiply_pairs_u8s8(unsigned, signed), v.constant(v.i16, 1))
-    return v.dot4(accumulator, v.cast(unsigned, v.i32), v.cast(signed, v.i32))
+        v.store(b.mul(offset, query_sum.get()[0]), v.at(out, v.add(column, _QUERY_TERM * _ROW)))
 
 
 def _score_tile(
@@ -127,32 +109,26 @@ def _score_tile(
     vectors: Value,
     kind: Any,
     initial: Callable[[Value, Value, int], Value],
-    product: _Product,
 ) -> None:
     """scores[key][query] of one key tile: ``_KEYS`` keys times ``WIDTH`` vectors of queries in registers.
 
     ``initial(key, column, k)`` is what a vector of a key's sums starts from, the ``k``-th from the ``column``-th byte
-    of a row on; ``kind`` the vectors that ``product`` takes.
+    of a row on; ``kind`` is that of loaded vectors.
     """
     start, end = key_range
     with v.loop(end, start, _KEYS) as key:
         with v.loop(vectors, step=WIDTH) as first:
             column = v.mul(first, v.bytes)
-            accumulators = [v.variable(initial(v.add(key, r), column, k)) for r in range(_KEYS) for k in range(WIDTH)]
+            sums = [Sums(v, [initial(v.add(key, r), column, k) for k in range(WIDTH)]) for r in range(_KEYS)]
             with v.loop(steps) as step:
                 offset = v.mul(step, _ROW)
                 place = v.at(queries, v.add(offset, column))
                 loaded = [v.load(v.at(place, k * v.bytes), kind) for k in range(WIDTH)]
-                words = v.at(keys, v.add(offset, v.mul(key, 4)))
-                for r in range(_KEYS):
-                    scalar = v.cast(v.broadcast_i32(v.at(words, 4 * r)), kind)
-                    for k in range(WIDTH):
-                        accumulator = accumulators[WIDTH * r + k]
-                        accumulator.set(product(v, accumulator.get(), loaded[k], scalar))
-            for r in range(_KEYS):
-                place = v.at(out, v.add(v.mul(v.add(key, r), _ROW), column))
-                for k in range(WIDTH):
-                    v.store(accumulators[WIDTH * r + k].get(), v.at(place, k * v.bytes))
+                words = v.broadcasts(v.at(keys, v.add(offset, v.mul(key, 4))), _KEYS, v.i32)
+                for total, word in zip(sums, words, strict=True):
+                    total.add(loaded, word)
+            for r, total in enumerate(sums):
+                v.store_row(total.get(), v.at(out, v.add(v.mul(v.add(key, r), _ROW), column)))
 
 
 @micro_kernel(12)
@@ -188,7 +164,7 @@ def _scores_int(
             offset = offsets[k] if offsets else v.load(place, v.i32)
             return b.add(v.broadcast_i32(v.at(sums, v.mul(key, 4))), offset)
 
-        _score_tile(v, queries, base, rows, (start, end), quads, vectors, v.i8, initial, _add_products)
+        _score_tile(v, queries, base, rows, (start, end), quads, vectors, v.i8, initial)
         if v.tier.pairs:
             with v.loop(end, start) as key:
                 peak = v.load_i32(v.at(sums, v.add(v.mul(key, 4), _KEY_PEAK * _ROW)))
@@ -223,9 +199,7 @@ def _scores_float(
         base = v.at(keys, v.mul(tile, key_stride))
         results = v.at(out, v.mul(tile, TILE * _ROW))
         key_range = _keys_of(v, tile, first_key, stop_key)
-        _score_tile(
-            v, queries, base, results, key_range, rows, vectors, v.f32, lambda *unused: v.zero(v.f32), _multiply_add
-        )
+        _score_tile(v, queries, base, results, key_range, rows, vectors, v.f32, lambda *unused: v.zero(v.f32))
 
 
 def _maximum(kind: str, biased: bool) -> Any:
@@ -339,7 +313,7 @@ def _quantize_probabilities(
     with v.loop(vectors) as k:
         column = v.mul(k, v.bytes)
         factor = b.fdiv(scale, v.load(v.at(sums, column), v.f32))
-        total = v.variable(v.zero(v.i32))
+        total, bytes_ = v.variable(v.zero(v.i32)), Sums(v, [v.zero(v.i32)])
         with v.loop(tiles) as tile:
             lanes = v.variable(v.zero(v.i16))
             rows = v.at(exponentials, v.add(v.mul(tile, TILE * _ROW), column))
@@ -359,11 +333,11 @@ def _quantize_probabilities(
                     pairs = v.multiply_pairs_u8s8(packed, ones)
                     lanes.set(b.add(lanes.get(), pairs))
                 else:
-                    total.set(v.dot4(total.get(), packed, v.cast(ones, v.i32)))
+                    bytes_.add([packed], ones)
             if v.tier.pairs:
                 v.store(lanes.get(), v.at(lane_sums, v.add(v.mul(tile, _ROW), column)))
                 total.set(v.dot2(total.get(), lanes.get(), v.constant(v.i16, 1)))
-        v.store(total.get(), v.at(sums, column))
+        v.store(total.get() if v.tier.pairs else bytes_.get()[0], v.at(sums, column))
 
 
 @micro_kernel(3)
@@ -389,7 +363,7 @@ def _offset_values(v: Simd, context: Value, rows: Value, sums: Value, params: Va
         v.store_row([b.add(x, c) for x, c in zip(v.load_row(place, v.i32), corrections, strict=True)], place)
 
 
-def _context(product: _Product, floating: bool) -> Any:
+def _context(floating: bool) -> Any:
     """context[d][query] = sum over keys of V[d][key] * P[key][query], accumulated over all key tiles."""
     element, together = (4, 1) if floating else (1, 4)
 
@@ -407,33 +381,28 @@ def _context(product: _Product, floating: bool) -> Any:
         vectors: Value,
     ) -> None:
         values, probabilities, out = v.pointer(values), v.pointer(probabilities), v.pointer(out)
-        zero = v.zero(v.f32 if floating else v.i32)
+        kind = v.f32 if floating else v.i32
         with v.loop(rows, step=4) as row:
             with v.loop(vectors, step=WIDTH) as first:
                 column = v.mul(first, v.bytes)
-                accumulators = [v.variable(zero) for _ in range(4 * WIDTH)]
+                sums = [Sums(v, [v.zero(kind)] * WIDTH) for _ in range(4)]
                 with v.loop(tiles) as tile:
                     base = v.at(values, v.add(v.mul(tile, value_stride), v.mul(row, element * TILE)))
                     columns = v.at(probabilities, v.add(v.mul(tile, TILE // together * _ROW), column))
                     start, end = _keys_of(v, tile, first_key, stop_key)
                     with v.loop(end, start, together) as key:
                         place = v.at(columns, v.mul(key, _ROW // together))
-                        loaded = [v.load(v.at(place, k * v.bytes), v.i32) for k in range(WIDTH)]
-                        for r in range(4):
-                            scalar = v.broadcast_i32(v.at(base, v.add(v.mul(key, element), r * element * TILE)))
-                            for k in range(WIDTH):
-                                accumulator = accumulators[WIDTH * r + k]
-                                accumulator.set(product(v, accumulator.get(), loaded[k], scalar))
-                for r in range(4):
-                    place = v.at(out, v.add(v.mul(v.add(row, r), _ROW), column))
-                    for k in range(WIDTH):
-                        v.store(accumulators[WIDTH * r + k].get(), v.at(place, k * v.bytes))
+                        loaded = [v.load(v.at(place, k * v.bytes), kind) for k in range(WIDTH)]
+                        for r, total in enumerate(sums):
+                            word = v.at(base, v.add(v.mul(key, element), r * element * TILE))
+                            total.add(loaded, v.broadcast_i32(word))
+                for r, total in enumerate(sums):
+                    v.store_row(total.get(), v.at(out, v.add(v.mul(v.add(row, r), _ROW), column)))
 
     return context
 
 
-_context_float = _context(_multiply_add, True)
-_context_int = _context(_dot4, False)
+_context_float, _context_int = _context(True), _context(False)
 
 
 if TIER.pairs:

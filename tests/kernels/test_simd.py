@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_drivers import Buffer, buffer, compiled
 
-from sparsert.kernels.jit import TILE
-from sparsert.kernels.simd import Simd, Value, micro_kernel
+from sparsert.kernels.jit import TIER, TILE
+from sparsert.kernels.simd import Simd, Sums, Value, micro_kernel
 
 LANES = TILE // 4
 
@@ -30,6 +30,13 @@ def _operation(emit: Callable[[Simd, Sequence[Value]], Sequence[Value]], inputs:
     return operation
 
 
+def _sums(v: Simd, x: Sequence[Value]) -> Sequence[Value]:
+    sums = Sums(v, x[:2])
+    sums.add(x[2:4], x[4])
+    return sums.get()
+
+
+_products = _operation(_sums, 5)
 _dot4 = _operation(lambda v, x: [v.dot4(x[0], x[1], x[2])], 3)
 _dot2 = _operation(lambda v, x: [v.dot2(x[0], v.cast(x[1], v.i16), v.cast(x[2], v.i16))], 3)
 _pack_u8 = _operation(lambda v, x: v.pack_u8(x), 4)
@@ -58,13 +65,27 @@ def draw(rng: np.random.Generator, dtype: Any, shape: tuple[int, ...] | int, ext
 
 @settings(max_examples=40)
 @seeds
-def test_dot4_multiplies_unsigned_by_signed_bytes_and_wraps(seed: int, extreme: bool) -> None:
+def test_dot4_multiplies_bytes_and_wraps(seed: int, extreme: bool) -> None:
     rng = np.random.default_rng(seed)
     acc = draw(rng, np.int32, LANES, extreme)
-    a, b = draw(rng, np.uint8, (LANES, 4), extreme), draw(rng, np.int8, (LANES, 4), extreme)
+    first = np.int8 if TIER.signed_dot4 else np.uint8
+    a, b = draw(rng, first, (LANES, 4), extreme), draw(rng, np.int8, (LANES, 4), extreme)
     got = apply(_dot4, np.concatenate([acc, a.view(np.int32).ravel(), b.view(np.int32).ravel()]), np.int32, LANES)
     exact = acc.astype(np.int64) + (a.astype(np.int64) * b).sum(axis=1)
     np.testing.assert_array_equal(got, exact.astype(np.int32))
+
+
+@pytest.mark.skipif(TIER.pairs, reason="exact for pairs that int16 holds: tests/kernels/test_accumulate.py")
+@settings(max_examples=40)
+@seeds
+def test_sums_multiply_unsigned_by_signed_bytes_and_wrap(seed: int, extreme: bool) -> None:
+    rng = np.random.default_rng(seed)
+    acc, a = draw(rng, np.int32, (2, LANES), extreme), draw(rng, np.uint8, (2, LANES, 4), extreme)
+    b = draw(rng, np.int8, (LANES, 4), extreme)
+    words = [acc.ravel(), a.view(np.int32).ravel(), b.view(np.int32).ravel()]
+    got = apply(_products, np.concatenate(words), np.int32, 2 * LANES)
+    exact = acc.astype(np.int64) + (a.astype(np.int64) * b).sum(axis=2)
+    np.testing.assert_array_equal(got, exact.astype(np.int32).ravel())
 
 
 @settings(max_examples=40)

@@ -90,7 +90,9 @@ class Format:
     kept : callable
         Fraction of a matrix' weights that it multiplies, useful or not.
     rates : mapping
-        GMAC/s of one core on these weights, by the name of a tier. Only the ratios of a tier matter.
+        GMAC/s of one core on these weights, by the name of a tier. Only the ratios of a tier matter. For one that no
+        machine here has, by instructions: the rate of avx512_vnni, times how many products of how many bytes a loop
+        does in an instruction, relative to there.
     accepts : callable
         Whether it can hold a matrix.
     adjacent : int

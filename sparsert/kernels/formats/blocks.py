@@ -18,7 +18,7 @@ from sparsert.kernels.simd import Simd, Value
 
 def _dot4_blocks(v: Simd, *arguments: Value) -> None:
     """Four adjacent channels a weight block, two blocks a step."""
-    sparse_rows(v, arguments, False, v.dot4, v.builder.add)
+    sparse_rows(v, arguments, False)
 
 
 def _pair_blocks(group: int) -> Emit:
@@ -83,7 +83,15 @@ add_format(
         rows=ANY_ROW,
         kept=lambda rows: rows.density(4),
         # avx2 and generic measured on Zen 3 (2.25 GHz, 768 x 768, 10 % dense), avx512_vnni on Zen 5
-        rates={"avx512_vnni": 255.0, "avx2": 62.0, "generic": 17.0},
+        rates={
+            "avx512_vnni": 255.0,
+            "avx2": 62.0,
+            "generic": 17.0,
+            # by instructions
+            "avx_vnni": 127.0,
+            "neon_i8mm": 67.0,
+            "neon_dot": 45.0,
+        },
         adjacent=4,
     )
 )

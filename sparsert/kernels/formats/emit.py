@@ -6,16 +6,14 @@ from collections.abc import Callable, Sequence
 
 from sparsert.kernels.formats.base import HEADER_BYTES
 from sparsert.kernels.jit import TILE
-from sparsert.kernels.simd import Simd, Value
+from sparsert.kernels.simd import Simd, Sums, Value
 
-__all__ = ["ROW_BYTES", "finish", "finish_row", "header_of", "sparse_rows"]
+__all__ = ["ROW_BYTES", "finish", "finish_row", "header_of", "joined", "sparse_rows"]
 
 ROW_BYTES = 4 * TILE
 """Bytes of a row of the scratch."""
 
 Add = Callable[[Value, Value], Value]
-Product = Callable[[Value, Value, Value], Value]
-"""``product(accumulator, vector, scalar)``"""
 
 
 def header_of(v: Simd, headers: Value, row: Value) -> tuple[Value, Value]:
@@ -38,13 +36,7 @@ def finish_row(v: Simd, scratch: Value, header: Value, vectors: Sequence[Value],
     finish(v, vectors, v.at(scratch, v.mul(v.load_i32(header), ROW_BYTES)), add, total)
 
 
-def sparse_rows(
-    v: Simd,
-    arguments: Sequence[Value],
-    floating: bool,
-    product: Product,
-    total: Add,
-) -> None:
+def sparse_rows(v: Simd, arguments: Sequence[Value], floating: bool) -> None:
     """Rows of entries of four bytes, two entries a step into separate sums, to hide the latency of the product.
 
     An entry meets a whole row of vectors, of float32 or of four bytes a token; ``arguments`` are an accumulator's.
@@ -54,19 +46,19 @@ def sparse_rows(
     weight, offset = v.variable(v.pointer(weights)), v.variable(v.pointer(offsets))
     kind, offset_bytes = (v.f32, 4) if floating else (v.i32, 2)
     load_offset = v.load_i32 if floating else v.load_i16
+    total = v.builder.fadd if floating else v.builder.add
     with v.loop(rows) as row:
         header, groups = header_of(v, headers, row)
-        sums = [v.variable(v.zero(kind)) for _ in range(2 * v.row)]
+        both = [Sums(v, [v.zero(kind)] * v.row) for _ in range(2)]
         with v.loop(groups):
-            for half in range(2):
-                word = v.at(weight.get(), 4 * half)
-                scalar = v.broadcast_f32(word) if floating else v.broadcast_i32(word)
+            for half, (sums, scalar) in enumerate(zip(both, v.broadcasts(weight.get(), 2, kind), strict=True)):
                 place = v.at(x, load_offset(v.at(offset.get(), offset_bytes * half)))
-                for k in range(v.row):
-                    vector = v.load(v.at(place, k * v.bytes), kind)
-                    partial = sums[v.row * half + k]
-                    partial.set(product(partial.get(), vector, scalar))
+                sums.add(v.load_row(place, kind), scalar)
             weight.set(v.at(weight.get(), 8))
             offset.set(v.at(offset.get(), 2 * offset_bytes))
-        totals = [total(sums[k].get(), sums[v.row + k].get()) for k in range(v.row)]
-        finish_row(v, scratch, header, totals, add, total)
+        finish_row(v, scratch, header, joined(*both, total), add, total)
+
+
+def joined(first: Sums, second: Sums, total: Add) -> list[Value]:
+    """What two sums of the same row have together."""
+    return [total(a, b) for a, b in zip(first.get(), second.get(), strict=True)]

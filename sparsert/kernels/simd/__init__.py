@@ -17,9 +17,9 @@ from numba import types
 from numba.extending import intrinsic
 
 from sparsert.kernels.jit import PORTABLE, TIER
-from sparsert.kernels.simd.vector import LOG2_E, Simd, Value
+from sparsert.kernels.simd.vector import LOG2_E, Simd, Sums, Value
 
-__all__ = ["LOG2_E", "Simd", "Value", "make_simd", "micro_kernel", "of_integers"]
+__all__ = ["LOG2_E", "Simd", "Sums", "Value", "make_simd", "micro_kernel", "of_integers"]
 
 _CLASS: type[Simd] = Simd
 if TIER.features and not PORTABLE:

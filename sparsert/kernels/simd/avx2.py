@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from llvmlite import ir
+from collections.abc import Sequence
 
 from sparsert.kernels.simd.vector import Simd, Value
 
@@ -13,6 +11,8 @@ __all__ = ["Instructions"]
 
 class Instructions(Simd):
     """The vocabulary with the instructions of AVX2."""
+
+    register_class = "x"
 
     def multiply_pairs_u8s8(self, unsigned_bytes: Value, signed_bytes: Value) -> Value:
         """``vpmaddubsw``: int16 sums of two adjacent products. The caller proves that int16 holds them."""
@@ -40,11 +40,3 @@ class Instructions(Simd):
             # packs work per 16-byte lane: dwords come out as 0 2 4 6 | 1 3 5 7
             packed.append(self.cast(self.shuffle(mixed, mixed, [0, 4, 1, 5, 2, 6, 3, 7]), self.i8))
         return packed
-
-    def one_by_one(self, function: Callable[[Value], Value], values: Sequence[Value]) -> list[Value]:
-        """Strictly one after the other: interleaved, four long functions spill the 16 registers."""
-        return [self._ordered(function(self._ordered(value))) for value in values]
-
-    def _ordered(self, value: Value) -> Value:
-        """The same value; computations of two ordered values are not interleaved. No instruction."""
-        return self.builder.asm(ir.FunctionType(value.type, [value.type]), "", "=x,0", [value], True)

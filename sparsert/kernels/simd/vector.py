@@ -13,7 +13,7 @@ from numba.core import cgutils
 
 from sparsert.tiers import Tier
 
-__all__ = ["LOG2_E", "Simd", "Value", "Variable"]
+__all__ = ["LOG2_E", "Simd", "Sums", "Value", "Variable"]
 
 LOG2_E = 1.4426950408889634
 
@@ -45,6 +45,9 @@ class Simd:
     ``row`` is the number of 32-bit vectors that are computed of a row of a tile: all four, or fewer if no token lies in
     the last ones.
     """
+
+    register_class: str = ""
+    """LLVM's letter for vector registers, where four long functions at once would spill them."""
 
     def __init__(self, builder: ir.IRBuilder, tier: Tier, row: int = 4) -> None:
         self.builder = builder
@@ -134,6 +137,10 @@ class Simd:
     def broadcast_f32(self, place: Value) -> Value:
         return self.splat(self.load(place, _F32, 4), self.f32)
 
+    def broadcasts(self, place: Value, count: int, kind: ir.VectorType) -> list[Value]:
+        """As many adjacent words in memory, int32 or float32, each of them repeated over a vector."""
+        return [self.splat(self.load(self.at(place, 4 * k), kind.element, 4), kind) for k in range(count)]
+
     # -- constants and shuffles -------------------------------------------------------------------------------------
     def splat(self, scalar: Value, kind: ir.VectorType) -> Value:
         first = self.builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, _I32(0))
@@ -169,14 +176,16 @@ class Simd:
         return self.shuffle(a, b, indices)
 
     # -- integer arithmetic -----------------------------------------------------------------------------------------
-    def dot4(self, acc: Value, unsigned_bytes: Value, signed_bytes: Value) -> Value:
-        """``acc[i] += sum of four u8 * s8 products`` in int32 lanes."""
-        b = self.builder
+    def dot4(self, acc: Value, first_bytes: Value, signed_bytes: Value) -> Value:
+        """``acc[i] += sum of four products of bytes`` in int32 lanes.
+
+        The first are unsigned, or signed in tiers with ``signed_dot4``. :class:`Sums` is for unsigned ones in any tier.
+        """
+        b, top = self.builder, self.constant(self.i32, 24)
+        extend = b.ashr if self.tier.signed_dot4 else b.lshr
         for position in range(4):
-            left = b.lshr(unsigned_bytes, self.constant(self.i32, 8 * position))
-            left = b.and_(left, self.constant(self.i32, 255))
-            right = b.shl(signed_bytes, self.constant(self.i32, 24 - 8 * position))
-            right = b.ashr(right, self.constant(self.i32, 24))
+            shift = self.constant(self.i32, 24 - 8 * position)
+            left, right = extend(b.shl(first_bytes, shift), top), b.ashr(b.shl(signed_bytes, shift), top)
             acc = b.add(acc, b.mul(left, right))
         return acc
 
@@ -230,6 +239,8 @@ class Simd:
         In: vector k holds tokens 16 l + 4 k ... 16 l + 4 k + 3 in lane l. Out: vector k holds consecutive tokens.
         """
         a, b, c, d = vectors
+        if self.bytes == 16:
+            return [a, b, c, d]
         if self.bytes == 32:
             first, second = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]
             return [self.shuffle(x, y, order) for order in (first, second) for x, y in ((a, b), (c, d))]
@@ -302,8 +313,15 @@ class Simd:
         return self.fma(odd, x, even)
 
     def one_by_one(self, function: Callable[[Value], Value], values: Sequence[Value]) -> list[Value]:
-        """``function`` of each vector; a tier of few registers keeps them from being interleaved."""
-        return [function(value) for value in values]
+        """``function`` of each vector, where a tier's ``register_class`` says so strictly one after the other."""
+        return [self._ordered(function(self._ordered(value))) for value in values]
+
+    def _ordered(self, value: Value) -> Value:
+        """The same value; computations of two ordered values are not interleaved. No instruction."""
+        if not self.register_class:
+            return value
+        kind = ir.FunctionType(value.type, [value.type])
+        return self.builder.asm(kind, "", f"={self.register_class},0", [value], True)
 
     def exp2(self, x: Value) -> Value:
         """2**x for x <= 127; below -126 it is 2**-126, NaN stays NaN. Relative error below 3e-7 (degree 5 minimax)."""
@@ -342,6 +360,46 @@ class Simd:
 
     def _declare_vector(self, name: str, kind: ir.VectorType, arity: int) -> ir.Function:
         return self._declare(f"{name}.{_suffix(kind)}", kind, [kind] * arity)
+
+
+class Sums:
+    """Sums of products in registers: of the vectors of a row, or several, with one vector that all of them meet.
+
+    Of floats; or, in int32 lanes, of four unsigned bytes with four signed ones. Tiers with ``pairs`` leave it to the
+    caller to prove that int16 holds two adjacent products. Where the instruction takes signed bytes alone, ``u * s`` is
+    ``(u - 128) * s + 128 * s``: the first product needs an exclusive or for a vector, shared by all that meet the same
+    one, and the second is summed once for all vectors, as 64 times the signed bytes. That is exact modulo 2**32.
+    """
+
+    def __init__(self, v: Simd, initial: Sequence[Value]) -> None:
+        self._v = v
+        self._totals = [v.variable(value) for value in initial]
+        self._rest = v.variable(v.zero(v.i32)) if v.tier.signed_dot4 and initial[0].type == v.i32 else None
+
+    def add(self, vectors: Sequence[Value], common: Value) -> None:
+        """Add the products of each vector, unsigned if of bytes, with the common one."""
+        v = self._v
+        for total, vector in zip(self._totals, vectors, strict=True):
+            if self._rest:
+                vector = v.builder.xor(v.cast(vector, v.i8), v.constant(v.i8, -128))
+            total.set(self._product(total.get(), vector, common))
+        if self._rest:
+            self._rest.set(self._product(self._rest.get(), v.constant(v.i8, 64), common))
+
+    def _product(self, total: Value, vector: Value, common: Value) -> Value:
+        v = self._v
+        if total.type == v.f32:
+            return v.fma(v.cast(vector, v.f32), v.cast(common, v.f32), total)
+        if v.tier.pairs:
+            return v.dot2(total, v.multiply_pairs_u8s8(vector, common), v.constant(v.i16, 1))
+        return v.dot4(total, v.cast(vector, v.i32), v.cast(common, v.i32))
+
+    def get(self) -> list[Value]:
+        totals = [total.get() for total in self._totals]
+        if not self._rest:
+            return totals
+        rest = self._v.builder.shl(self._rest.get(), self._v.constant(self._v.i32, 1))
+        return [self._v.builder.add(total, rest) for total in totals]
 
 
 # 2**f on [-0.5, 0.5]: degree 5, relative error 9.2e-8 + rounding (least maximum, constant term fixed to 1)
