@@ -23,8 +23,10 @@ from sparsert.errors import EngineError
 from sparsert.tiers import TIERS
 
 __all__ = [
+    "ARCHITECTURE",
     "MOST_CORES",
     "CpuArchitecture",
+    "arm_features",
     "available_cores",
     "cache_sizes",
     "core_list",
@@ -61,21 +63,58 @@ _CPU_NAME = re.compile("[a-z0-9._+-]+")
 _COUNT = re.compile("[0-9]{1,4}")  # int() would take signs, underscores and the digits of any script as well
 
 
+ARCHITECTURE: str = {"arm64": "aarch64", "amd64": "x86_64"}.get(platform.machine().lower(), platform.machine())
+"""The host's, as LLVM's triples begin: "x86_64" or "aarch64" where there are tiers."""
+
+_LINUX_NAMES = {"asimd": "neon", "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16"}
+_MACOS_NAMES = {"AdvSIMD": "neon", "arm.FEAT_DotProd": "dotprod", "arm.FEAT_I8MM": "i8mm", "arm.FEAT_BF16": "bf16"}
+"""What systems call the features of ARM that are asked for here, and LLVM's names."""
+
+
 @functools.lru_cache(maxsize=1)
 def host_features() -> frozenset[str]:
     """Instruction-set features of the host, under LLVM's names (``avx2``, ``avx512vnni``, ...)."""
     import llvmlite.binding as llvm
 
     try:
-        return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+        found = frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
     except RuntimeError:  # LLVM cannot tell on this platform
-        return frozenset()
+        found = frozenset()
+    return found | arm_features() if ARCHITECTURE == "aarch64" else found
+
+
+def arm_features(root: Path = _ROOT) -> frozenset[str]:
+    """Features of an ARM CPU as the system tells of them: LLVM leaves some out on Linux, and all on macOS."""
+    if platform.system() == "Darwin":
+        return frozenset(name for theirs, name in _MACOS_NAMES.items() if _sysctl(f"hw.optional.{theirs}") == 1)
+    for line in _read(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "Features":  # of the first core; the kernel reports what all of them have
+            return frozenset(_LINUX_NAMES[word] for word in value.split() if word in _LINUX_NAMES)
+    return frozenset()
 
 
 def tier_of(features: Iterable[str]) -> str:
     """Name the best tier that ``features`` (LLVM names) can run."""
     present = frozenset(features)
     return next(name for name, tier in TIERS.items() if present.issuperset(tier.features))
+
+
+@functools.lru_cache(maxsize=1)
+def _llvm_cpu_name() -> str:
+    """The host's CPU as LLVM calls it, whose features Numba's code may have; on ARM, LLVM reports few of them itself.
+
+    A virtual machine may hide which CPU it runs on, as those of containers on macOS do.
+    """
+    import llvmlite.binding as llvm
+
+    name = llvm.get_host_cpu_name()
+    if name == "generic" and "dotprod" in host_features():
+        _log.warning(
+            "this CPU multiplies bytes (dotprod), but LLVM cannot tell which one it is, so kernels go without; set "
+            "NUMBA_CPU_NAME to its name, apple-m1 or neoverse-n1 for instance"
+        )
+    return name
 
 
 @functools.lru_cache(maxsize=16)
@@ -89,18 +128,18 @@ def _features_of(name: str, asked: frozenset[str]) -> frozenset[str]:
         return frozenset()
     import llvmlite.binding as llvm
 
+    base = "" if ARCHITECTURE == "aarch64" else "+64bit"  # without it an unknown name would end the process
     functions = [
-        # 64bit: without it an unknown name would end the process
-        f'define void @has_{feature}(ptr %p) "target-cpu"="{name}" "target-features"="+64bit" '
+        f'define void @has_{feature}(ptr %p) "target-cpu"="{name}" "target-features"="{base}" '
         f"{{ call void @needs_{feature}(ptr %p) ret void }}\n"
-        f'define void @needs_{feature}(ptr %p) "target-cpu"="x86-64" "target-features"="+{feature}" '
+        f'define void @needs_{feature}(ptr %p) "target-cpu"="{name}" "target-features"="+{feature},{base}" '
         "{ store volatile i8 0, ptr %p ret void }\n"
         for feature in asked
     ]
     llvm.initialize_native_target()
     module = llvm.parse_assembly("".join(functions))
     module.triple = llvm.get_process_triple()
-    machine = llvm.Target.from_triple(module.triple).create_target_machine(cpu="x86-64")
+    machine = llvm.Target.from_triple(module.triple).create_target_machine(cpu="generic")
     passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
     passes.getModulePassManager().run(module, passes)
     optimized = str(module)
@@ -110,7 +149,8 @@ def _features_of(name: str, asked: frozenset[str]) -> frozenset[str]:
 def _allowed_features(host: frozenset[str], environ: Mapping[str, str]) -> frozenset[str]:
     """Features that code generation may use: the host's, less what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES take away."""
     name = environ.get("NUMBA_CPU_NAME", "").lower()
-    asked = host.intersection(feature for tier in TIERS.values() for feature in tier.features)
+    tiers = [tier for tier in TIERS.values() if tier.architecture == ARCHITECTURE]  # LLVM knows no other's features
+    asked = host.intersection(feature for tier in tiers for feature in tier.features)
     allowed = set(_features_of(name, asked) if name else host)
     for feature in environ.get("NUMBA_CPU_FEATURES", "").split(","):
         feature = feature.strip()
@@ -148,6 +188,8 @@ def isa(host: Iterable[str] | None = None, environ: Mapping[str, str] | None = N
     """
     features = host_features() if host is None else frozenset(host)
     environ = os.environ if environ is None else environ
+    if host is None and ARCHITECTURE == "aarch64" and not environ.get("NUMBA_CPU_NAME"):
+        environ = {**environ, "NUMBA_CPU_NAME": _llvm_cpu_name()}
     allowed = _allowed_features(features, environ)
     best = tier_of(allowed)
     forced = environ.get("SPARSERT_ISA", "").strip().lower()
@@ -200,19 +242,20 @@ def _topology(cpu: int, root: Path) -> tuple[int, int]:
     return (int(package) if package.lstrip("-").isdigit() else 0, int(core) if core.isdigit() else cpu)
 
 
-def _macos_physical_cores() -> int | None:
+def _sysctl(name: str) -> int:
+    """An integer that macOS tells of the machine, or 0."""
     try:
-        answer = subprocess.run(["sysctl", "-n", "hw.physicalcpu"], capture_output=True, text=True, timeout=5)  # noqa: S607
+        answer = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5)  # noqa: S603, S607
         return int(answer.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
-        return None
+        return 0
 
 
 def core_list(affinity: Iterable[int] | None = None, root: Path = _ROOT) -> list[int]:
     """One logical CPU of every physical core that this process may use, neighbours in the machine side by side."""
     cpus = sorted(_affinity() if affinity is None else affinity)
     if affinity is None and platform.system() == "Darwin":
-        return cpus[: _macos_physical_cores() or len(cpus)]
+        return cpus[: _sysctl("hw.physicalcpu") or len(cpus)]
     first: dict[tuple[int, int], int] = {}
     for cpu in cpus:
         first.setdefault(_topology(cpu, root), cpu)
@@ -303,7 +346,7 @@ def cpu_avx_type() -> str:
         return "avx512"
     if features >= _AVX2:
         return "avx2"
-    return "neon" if "neon" in features or platform.machine().lower() in ("arm64", "aarch64") else "generic"
+    return "neon" if ARCHITECTURE == "aarch64" or "neon" in features else "generic"
 
 
 def cpu_vnni() -> bool:
@@ -311,8 +354,13 @@ def cpu_vnni() -> bool:
     return host_features() >= _AVX2 | _AVX512 | {"avx512vnni"}
 
 
+_MACOS_CACHES = {"L1_data": "l1d", "L1_instruction": "l1i", "L2": "l2", "L3": "l3"}
+
+
 def cache_sizes(root: Path = _ROOT) -> dict[str, int]:
     """Bytes of the first usable core's caches, under the keys L1_data, L1_instruction, L2 and L3; 0 if unknown."""
+    if platform.system() == "Darwin":
+        return {name: _sysctl(f"hw.{theirs}cachesize") for name, theirs in _MACOS_CACHES.items()}
     sizes = {"L1_data": 0, "L1_instruction": 0, "L2": 0, "L3": 0}
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
     cpu = _affinity()[0]
@@ -423,5 +471,5 @@ def cpu_avx512_compatible() -> bool:
 
 
 def cpu_quantization_compatible() -> bool:
-    """Whether int8 models gain speed here, with VNNI or emulated on AVX2."""
-    return cpu_avx2_compatible()
+    """Whether int8 models gain speed here, with products of four bytes or emulated on AVX2."""
+    return cpu_avx2_compatible() or "dotprod" in host_features()

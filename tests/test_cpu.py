@@ -5,20 +5,26 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import platform
+from collections.abc import Iterator
 from pathlib import Path
 
+import llvmlite.binding as llvm
 import pytest
 
-from sparsert import cpu
+from sparsert import context, cpu
 from sparsert.errors import EngineError
 from sparsert.tiers import TIERS, Tier
 
 HASWELL = {"avx2", "fma", "sse4.2"}
 VNNI = HASWELL | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"}
 ALDERLAKE = HASWELL | {"avxvnni"}
+NEOVERSE_N1 = {"neon", "dotprod", "lse"}
+NEOVERSE_V1 = NEOVERSE_N1 | {"i8mm", "sve"}
 EVERYTHING = frozenset(feature for tier in TIERS.values() for feature in tier.features)
 
 x86 = pytest.mark.skipif("sse2" not in cpu.host_features(), reason="LLVM for this host knows no x86 CPU")
+arm = pytest.mark.skipif("neon" not in cpu.host_features(), reason="LLVM for this host knows no CPU of ARM")
 
 
 @pytest.mark.parametrize(
@@ -37,6 +43,15 @@ x86 = pytest.mark.skipif("sse2" not in cpu.host_features(), reason="LLVM for thi
         pytest.param(ALDERLAKE, {"NUMBA_CPU_NAME": "haswell"}, "avx2", marks=x86),
         pytest.param(VNNI | ALDERLAKE, {"NUMBA_CPU_NAME": "sierraforest"}, "avx_vnni", marks=x86),
         pytest.param(VNNI | ALDERLAKE, {"NUMBA_CPU_NAME": "sapphirerapids"}, "avx512_vnni", marks=x86),
+        (NEOVERSE_V1, {}, "neon_i8mm"),
+        (NEOVERSE_V1, {"SPARSERT_ISA": "neon_dot"}, "neon_dot"),
+        (NEOVERSE_V1, {"NUMBA_CPU_FEATURES": "-i8mm"}, "neon_dot"),
+        (NEOVERSE_N1, {}, "neon_dot"),
+        (NEOVERSE_N1 - {"dotprod"}, {}, "generic"),
+        pytest.param(NEOVERSE_V1, {"NUMBA_CPU_NAME": "neoverse-v1"}, "neon_i8mm", marks=arm),
+        pytest.param(NEOVERSE_V1, {"NUMBA_CPU_NAME": "apple-m1"}, "neon_dot", marks=arm),
+        pytest.param(NEOVERSE_V1, {"NUMBA_CPU_NAME": "cortex-a72"}, "generic", marks=arm),
+        pytest.param(NEOVERSE_V1, {"NUMBA_CPU_NAME": "no-such-cpu"}, "generic", marks=arm),
         (set(), {}, "generic"),
         pytest.param(VNNI, {"NUMBA_CPU_NAME": "haswell"}, "avx2", marks=x86),
         (VNNI, {"NUMBA_CPU_NAME": "x86-64"}, "generic"),
@@ -78,6 +93,8 @@ def test_isa(host: set[str], environ: dict[str, str], tier: str) -> None:
             "whose best is 'avx2'.*choose from avx2, generic",
             marks=x86,
         ),
+        (NEOVERSE_N1, {"SPARSERT_ISA": "neon_i8mm"}, "whose best is 'neon_dot'.*choose from neon_dot, generic"),
+        (VNNI, {"SPARSERT_ISA": "neon_dot"}, "asks for more than this CPU offers"),
         (VNNI, {"SPARSERT_ISA": "avx1024"}, "is no tier"),
         # neither of two tiers contains the other
         (VNNI, {"SPARSERT_ISA": "avx_vnni"}, "whose best is 'avx512_vnni'.*choose from avx512_vnni, avx2, generic"),
@@ -104,8 +121,10 @@ def test_portable_stand_ins_do_not_change_the_choice() -> None:
     assert cpu.isa(HASWELL, {"SPARSERT_PORTABLE": "1"}) == "avx2"
 
 
-@x86
-@pytest.mark.parametrize("tier", TIERS.values(), ids=TIERS)
+@pytest.mark.parametrize(
+    "tier",
+    [pytest.param(tier, marks=arm if tier.architecture == "aarch64" else x86, id=name) for name, tier in TIERS.items()],
+)
 def test_llvm_enables_the_features_of_a_tier_for_its_cpu_and_of_no_better_one(tier: Tier) -> None:
     assert cpu.isa(EVERYTHING, {"NUMBA_CPU_NAME": tier.cpu}) == tier.name
 
@@ -115,6 +134,85 @@ def test_a_tier_can_be_forced_wherever_its_features_are(tier: Tier) -> None:
     assert cpu.isa(EVERYTHING, {"SPARSERT_ISA": tier.name}) == tier.name
     assert cpu.isa(tier.features, {}) == tier.name
     assert tier.rates in TIERS
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "features"),
+    [
+        ("processor\t: 0\nFeatures\t: fp asimd evtstrm aes asimddp\nCPU part\t: 0xd0c", {"neon", "dotprod"}),
+        ("Features\t: asimd asimddp i8mm bf16 sve\n\nFeatures\t: asimd", {"neon", "dotprod", "i8mm", "bf16"}),
+        ("Features\t: fp asimd", {"neon"}),
+        ("flags\t: asimddp", set()),
+        ("", set()),
+    ],
+)
+def test_features_of_arm_on_linux(tmp_path: Path, cpuinfo: str, features: set[str]) -> None:
+    assert cpu.arm_features(write(tmp_path, {"proc/cpuinfo": cpuinfo})) == features
+    assert cpu.arm_features(tmp_path / "nowhere") == set()
+
+
+SYSCTL = """#!/bin/sh
+# as on an M2: four cores that are fast and four that are not
+case "$2" in
+hw.physicalcpu) echo 8 ;;
+hw.optional.AdvSIMD | hw.optional.arm.FEAT_DotProd | hw.optional.arm.FEAT_I8MM) echo 1 ;;
+hw.optional.arm.FEAT_BF16) echo 0 ;;
+hw.l1dcachesize) echo 65536 ;;
+hw.l1icachesize) echo 131072 ;;
+hw.l2cachesize) echo 4194304 ;;
+*) echo "sysctl: unknown oid '$2'" >&2; exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def macos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What macOS on ARM has and lacks: sysctl, no affinity, nothing in /proc and /sys, and LLVM reports no features."""
+    tool = tmp_path / "bin" / "sysctl"
+    tool.parent.mkdir()
+    tool.write_text(SYSCTL)
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(cpu, "_ROOT", tmp_path)
+    monkeypatch.setattr(cpu, "ARCHITECTURE", "aarch64")
+    monkeypatch.setattr(llvm, "get_host_cpu_features", dict)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    cached = (cpu.host_features, cpu.cpu_architecture)
+    for function in cached:
+        function.cache_clear()
+    yield
+    for function in cached:
+        function.cache_clear()
+
+
+def test_macos_on_arm(macos: None) -> None:
+    assert cpu.host_features() == {"neon", "dotprod", "i8mm"}
+    assert cpu.tier_of(cpu.host_features()) == "neon_i8mm"
+    assert cpu.cache_sizes() == {"L1_data": 65536, "L1_instruction": 131072, "L2": 4194304, "L3": 0}
+    assert cpu.core_list() == list(range(8))
+    assert cpu.available_cores() == 8
+    architecture = cpu.cpu_architecture()
+    assert (architecture.isa, architecture.dotprod, architecture.i8mm, architecture.bf16) == ("neon", True, True, False)
+    assert cpu.cpu_quantization_compatible()
+
+
+def test_without_affinity_no_thread_is_pinned(macos: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSERT_PIN", "1")
+    assert context._choose_cores(cpu.available_cores()) == []
+
+
+@pytest.mark.parametrize(("name", "warned"), [("generic", True), ("apple-m2", False)])
+def test_a_cpu_that_llvm_does_not_know_gets_a_hint(
+    macos: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, warned: bool
+) -> None:
+    monkeypatch.setattr(llvm, "get_host_cpu_name", lambda: name)
+    cpu._llvm_cpu_name.cache_clear()
+    assert cpu._llvm_cpu_name() == name
+    cpu._llvm_cpu_name.cache_clear()
+    assert ("set NUMBA_CPU_NAME to its name" in caplog.text) == warned
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
