@@ -9,6 +9,7 @@ import json
 import sys
 from typing import Any
 
+from kernel_list import hot_kernels
 from numba import int64, njit
 
 from sparsert import cpu
@@ -26,21 +27,9 @@ def assembly(kernel: Any, arity: int) -> str:
 def main() -> None:
     features = frozenset(filter(None, sys.argv[1].split(",")))
     cpu.host_features = lambda: features
-    from sparsert.kernels import attention, attention_pairs
-    from sparsert.kernels.formats import ACCUMULATORS
     from sparsert.kernels.jit import TIER
-    from sparsert.kernels.stages import STAGES
 
-    kernels = {
-        "scores": (attention._scores_int, 12),
-        "context": (attention_pairs.sum_fast, 7) if TIER.pairs else (attention._context_int, 9),
-        "gelu_quads": (STAGES["dequantize+gelu+quads"], STAGES.arity),
-        "probabilities": (attention._quantize_probabilities, 9),
-    }
-    kernels |= {name: (ACCUMULATORS[name], ACCUMULATORS.arity) for name in ACCUMULATORS}
-    for name, rows in ACCUMULATORS.rows.items():
-        kernels |= {f"{name} of {row}": (ACCUMULATORS.kernel(name, row), ACCUMULATORS.arity) for row in rows[:-1]}
-    texts = {name: assembly(kernel, arity) for name, (kernel, arity) in kernels.items()}
+    texts = {name: assembly(kernel, arity) for name, (kernel, arity) in hot_kernels().items()}
     json.dump({"tier": TIER.name, "assembly": texts}, sys.stdout)
 
 

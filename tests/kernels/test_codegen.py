@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from kernel_assembly import hot_loops
 
 import sparsert
 from sparsert.cpu import host_features
@@ -17,7 +18,8 @@ from sparsert.kernels.formats import FORMATS
 from sparsert.kernels.formats.streams import GROUP_SIZES
 from sparsert.tiers import TIERS, Tier
 
-TARGETS = {tier.cpu: tier for tier in TIERS.values()} | {"znver4": TIERS["avx512_vnni"]}
+X86 = [tier for tier in TIERS.values() if tier.architecture == "x86_64"]
+TARGETS = {tier.cpu: tier for tier in X86} | {"znver4": TIERS["avx512_vnni"]}
 """CPUs to compile for, and the tier that each is to get."""
 
 WITH_DOT4 = [target for target, tier in TARGETS.items() if tier.dot4]
@@ -54,26 +56,6 @@ def assembly(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
         assert found["tier"] == tier.name
         texts[target] = found["assembly"]
     return texts
-
-
-def innermost_loops(text: str) -> list[list[str]]:
-    """Bodies of the loops that contain no other loop, found by their backward jumps."""
-    lines = [line.split("#")[0].strip().removeprefix("{vex}").lstrip() for line in text.splitlines()]
-    labels = {line[:-1]: place for place, line in enumerate(lines) if re.fullmatch(r"\.?L\w+:", line)}
-    spans = set()
-    for place, line in enumerate(lines):
-        jump = re.match(r"j\w+\s+(\.?L\w+)", line)
-        if jump and labels.get(jump[1], place) < place:
-            spans.add((labels[jump[1]], place))
-    inner = [a for a in spans if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in spans)]
-    return [[x for x in lines[a + 1 : b + 1] if x and not x.startswith(".")] for a, b in sorted(inner)]
-
-
-def hot_loops(text: str, instruction: str) -> list[list[str]]:
-    """Innermost loops that consist of products: one of them per output, unrolled or not."""
-    loops = [body for body in innermost_loops(text) if any(line.startswith(instruction) for line in body)]
-    assert loops, f"no loop with {instruction}"
-    return loops
 
 
 def spills(body: list[str]) -> list[str]:
