@@ -121,6 +121,8 @@ def _separate(editor: Editor, expr: Expr, scores: Shape) -> tuple[tuple[str, Key
         at_zero, at_one, at_two = (evaluate(expr, {leaf: kind(number)}) for number in (0, 1, 2))
     positions = None if is_number(at_one) and at_one == 0 else at_one
     value = _difference(at_zero, at_one)
+    if value == 0 and at_two == at_one:  # a quantizer that never saw padding makes a mask of zeros
+        return None, positions
     if value is None or not value < 0 or (positions is not None and is_number(positions)):
         return None
     if at_two not in (at_zero, at_one):

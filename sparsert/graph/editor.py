@@ -118,6 +118,8 @@ class Editor:
     def scalar(self, value: str) -> float | None:
         """Return a constant of one element as a Python number, or None."""
         array = self.constants.get(value)
+        if array is None and value in self.quantized and self.quantized[value].stored.size == 1:
+            array = self.quantized[value].dequantized()
         if array is None or array.size != 1 or array.dtype.kind not in "biuf":
             return None
         return array.reshape(-1)[0].item()

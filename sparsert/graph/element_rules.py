@@ -190,6 +190,27 @@ def _element_of_clip(facts: Known, node: Node, index: Shape) -> Expr:
     return value
 
 
+def _element_of_quantize(facts: Known, node: Node, index: Shape) -> Expr:
+    limits = np.iinfo(facts.dtypes[node.outputs[0]])
+    inner = facts.element(node.inputs[0], index)
+    return apply("Stored", inner, *_scale_and_zero(facts, node), int(limits.min), int(limits.max))
+
+
+def _element_of_dequantize(facts: Known, node: Node, index: Shape) -> Expr:
+    return apply("Real", facts.element(node.inputs[0], index), *_scale_and_zero(facts, node))
+
+
+def _scale_and_zero(facts: Known, node: Node) -> tuple[Expr, Expr]:
+    """The parameters of a quantization per tensor."""
+    found: list[Expr] = []
+    for name in node.inputs[1:3]:
+        shape = facts.need(name) if name else ()
+        if any(dim != 1 for dim in shape):
+            raise Unknown
+        found.append(facts.element(name, (0,) * len(shape)) if name else 0)
+    return found[0], found[1] if len(found) > 1 else 0
+
+
 def _element_of_fill(facts: Known, node: Node, index: Shape) -> Expr:
     value = attribute(node, "value")
     return symbolic.plain(np.float32(0) if value is None else np.asarray(value).reshape(-1)[0])
@@ -219,5 +240,7 @@ ELEMENTS: dict[str, Callable[[Known, Node, Shape], Expr]] = {
     "Range": _element_of_range,
     "ConstantOfShape": _element_of_fill,
     "Shape": _element_of_shape,
+    "QuantizeLinear": _element_of_quantize,
+    "DequantizeLinear": _element_of_dequantize,
 }
 """Op to the rule that writes one element of its output with elements of its inputs."""

@@ -30,7 +30,9 @@ _ON_ARRAYS: dict[str, Callable[..., Any]] = {
     "Sqrt": np.sqrt,
     "Log": np.log,
     "Reciprocal": np.reciprocal,
+    "Sign": np.sign,
     "Floor": np.floor,
+    "Ceil": np.ceil,
     "And": np.logical_and,
     "Or": np.logical_or,
     "Xor": np.logical_xor,
@@ -46,6 +48,8 @@ _ON_ARRAYS: dict[str, Callable[..., Any]] = {
     "ToBool": lambda a: np.asarray(a).astype(bool),
     "ToInt": lambda a: np.asarray(a).astype(np.int64),
     "ToFloat": lambda a: np.asarray(a).astype(np.float32),
+    "Stored": lambda a, scale, zero, low, high: np.clip(np.rint(a / scale) + zero, low, high),
+    "Real": lambda a, scale, zero: np.asarray(a - zero, np.float32) * np.float32(scale),
 }
 
 

@@ -65,9 +65,13 @@ _NUMERIC: dict[str, Callable[..., Any]] = {
     "ToBool": bool,
     "ToInt": int,
     "ToFloat": lambda a: np.float32(a),
+    "Stored": lambda a, scale, zero, low, high: int(
+        max(low, min(high, np.rint(np.float32(a) / np.float32(scale)) + zero))
+    ),
+    "Real": lambda a, scale, zero: np.float32(a - zero) * np.float32(scale),
 }
 
-ELEMENTWISE = frozenset(_NUMERIC) - {"ToBool", "ToInt", "ToFloat"}
+ELEMENTWISE = frozenset(_NUMERIC) - {"ToBool", "ToInt", "ToFloat", "Stored", "Real"}
 """ONNX operators that :func:`apply` understands under their own name."""
 
 
@@ -96,6 +100,8 @@ _ARRAYS: dict[str, Callable[..., Any]] = {
     "ToBool": lambda a: np.asarray(a).astype(np.bool_),
     "ToInt": lambda a: np.asarray(a).astype(np.int64),
     "ToFloat": lambda a: np.asarray(a).astype(np.float32),
+    "Stored": lambda a, scale, zero, low, high: np.clip(np.rint(a / scale) + zero, low, high),
+    "Real": lambda a, scale, zero: np.asarray(a - zero, np.float32) * np.float32(scale),
 }
 """The operators that :func:`evaluate_over` knows."""
 
@@ -206,7 +212,9 @@ def apply(operator: str, *args: Expr) -> Expr:
     Parameters
     ----------
     operator : str
-        An ONNX operator of :data:`ELEMENTWISE`, or ``ToBool``, ``ToInt``, ``ToFloat``.
+        An ONNX operator of :data:`ELEMENTWISE`; ``ToBool``, ``ToInt``, ``ToFloat``; or ``Stored`` and ``Real``: the
+        integer of a QuantizeLinear for a value, a scale, a zero point and the limits, and what a DequantizeLinear makes
+        of it.
     *args : Expr
         Its arguments.
     """
