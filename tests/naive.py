@@ -29,10 +29,11 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def quantize(x: np.ndarray, quantization: Quantization) -> np.ndarray:
-    """``saturate(round_half_even(x / scale) + zero_point)``."""
+    """``saturate(round_half_even(x / scale) + zero_point)``; NaN becomes the least number, as in ONNX Runtime."""
     limits = np.iinfo(quantization.dtype)
     stored = np.rint(x / quantization.scale) + quantization.zero_point.astype(np.float32)
-    return np.clip(stored, limits.min, limits.max).astype(quantization.dtype)
+    stored = np.where(np.isnan(stored), limits.min, np.clip(stored, limits.min, limits.max))
+    return stored.astype(quantization.dtype)
 
 
 def dequantize(x: np.ndarray, quantization: Quantization) -> np.ndarray:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
+import numpy as np
+
 from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
 from sparsert.ops import Dequantize, DynamicQuantize, Quantization, Quantize
 
+logger = logging.getLogger(__name__)
+
 
 def fuse_quantization(editor: Editor) -> None:
     """Give every per-tensor quantization of an activation its fused op; merge equal ones, drop round trips of bytes."""
+    infinite: list[str] = []
     for node in editor.nodes("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"):
         if not editor.alive(node) or node.domain not in ("", "ai.onnx"):
             continue
@@ -19,8 +26,19 @@ def fuse_quantization(editor: Editor) -> None:
         quantization = _parameters(editor, node)
         if quantization is None:
             continue
+        if not np.isfinite(quantization.scale).all():
+            infinite.append(node.name)
         fused = Quantize(quantization) if node.op == "QuantizeLinear" else Dequantize(quantization)
         editor.emit(fused, [node.inputs[0]], node.outputs[0], [node])
+    if infinite:
+        logger.warning(
+            "%s: the scale of quantization '%s' and %d more is not finite, so what they compute is NaN or infinite, "
+            "whoever runs the file. A quantizer that meets a mask of minus infinity writes such scales: export with "
+            "attn_implementation='eager', or quantize with op_types_to_quantize=['MatMul'].",
+            editor.graph.path or editor.graph.name,
+            infinite[0],
+            len(infinite) - 1,
+        )
     for node in editor.nodes("Quantize", fused=True):
         back = editor.fused_producer(node.inputs[0], "Dequantize")
         if back is not None and back.fused.quantization.same_as(node.fused.quantization):

@@ -26,6 +26,11 @@ class Quantization:
         return np.size(self.scale) == 1 and np.size(self.zero_point) == 1
 
     @property
+    def in_kernels(self) -> bool:
+        """Whether kernels can take it: one scale, and a number that has an inverse."""
+        return self.scalar and bool(np.isfinite(self.scale) and np.isfinite(np.float32(1) / np.float32(self.scale)))
+
+    @property
     def unsigned_zero_point(self) -> int:
         """Zero point of the uint8 form: kernels run int8 activations as uint8, shifted by 128."""
         return int(self.zero_point) + (128 if np.dtype(self.dtype) == np.int8 else 0)
@@ -39,13 +44,17 @@ class Quantization:
         )
 
     def quantize(self, x: np.ndarray) -> np.ndarray:
-        """Divide by the scale, round half to even, add the zero point, saturate (ONNX QuantizeLinear)."""
+        """Divide by the scale, round half to even, add the zero point, saturate (ONNX QuantizeLinear).
+
+        NaN becomes the least number, as in ONNX Runtime.
+        """
         x = np.asarray(x, np.float32)
         limits = np.iinfo(self.dtype)
         stored = np.divide(x, self.scale, out=np.empty(x.shape, np.float32))
         np.rint(stored, out=stored)
         np.add(stored, np.asarray(self.zero_point, np.float32), out=stored)
-        np.clip(stored, limits.min, limits.max, out=stored)
+        np.fmax(stored, limits.min, out=stored)
+        np.minimum(stored, limits.max, out=stored)
         return stored.astype(self.dtype)
 
     def dequantize(self, stored: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ class Quantize(FusedOp):
     quantizes = True
 
     def fits(self, sizes: Sequence[int | None]) -> bool:
-        return self.quantization.scalar and sizes[0] is not None
+        return self.quantization.in_kernels and sizes[0] is not None
 
     def compute(self, x: np.ndarray) -> np.ndarray:
         """ONNX QuantizeLinear (https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html)."""
@@ -72,7 +72,7 @@ class Dequantize(FusedOp):
         return True
 
     def fits(self, sizes: Sequence[int | None]) -> bool:
-        return self.quantization.scalar and sizes[0] is not None
+        return self.quantization.in_kernels and sizes[0] is not None
 
     def compute(self, x: np.ndarray) -> np.ndarray:
         """ONNX DequantizeLinear: ``(x - zero_point) * scale``."""
