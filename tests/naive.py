@@ -21,6 +21,7 @@ from sparsert.ops import Quantization
 from sparsert.ops.disentangled import DisentangledAttention, PositionVectors
 from sparsert.ops.patches import Patches
 from sparsert.ops.rms_norm import RmsNorm
+from sparsert.ops.standardize import Standardize
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -112,6 +113,21 @@ def layer_norm(op: ops.LayerNorm, x: np.ndarray) -> np.ndarray:
     difference = wide - wide.mean(axis=-1, keepdims=True)
     variance = (difference**2).mean(axis=-1, keepdims=True)
     return (difference / np.sqrt(variance + op.epsilon) * op.gamma + op.beta).astype(np.float32)
+
+
+def standardize(op: Standardize, x: np.ndarray) -> np.ndarray:
+    """The variance rounds as the file has it, in float32; the rest is float64."""
+    wide = x.astype(np.float64)
+    difference = wide - wide.mean(axis=-1, keepdims=True)
+    variance = (difference**2).mean(axis=-1, keepdims=True).astype(np.float32)
+    variance = _round_trip(variance, op.variance_quantization) + np.float32(op.epsilon)
+    return (difference / np.sqrt(_round_trip(variance, op.sum_quantization))).astype(np.float32)
+
+
+def lookup(op: ops.Lookup, x: np.ndarray) -> np.ndarray:
+    """The entry of each byte, counted from the least that its type has."""
+    numbers = dict(zip(range(np.iinfo(x.dtype).min, 256), op.table, strict=False))
+    return np.array([numbers[int(byte)] for byte in x.ravel()], np.float32).reshape(x.shape)
 
 
 def rms_norm(op: RmsNorm, x: np.ndarray) -> np.ndarray:
@@ -306,6 +322,9 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "LayerNorm": layer_norm,
     "RmsNorm": rms_norm,
     "Embeddings": embeddings,
+    "Standardize": standardize,
+    "Scale": lambda op, x: x * op.factors,
+    "Lookup": lookup,
     "KeyMask": key_mask,
     "ScoreMask": score_mask,
     "Patches": patches,

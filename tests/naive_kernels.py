@@ -121,10 +121,22 @@ class IntegerAttention:
     high: float = 127.0
     value_offset: int = 0
     quantized: bool = True
+    probability_top: float = 255.0
+    softmax_factor: float = 0.0
+    softmax_top: float = 255.0
+    scaled: tuple[float, int] | None = None
+    """Scale and zero point of scores quantized once more before the bias is added."""
+    masked: tuple[float, int] | None = None
+    """The same behind it."""
+
+
+def rounded(x: np.ndarray, parameters: tuple[float, int] | None) -> np.ndarray:
+    """float32 values quantized to uint8 and dequantized, or as they are."""
+    return x if parameters is None else fake_quantize(x, *parameters).astype(np.float32)
 
 
 def probabilities(q: np.ndarray, k: np.ndarray, bias: np.ndarray, form: IntegerAttention) -> np.ndarray:
-    """Probabilities times their factor, before they are rounded to bytes, (queries, keys) float64.
+    """Probabilities before they are rounded to bytes, (queries, keys) float64.
 
     The score of a key is rounded to float32 wherever the ONNX graph has a float32 tensor, so that the integer that it
     is quantized to is the same; the softmax is evaluated in float64.
@@ -132,7 +144,15 @@ def probabilities(q: np.ndarray, k: np.ndarray, bias: np.ndarray, form: IntegerA
     scores = (q.astype(np.int64) @ k.astype(np.int64).T).astype(np.float32) * np.float32(form.qk_factor)
     if form.quantized:
         scores = np.clip(np.rint(scores), form.low, form.high).astype(np.float32) * np.float32(form.score_factor)
-    return softmax((scores + bias.astype(np.float32)).astype(np.float64)) * form.probability_factor
+    scores = rounded(rounded(scores, form.scaled) + bias.astype(np.float32), form.masked)
+    return softmax(scores.astype(np.float64))
+
+
+def probability_bytes(probability: np.ndarray, form: IntegerAttention) -> np.ndarray:
+    """Rounded once, or to the bytes of the softmax first; int64. Never falling, so errors of the argument bound it."""
+    if form.softmax_factor:
+        probability = np.clip(np.rint(probability * form.softmax_factor), 0, form.softmax_top)
+    return np.clip(np.rint(probability * form.probability_factor), 0, form.probability_top).astype(np.int64)
 
 
 def attend_int8(
@@ -143,7 +163,7 @@ def attend_int8(
     Both are equal, and the context is exact, unless a probability lies that close to a rounding tie.
     """
     exact = probabilities(q, k, bias, form)
-    least, most = (np.clip(np.rint(exact * (1 + sign * slack)), 0, 255).astype(np.int64) for sign in (-1, 1))
+    least, most = (probability_bytes(exact * (1 + sign * slack), form) for sign in (-1, 1))
     values = v.astype(np.int64) + form.value_offset
     low, high = np.zeros((len(q), v.shape[1]), np.int64), np.zeros((len(q), v.shape[1]), np.int64)
     for key in range(len(k)):

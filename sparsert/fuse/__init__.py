@@ -15,8 +15,9 @@ from sparsert.fuse.activation import fuse_activations
 from sparsert.fuse.attention import fuse_attention
 from sparsert.fuse.disentangled import fuse_disentangled
 from sparsert.fuse.embeddings import fuse_embeddings
-from sparsert.fuse.heads import fuse_additions, fuse_heads
+from sparsert.fuse.heads import fuse_additions, fuse_heads, fuse_scales
 from sparsert.fuse.linear import fuse_linear
+from sparsert.fuse.lookup import fuse_lookups
 from sparsert.fuse.normalization import fuse_layer_norm
 from sparsert.fuse.quantization import fuse_quantization
 from sparsert.fuse.selection import push_selections
@@ -46,6 +47,7 @@ _PASSES = (
     fuse_activations,
     fuse_linear,
     fuse_disentangled,
+    fuse_lookups,
     fuse_attention,
     fuse_embeddings,
     fuse_heads,
@@ -53,6 +55,7 @@ _PASSES = (
     push_selections,
 )
 
+    fuse_scales,
 
 def fuse_graph(graph: Graph) -> Graph:
     """Fold constants and shapes, and replace what is a transformer by fused ops.

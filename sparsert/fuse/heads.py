@@ -1,4 +1,4 @@
-"""Heads and joints: selection of a token or a feature, and the residual addition."""
+"""Heads and joints: selection of a token or a feature, products with a vector, and the residual addition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
 from sparsert.graph.known import Unknown, attribute
 from sparsert.graph.shape_rules import slices
-from sparsert.ops import Add, SelectFeature, SelectToken
+from sparsert.ops import Add, Scale, SelectFeature, SelectToken
 
 
 def fuse_heads(editor: Editor) -> None:
@@ -70,6 +70,18 @@ def _start(editor: Editor, source: Node, value: str, axis: int) -> int | None:
             return None
         first += size
     return None
+
+
+def fuse_scales(editor: Editor) -> None:
+    """Replace products of an activation and a constant vector, one number per feature, that no other pattern took."""
+    for node in editor.nodes("Mul"):
+        operands = editor.split_constant(node)
+        if operands is None or not editor.is_float(operands[0]) or editor.facts.rank(operands[0]) not in (2, 3):
+            continue
+        factors = editor.vector(operands[1], editor.channels(operands[0]))
+        if factors is None or factors.dtype != np.float32 or not editor.facts.same_shape(operands[0], node.outputs[0]):
+            continue
+        editor.emit(Scale(np.ascontiguousarray(factors)), [operands[0]], node.outputs[0], [node])
 
 
 def fuse_additions(editor: Editor) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsert.kernels.jit import TILE
-from sparsert.kernels.records import parameter
+from sparsert.kernels.records import TABLE_PARAMETERS, offset_of, parameter
 from sparsert.kernels.registry import ANY_ROW, Emit, Registry
 from sparsert.kernels.simd import LOG2_E, Simd, Value
 from sparsert.kernels.table import TOKEN
@@ -121,10 +121,26 @@ def _fake_quantize(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
     return result
 
 
+def _lookup(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
+    """QuantizeLinear, then the number that the table has for the byte."""
+    table = v.at(block.params, offset_of(TABLE_PARAMETERS, "table"))
+    zero_point = parameter(v, block.params, "zero_point")
+    stored = [v.builder.add(value, zero_point) for value in _quantized(v, block, values)]
+    return [v.gather_f32(table, v.clamp_i32(value, 0, 255)) for value in stored]
+
+
+def _scale(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
+    factor = v.broadcast_f32(v.at(block.bias, v.mul(row, 4)))
+    return [v.builder.fmul(value, factor) for value in values]
+
+
 def _quantized(v: Simd, block: _Block, values: _Row) -> _Row:
-    """round(x / scale), half to even, as int32 without the zero point; huge values are bounded first."""
+    """round(x / scale), half to even, as int32 without the zero point; huge values are bounded first.
+
+    NaN stays NaN in this order, and becomes the least integer on x86, so the least byte, as in ONNX Runtime.
+    """
     inverse, bound = parameter(v, block.params, "inverse_scale"), v.constant(v.f32, 1e9)
-    return [v.round_to_i32(v.minimum(v.builder.fmul(value, inverse), bound)) for value in values]
+    return [v.round_to_i32(v.minimum(bound, v.builder.fmul(value, inverse))) for value in values]
 
 
 def _bytes(v: Simd, block: _Block, values: _Row) -> Value:
@@ -219,3 +235,5 @@ STAGES.add("dequantize_dynamic+floats", 24, _stage([_dequantize_dynamic], _sink_
 STAGES.add("dequantize_dynamic+add+floats", 25, _stage([_dequantize_dynamic, _add], _sink_floats))
 STAGES.add("dequantize_dynamic+gelu+floats", 26, _stage([_dequantize_dynamic, _gelu], _sink_floats))
 STAGES.add("quick_gelu", 34, _stage([_quick_gelu]))
+STAGES.add("lookup", 60, _stage([_lookup]))
+STAGES.add("scale", 61, _stage([_scale]))

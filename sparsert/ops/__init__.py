@@ -17,10 +17,12 @@ from sparsert.ops.base import FusedOp
 from sparsert.ops.elementwise import Activation, Add, Gelu
 from sparsert.ops.embeddings import Embeddings, Table
 from sparsert.ops.linear import Linear
+from sparsert.ops.lookup import Lookup
 from sparsert.ops.normalization import LayerNorm
 from sparsert.ops.quantize import Dequantize, DynamicQuantize, Quantize
 from sparsert.ops.score_bias import HIDDEN, PositionBias
 from sparsert.ops.selection import SelectFeature, SelectToken
+from sparsert.ops.standardize import Scale
 
 __all__ = [
     "Activation",
@@ -35,9 +37,11 @@ __all__ = [
     "KeyMask",
     "LayerNorm",
     "Linear",
+    "Lookup",
     "PositionBias",
     "Quantization",
     "Quantize",
+    "Scale",
     "ScoreMask",
     "SelectFeature",
     "SelectToken",

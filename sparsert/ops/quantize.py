@@ -12,6 +12,7 @@ from sparsert.graph.ir import Node
 from sparsert.graph.quantization import Quantization
 from sparsert.kernels.table import TOKEN
 from sparsert.ops.base import Builder, FusedOp, Operand
+from sparsert.ops.lookup import Lookup
 from sparsert.ops.steps import PackedLinear, Stage, Step, quantization_parameters
 
 __all__ = ["Dequantize", "DynamicQuantize", "Quantize", "range_to_uint8"]
@@ -51,6 +52,9 @@ class Quantize(FusedOp):
         if builder.needed(result) or len(readers) != 1:
             return None
         (last,) = readers
+        if isinstance(last.fused, Lookup) and self.quantization.same_as(last.fused.quantization):
+            builder.absorb(last)
+            return last.fused.quantized_stage(), last.outputs[0]
         if not isinstance(last.fused, Dequantize) or not self.quantization.same_as(last.fused.quantization):
             return None
         builder.absorb(last)

@@ -10,7 +10,7 @@ import numpy as np
 from sparsert.graph.quantization import Quantization
 from sparsert.kernels.formats import BLOCK_ROWS, PackedWeight
 from sparsert.kernels.jit import TILE
-from sparsert.kernels.records import PARAMETERS
+from sparsert.kernels.records import PARAMETERS, ROUNDING
 
 __all__ = [
     "Buffer",
@@ -22,6 +22,7 @@ __all__ = [
     "Step",
     "padded",
     "quantization_parameters",
+    "rounding",
     "row_bytes",
 ]
 
@@ -133,4 +134,14 @@ def quantization_parameters(quantization: Quantization) -> np.ndarray:
     record["scale"] = quantization.scale
     record["zero_point"] = zero_point
     record["low"], record["high"] = -zero_point, 255 - zero_point
+    return record
+
+
+def rounding(quantization: Quantization | None) -> np.ndarray:
+    """The record of a round trip through bytes; for None one that changes nothing."""
+    record = np.zeros(1, ROUNDING)
+    if quantization is not None:
+        found = quantization_parameters(quantization)
+        for name in ROUNDING.names or ():
+            record[name] = found[name]
     return record

@@ -22,6 +22,7 @@ from kernel_drivers import (
 )
 
 from sparsert.kernels.jit import TILE
+from sparsert.kernels.records import PARAMETERS, TABLE_PARAMETERS
 from sparsert.kernels.rows.quantize import token_extrema
 from sparsert.kernels.stages import STAGES
 
@@ -114,6 +115,7 @@ def test_bias_and_add_round_once(rows: int, seed: int) -> None:
     block, other, bias = floats(rows, seed), floats(rows, seed + 1), row_constants(rows, seed)[2]
     np.testing.assert_array_equal(run_stage("bias", block, bias=bias), block + bias[:, None])
     np.testing.assert_array_equal(run_stage("add", block, source=other), block + other)
+    np.testing.assert_array_equal(run_stage("scale", block, bias=bias), block * bias[:, None])
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_activations(name: str, error: float, rows: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bias", "gelu", "gelu_tanh", "quick_gelu", "relu", "tanh", "add", "floats", "bias+gelu+floats"]
+    "name", ["bias", "scale", "gelu", "gelu_tanh", "quick_gelu", "relu", "tanh", "add", "floats", "bias+gelu+floats"]
 )
 def test_nan_stays_nan(name: str) -> None:
     block = floats(5, 1)
@@ -187,6 +189,21 @@ def test_fake_quantize(rows: int, scale: float, zero: int, seed: int) -> None:
     block = (steps * (scale / 4)).astype(np.float32)
     got = run_stage("fake_quantize", block, params=parameters(scale, zero))
     np.testing.assert_array_equal(got, naive.fake_quantize(block, scale, zero))
+
+
+@settings(max_examples=30)
+@given(rows=st.integers(1, 32), scale=powers_of_two, zero=st.integers(0, 255), seed=st.integers(0, 2**16))
+def test_lookup(rows: int, scale: float, zero: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    record = np.zeros(1, TABLE_PARAMETERS)
+    for name in PARAMETERS.names or ():
+        record[name] = parameters(scale, zero).array[name]
+    record["table"] = rng.standard_normal(256)
+    block = (rng.integers(-1200, 1200, (rows, TILE)) * (scale / 4)).astype(np.float32)
+    block[0, :4] = np.inf, -np.inf, 3e38, np.nan
+    got = run_stage("lookup", block, params=buffer(record))
+    block[0, 3] = -np.inf  # NaN is the least byte, as in ONNX Runtime
+    np.testing.assert_array_equal(got, record["table"][0][naive.quantize(block, scale, zero)])
 
 
 # -- fused sequences
@@ -254,6 +271,8 @@ def test_every_stage_is_tested() -> None:
         "relu",
         "tanh",
         "add",
+        "lookup",
+        "scale",
         "fake_quantize",
     }
     fused = {f"dequantize+{sink}" for sink in BYTES} | {f"dequantize+gelu+{form}" for form in SIDE_BY_SIDE}

@@ -11,23 +11,32 @@ from sparsert.kernels.simd import Simd, Value
 def layer_norm_statistics(v: Simd, x: Value, rows: Value, epsilon: Value, statistics: Value) -> None:
     """Mean and 1 / sqrt(variance + epsilon) of every token over all rows, as two rows of a tile.
 
-    Two passes: the second sums squared deviations from the first one's mean, and the deviations themselves, which
-    correct it. A mean off by a few last bits flips bytes that lie near a rounding boundary, and quantized networks
-    carry every flipped byte to the logits. ``epsilon`` points to two floats: epsilon and 1 / rows.
+    ``epsilon`` points to two floats: epsilon and 1 / rows.
     """
     b = v.builder
     x, epsilon, statistics = v.pointer(x), v.pointer(epsilon), v.pointer(statistics)
-    inverse = v.broadcast_f32(v.at(epsilon, 4))
-    means = [b.fmul(total, inverse) for (total,) in column_sums(v, x, rows, lambda value, k: (value,))]
-    moments = column_sums(v, x, rows, lambda value, k: _deviation(v, value, means[k]))
-    shifts = [b.fmul(total, inverse) for total, _ in moments]
-    v.store_row([b.fadd(mean, shift) for mean, shift in zip(means, shifts, strict=True)], statistics)
+    means, variances = moments(v, x, rows, v.broadcast_f32(v.at(epsilon, 4)))
+    v.store_row(means, statistics)
     one, offset = v.constant(v.f32, 1.0), v.broadcast_f32(epsilon)
-    inverses = []
-    for shift, (_, squares) in zip(shifts, moments, strict=True):
-        variance = v.fma(b.fneg(shift), shift, b.fmul(squares, inverse))
-        inverses.append(b.fdiv(one, v.sqrt(b.fadd(variance, offset))))
+    inverses = [b.fdiv(one, v.sqrt(b.fadd(variance, offset))) for variance in variances]
     v.store_row(inverses, v.at(statistics, 4 * TILE))
+
+
+def moments(v: Simd, x: Value, rows: Value, inverse: Value) -> tuple[list[Value], list[Value]]:
+    """Means and variances of all tokens; ``inverse`` is 1 / rows.
+
+    Two passes: the second sums squared deviations from the first one's mean, and the deviations themselves, which
+    correct it. A mean off by a few last bits flips bytes that lie near a rounding boundary, and quantized networks
+    carry every flipped byte to the logits.
+    """
+    b = v.builder
+    means = [b.fmul(total, inverse) for (total,) in column_sums(v, x, rows, lambda value, k: (value,))]
+    deviations = column_sums(v, x, rows, lambda value, k: _deviation(v, value, means[k]))
+    shifts = [b.fmul(total, inverse) for total, _ in deviations]
+    variances = []
+    for shift, (_, squares) in zip(shifts, deviations, strict=True):
+        variances.append(v.fma(b.fneg(shift), shift, b.fmul(squares, inverse)))
+    return [b.fadd(mean, shift) for mean, shift in zip(means, shifts, strict=True)], variances
 
 
 def _deviation(v: Simd, value: Value, mean: Value) -> tuple[Value, Value]:

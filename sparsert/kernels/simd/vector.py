@@ -292,6 +292,15 @@ class Simd:
         """Nearest integer as float32, ties to even; NaN stays NaN."""
         return self.builder.call(self._declare_vector("llvm.rint", self.f32, 1), [value])
 
+    def gather_f32(self, table: Value, index: Value) -> Value:
+        """A float of the table for every lane."""
+        b, result = self.builder, self.zero(self.f32)
+        floats = b.bitcast(table, _F32.as_pointer())
+        for lane in range(self.lanes):
+            place = b.gep(floats, [b.extract_element(index, _I32(lane))])
+            result = b.insert_element(result, b.load(place), _I32(lane))
+        return result
+
     def sqrt(self, value: Value) -> Value:
         return self.builder.call(self._declare_vector("llvm.sqrt", self.f32, 1), [value])
 
