@@ -154,7 +154,7 @@ def embeddings(op: ops.Embeddings, *rows: np.ndarray) -> np.ndarray:
         part = table.weight[index]
         if table.quantization is not None:
             part = dequantize(part, table.quantization)
-        total = part if total is None else total + part
+        total = _round_trip(part if total is None else total + part, table.rounding)
     assert total is not None
     return total
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,11 +42,12 @@ def _terms(editor: Editor, value: str, root: bool) -> list[Term] | None:
     """Return the summands of a value in the file's order, or None if one of them is no table."""
     if editor.is_constant(value):
         return _constant_term(editor, value)
-    add = editor.producer(value, "Add")
+    pair = _round_trip(editor, value)
+    add = editor.producer(pair[0].inputs[0] if pair else value, "Add")
     if add is None:
         term = _lookup(editor, value)
         return None if term is None else [term]
-    if not root and editor.sole_reader(value) is None:
+    if not root and any(editor.sole_reader(name) is None for name in (value, *(node.inputs[0] for node in pair))):
         return None
     left, right = _terms(editor, add.inputs[0], False), _terms(editor, add.inputs[1], False)
     if left is None or right is None:
@@ -54,8 +55,20 @@ def _terms(editor: Editor, value: str, root: bool) -> list[Term] | None:
     # Rows are added from left to right, and a + (b + c) is (b + c) + a to the last bit.
     if len(left) == 1 and len(right) > 1:
         left, right = right, left
-    left[0].nodes.append(add)
-    return left + right
+    left[0].nodes.extend([add, *pair])
+    terms = left + right
+    if pair:
+        if len(right) > 1:
+            return None
+        terms[-1].table = replace(terms[-1].table, rounding=pair[0].fused.quantization)
+    return terms
+
+
+def _round_trip(editor: Editor, value: str) -> list[Node]:
+    """The Quantize and the Dequantize that write a value, or none."""
+    back = editor.fused_producer(value, "Dequantize")
+    pair = editor.fused_producer(back.inputs[0], "Quantize") if back is not None else None
+    return [pair, back] if pair is not None and back is not None else []
 
 
 def _constant_term(editor: Editor, value: str) -> list[Term] | None:

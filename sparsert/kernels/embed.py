@@ -11,11 +11,12 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from sparsert.kernels.jit import TILE
+from sparsert.kernels.records import round_trip
 from sparsert.kernels.registry import Registry
 from sparsert.kernels.simd import Simd, Value, micro_kernel
 from sparsert.kernels.table import ELEMENT
 
-__all__ = ["ADD_CODES", "ADD_ROWS", "STAGED_CHANNELS", "transpose_channels"]
+__all__ = ["ADD_CODES", "ADD_ROWS", "STAGED_CHANNELS", "round_sums", "transpose_channels"]
 
 STAGED_CHANNELS = 128
 """Channels of a block of sums, float32 ``[TILE][STAGED_CHANNELS]``: 16 KB on AVX2, half of an L1."""
@@ -75,6 +76,15 @@ ADD_CODES = 2
 for _name, _element in ELEMENT._asdict().items():
     ADD_ROWS.add(f"{_name} first", ADD_CODES * _element, _add_row(_element, True))
     ADD_ROWS.add(_name, ADD_CODES * _element + 1, _add_row(_element, False))
+
+
+@micro_kernel(2)
+def round_sums(v: Simd, sums: Value, rounding: Value) -> None:
+    """A row of the block of sums quantized and dequantized, in place, the channels that nobody needs with it."""
+    sums, rounding = v.pointer(sums), v.pointer(rounding)
+    with v.loop(v.integer(STAGED_CHANNELS), step=v.lanes) as channel:
+        place = v.at(sums, v.mul(channel, 4))
+        v.store(round_trip(v, v.load(place, v.f32, 4), rounding), place, 4)
 
 
 @micro_kernel(3)

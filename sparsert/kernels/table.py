@@ -137,9 +137,10 @@ STAGE = _numbered(
 )
 """A row of a step's table of stages, see :mod:`sparsert.kernels.stages`; ``run`` is the address of what runs one."""
 
-TABLE_COLUMNS = 8
-TABLE = _numbered("weight element scale zero_point index ids first_row rows")
-"""A row of a step's list of embedding tables; ``scale`` and ``ids`` (int64, of all tokens) are addresses."""
+TABLE_COLUMNS = 9
+TABLE = _numbered("weight element scale zero_point index ids first_row rows rounding")
+"""A row of a step's list of embedding tables; ``scale``, ``ids`` (int64, of all tokens) and ``rounding`` are addresses,
+the last one 0 if the sum goes on as it is."""
 
 ELEMENT = _numbered("float32 uint8 int8")
 """Numbers of an embedding table."""

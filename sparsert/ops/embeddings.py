@@ -28,10 +28,14 @@ class Table:
     """Where the row number comes from: "input" (the next entry of the node's inputs, an int32/int64 value (B, S)),
     "position" (row = ``offset`` + token position) or "constant" (row = ``offset`` for every token)."""
     offset: int = 0
+    rounding: Quantization | None = None
+    """What the sum passes, quantized and dequantized, once this table is added."""
 
     @property
     def fits(self) -> bool:
         """Whether the run loop can take it."""
+        if self.rounding is not None and not self.rounding.in_kernels:
+            return False
         if self.quantization is None:
             return bool(self.weight.dtype == np.float32)
         return self.quantization.scalar and self.weight.dtype in (np.uint8, np.int8)
@@ -86,6 +90,8 @@ class Embeddings(FusedOp):
                 index = np.array(table.offset)
             part = table.rows(number, index)
             total = part if total is None else total + part
+            if table.rounding is not None:
+                total = table.rounding.dequantize(table.rounding.quantize(total))
         assert total is not None, "an Embeddings has at least one table"
         return total
 

@@ -36,7 +36,7 @@ from sparsert.kernels.table import (
     TABLE,
     TABLE_COLUMNS,
 )
-from sparsert.ops.steps import Buffer, Parameters, Positions, Stage, Step, row_bytes
+from sparsert.ops.steps import Buffer, Parameters, Positions, Stage, Step, rounding, row_bytes
 
 __all__ = ["Code", "encode"]
 
@@ -158,6 +158,7 @@ def _embed(code: Code, row: np.ndarray, step: Step) -> None:
         else:
             line[TABLE.first_row] = table.offset
         line[TABLE.rows] = len(table.weight)
+        line[TABLE.rounding] = code.address(None if table.rounding is None else rounding(table.rounding))
     row[EMBED.tables], row[EMBED.table_table] = len(tables), code.address(lines)
     row[EMBED.channels] = step.rows
     code.place(row, EMBED.out, step.writes[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import naive
+import naive_kernels
 import numba
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from kernel_drivers import Buffer, buffer, compiled
 
 from sparsert import ops
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node, TensorInfo
-from sparsert.kernels.embed import ADD_ROWS, STAGED_CHANNELS, transpose_channels
+from sparsert.kernels.embed import ADD_ROWS, STAGED_CHANNELS, round_sums, transpose_channels
 from sparsert.kernels.formats import BLOCK_ROWS
 from sparsert.kernels.jit import TILE
 from sparsert.kernels.loop.places import PANEL_BLOCKS
+from sparsert.kernels.records import ROUNDING
 from sparsert.plan import compile_graph
 
 ELEMENTS = [np.float32, np.uint8, np.int8]
@@ -57,6 +59,16 @@ def test_sums_are_transposed(count: int) -> None:
     out.check()
 
 
+@pytest.mark.parametrize("zero_point", [0, 128, 200])
+def test_sums_are_rounded(zero_point: int) -> None:
+    start = np.random.default_rng(zero_point).standard_normal(STAGED_CHANNELS).astype(np.float32) * 20
+    sums = buffer(start)
+    rounding = buffer(np.array([(8, 0.125, -zero_point, 255 - zero_point)], ROUNDING))
+    compiled(round_sums, 2)(sums.address, rounding.address)
+    np.testing.assert_array_equal(sums.array, naive_kernels.fake_quantize(start, 0.125, zero_point))
+    sums.check()
+
+
 @pytest.mark.parametrize("threads", sorted({1, min(2, numba.config.NUMBA_NUM_THREADS)}))
 @pytest.mark.parametrize("shape", [(1, 1), (1, TILE), (3, 21), (2, TILE + 5)])
 @pytest.mark.parametrize("channels", [4, 32, 130, 300])
@@ -69,7 +81,10 @@ def test_embeddings_have_the_bits_of_the_sum(channels: int, shape: tuple[int, in
         if element is not np.float32:
             zero_point = np.asarray(element(3))
             quantization = ops.Quantization(np.asarray(np.float32(0.02)), zero_point, np.dtype(element))
-        tables.append(ops.Table(weight, quantization, index, 2 if index == "position" else 0))
+        rounding = (
+            ops.Quantization(np.float32(2.0**-6), np.uint8(100), np.dtype(np.uint8)) if index == "position" else None
+        )
+        tables.append(ops.Table(weight, quantization, index, 2 if index == "position" else 0, rounding))
     op = ops.Embeddings((*tables, ops.Table(tables[0].weight, None, "constant", 5)))
     infos = [TensorInfo(name, np.dtype(np.int64), ("batch", "tokens")) for name in "ab"]
     outputs = [TensorInfo("y", np.dtype(np.float32), ("batch", "tokens", channels))]

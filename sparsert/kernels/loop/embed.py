@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsert.kernels.embed import ADD_CODES, ADD_ROWS, STAGED_CHANNELS, transpose_channels
+from sparsert.kernels.embed import ADD_CODES, ADD_ROWS, STAGED_CHANNELS, round_sums, transpose_channels
 from sparsert.kernels.formats import BLOCK_ROWS
 from sparsert.kernels.jit import TILE, inner
 from sparsert.kernels.loop.places import FLOAT_ROW, field, place
@@ -55,4 +55,6 @@ def embed_step(step, tile, band, strip, strips, meta, scratch):
                 row, scale = field(table, TABLE.weight) + offset, field(table, TABLE.scale)
                 code = ADD_CODES * element + np.int64(index > 0)
                 _add_table_row(code, row, count, scale, field(table, TABLE.zero_point), sums)
+                if field(table, TABLE.rounding) != 0:
+                    round_sums(sums, field(table, TABLE.rounding))
         transpose_channels(scratch, count, out + begin * FLOAT_ROW)
