@@ -45,17 +45,17 @@ _PASSES = (
     fuse_layer_norm,
     _recognise_ops,
     fuse_activations,
+    fuse_lookups,
     fuse_linear,
     fuse_disentangled,
-    fuse_lookups,
     fuse_attention,
     fuse_embeddings,
     fuse_heads,
+    fuse_scales,
     fuse_additions,
     push_selections,
 )
 
-    fuse_scales,
 
 def fuse_graph(graph: Graph) -> Graph:
     """Fold constants and shapes, and replace what is a transformer by fused ops.
