@@ -223,13 +223,14 @@ def attention(
     k = k.transpose(0, 1, 3, 2)
     scores = _product(q, op.q_quantization, k, op.k_quantization, op.qk_scale, op.dynamic)
     scores = _round_trip(scores, op.scores_quantization) * np.float32(op.scale)
+    scores = _round_trip(scores, op.scaled_quantization)
     if op.positions is not None:
         scores = scores + position_bias(op.positions, q.shape[2])
     if bias is not None:
         scores = scores + bias
     if mask is not None:
         scores = scores + mask[:, None, None, :]
-    probs = softmax(scores)
+    probs = _round_trip(softmax(_round_trip(scores, op.masked_quantization)), op.softmax_quantization)
     context = _product(probs, op.probs_quantization, v, op.v_quantization, op.pv_scale, op.dynamic)
     context = _round_trip(context, op.context_quantization)
     batch, heads, tokens, size = context.shape
@@ -321,10 +322,10 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "Add": lambda op, a, b: add(a, b),
     "LayerNorm": layer_norm,
     "RmsNorm": rms_norm,
-    "Embeddings": embeddings,
     "Standardize": standardize,
     "Scale": lambda op, x: x * op.factors,
     "Lookup": lookup,
+    "Embeddings": embeddings,
     "KeyMask": key_mask,
     "ScoreMask": score_mask,
     "Patches": patches,

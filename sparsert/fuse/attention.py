@@ -19,6 +19,9 @@ from sparsert.ops import Attention, Dequantize, PositionBias, Quantization, Quan
 _MOVES = ("Transpose", "Reshape", "Unsqueeze", "Squeeze")
 _BATCH, _TOKENS, _HIDDEN = 0, 1, 2
 
+_DRIFT = 0.01
+"""Of a step, by which two grids of 255 steps may drift apart and still round alike: they meet at their zero."""
+
 
 def fuse_attention(editor: Editor) -> None:
     """Replace every attention whose heads, mask and quantization can be proved."""
@@ -186,7 +189,9 @@ class _Scores:
     product: _Product
     scale: float
     quantization: Quantization | None
+    scaled: Quantization | None
     added: Added
+    masked: Quantization | None
     nodes: list[Node]
 
 
@@ -194,6 +199,8 @@ def _scores(editor: Editor, softmax: Node) -> _Scores | None:
     """Walk back from the Softmax over mask, scaling and quantization to the product."""
     value, before, scale = softmax.inputs[0], 1.0, 1.0
     quantization: Quantization | None = None
+    scaled: Quantization | None = None
+    masked: Quantization | None = None
     added = Added()
     nodes: list[Node] = []
     shape = editor.facts.shape(value)
@@ -210,7 +217,9 @@ def _scores(editor: Editor, softmax: Node) -> _Scores | None:
             break
         nodes.append(node)
         if editor.is_fused(node):
-            if node.op == "Dequantize" and quantization is None:
+            if node.op == "Dequantize" and (quantization is None or (scaled is None and scale == 1.0)):
+                if quantization is not None:  # scores are quantized both before and after they are scaled
+                    scaled, scale, before = quantization, before, 1.0
                 quantization, value = node.fused.quantization, node.inputs[0]
                 inner = editor.producer(value, "QLinearMatMul") or editor.fused_producer(value, "Quantize")
                 if inner is None or editor.sole_reader(value) is None:
@@ -222,11 +231,11 @@ def _scores(editor: Editor, softmax: Node) -> _Scores | None:
                     value = inner.inputs[0]
                 continue
             return None
-        if node.op in ("Add", "Where") and quantization is None and scale == 1.0:
+        if node.op in ("Add", "Where") and masked is None and scaled is None and scale == before == 1.0:
             found = add_terms(editor, node, shape, added)
             if found is None:
                 return None
-            value = found
+            value, quantization, masked = found, None, quantization
             continue
         inner = _integer_product(editor, node)
         if inner is not None:
@@ -251,7 +260,23 @@ def _scores(editor: Editor, softmax: Node) -> _Scores | None:
         # Scores were scaled before they were quantized: the same bytes come from a scale that is smaller by the factor.
         quantization = replace(quantization, scale=np.float32(quantization.scale / before))
         scale *= before
-    return _Scores(product, scale, quantization, added, nodes)
+    if quantization is not None and scaled is not None and _same_grid(quantization, scale, scaled):
+        scaled = None
+    rounded = scaled is not None or masked is not None
+    if rounded and (added.positions is not None or added.array is not None):
+        return None
+    return _Scores(product, scale, quantization, scaled, added, masked, nodes)
+
+
+def _same_grid(first: Quantization, factor: float, second: Quantization) -> bool:
+    """Whether a quantization finds the bytes of the one before it, whose values were multiplied by a factor."""
+    drift = 255 * abs(float(first.scale) * factor / float(second.scale) - 1)
+    return (
+        first.scalar
+        and second.scalar
+        and first.dtype == second.dtype
+        and bool(first.zero_point == second.zero_point and drift < _DRIFT)
+    )
 
 
 def _integer_product(editor: Editor, node: Node) -> Node | None:
@@ -270,6 +295,7 @@ class _Context:
     """What lies between the Softmax and the merged heads."""
 
     product: _Product
+    softmax: Quantization | None
     probs: Quantization | None
     probs_dynamic: bool
     result: Quantization | None
@@ -295,6 +321,7 @@ def _context(editor: Editor, softmax: Node) -> _Context | None:
     """Walk forward from the Softmax over quantization and the product with V to the merged heads."""
     nodes: list[Node] = []
     value = _drop_nan_guard(editor, softmax.outputs[0], nodes)
+    first: Quantization | None = None
     probs: Quantization | None = None
     dynamic = False
     while True:
@@ -302,7 +329,9 @@ def _context(editor: Editor, softmax: Node) -> _Context | None:
         if node is None:
             return None
         if editor.is_fused(node):
-            if node.op == "Quantize" and (probs is None or probs.same_as(node.fused.quantization)):
+            if node.op == "Quantize" and first is None:
+                if probs is not None and not probs.same_as(node.fused.quantization):
+                    first = probs
                 probs = node.fused.quantization
             elif node.op == "DynamicQuantize" and probs is None:
                 dynamic = True
@@ -324,7 +353,7 @@ def _context(editor: Editor, softmax: Node) -> _Context | None:
     merged = _merged(editor, product, nodes)
     if merged is None:
         return None
-    return _Context(product, probs, dynamic, merged[1], merged[0], merged[2], nodes)
+    return _Context(product, first, probs, dynamic, merged[1], merged[0], merged[2], nodes)
 
 
 def _merged(editor: Editor, product: _Product, nodes: list[Node]) -> tuple[str, Quantization | None, bool] | None:
@@ -447,6 +476,9 @@ def _attention(
         k_quantization=k.quantization,
         qk_scale=scores.product.scale,
         scores_quantization=scores.quantization,
+        scaled_quantization=scores.scaled,
+        masked_quantization=scores.masked,
+        softmax_quantization=context.softmax,
         probs_quantization=context.probs,
         v_quantization=v.quantization,
         pv_scale=context.product.scale,

@@ -22,7 +22,7 @@ import numpy as np
 from sparsert.kernels.attention_pairs import add_single_products, sum_values
 from sparsert.kernels.jit import TIER, TILE, inner, jit
 from sparsert.kernels.memory import load_f32
-from sparsert.kernels.records import ATTENTION_PARAMETERS, parameter
+from sparsert.kernels.records import ATTENTION_PARAMETERS, offset_of, parameter, round_trip
 from sparsert.kernels.simd import LOG2_E, Simd, Sums, Value, micro_kernel
 from sparsert.kernels.table import MODE
 
@@ -46,6 +46,8 @@ SUM_ROWS = 3
 """Rows of int32 that :func:`byte_sums` writes for a head: :data:`_KEY_TERM` and those after it."""
 
 _KEY_TERM, _KEY_PEAK, _QUERY_TERM = range(SUM_ROWS)
+
+_SOFTMAX_FACTOR = offset_of(ATTENTION_PARAMETERS, "softmax_factor")
 
 _SCORE_FIELDS = ("qk_factor", "low", "high", "score_factor")
 
@@ -202,6 +204,20 @@ def _scores_float(
         _score_tile(v, queries, base, results, key_range, rows, vectors, v.f32, lambda *unused: v.zero(v.f32))
 
 
+def _rounded(v: Simd, value: Value, bias: Value, params: Value) -> Value:
+    """Every quantization on the way from the product, times its factor, to the softmax.
+
+    A bias of minus infinity is that of another sequence's key, and no quantization brings it back.
+    """
+    b = v.builder
+    factor, low, high, scale = (_parameter(v, params, name) for name in _SCORE_FIELDS)
+    quantized = b.fmul(v.minimum(v.maximum(v.round(value), low), high), scale)
+    value = b.select(b.fcmp_ordered("==", scale, v.zero(v.f32)), value, quantized)
+    scaled, masked = (v.at(params, offset_of(ATTENTION_PARAMETERS, name)) for name in ("scaled", "masked"))
+    value = round_trip(v, b.fadd(round_trip(v, value, scaled), bias), masked)
+    return b.select(b.fcmp_ordered("==", bias, v.constant(v.f32, -np.inf)), bias, value)
+
+
 def _maximum(kind: str, biased: bool) -> Any:
     """In place: accumulator to score, as the record says; the maximum, a number even if all are -inf, to ``maxima``.
 
@@ -227,7 +243,7 @@ def _maximum(kind: str, biased: bool) -> Any:
                     base, stride = score_bias
                     row = v.at(v.pointer(base), v.add(v.mul(key, stride), k * v.bytes))
                     value = b.fadd(value, v.load(row, v.f32, align=4))
-                value = b.fadd(value, offset)
+                value = _rounded(v, value, offset, params) if kind == "rounded" else b.fadd(value, offset)
                 highest[k].set(v.maximum(highest[k].get(), value))
                 values.append(value)
             v.store_row(values, place)
@@ -237,6 +253,7 @@ def _maximum(kind: str, biased: bool) -> Any:
 
 
 _maximum_quantized = _maximum("quantized", False)
+_maximum_rounded = _maximum("rounded", False)
 _maximum_int = _maximum("int", False)
 _maximum_float = _maximum("float", False)
 _maximum_quantized_biased = _maximum("quantized", True)
@@ -288,56 +305,67 @@ def _bounded_exponentials(v: Simd, scores: Value, keys: Value, bias: Value, para
     v.store_row([total.get() for total in totals], v.pointer(sums))
 
 
-@micro_kernel(9)
-def _quantize_probabilities(
-    v: Simd,
-    exponentials: Value,
-    tiles: Value,
-    first_key: Value,
-    stop_key: Value,
-    sums: Value,
-    params: Value,
-    out: Value,
-    lane_sums: Value,
-    vectors: Value,
-) -> None:
-    """Probability bytes ``[keys/4][TILE][4]``; the sums of all bytes of a query replace ``sums`` (int32).
+def _probabilities(twice: bool) -> Any:
+    """Kernel that quantizes probabilities, once or twice."""
 
-    ``lane_sums`` (AVX2): per key tile, int16 sums of the bytes that will meet in one int16 lane.
-    """
-    b = v.builder
-    exponentials, sums, params = v.pointer(exponentials), v.pointer(sums), v.pointer(params)
-    out, lane_sums = v.pointer(out), v.pointer(lane_sums)
-    scale, top = _parameter(v, params, "probability_factor"), v.constant(v.f32, 255.0)
-    ones = v.constant(v.i8, 1)
-    with v.loop(vectors) as k:
-        column = v.mul(k, v.bytes)
-        factor = b.fdiv(scale, v.load(v.at(sums, column), v.f32))
-        total, bytes_ = v.variable(v.zero(v.i32)), Sums(v, [v.zero(v.i32)])
-        with v.loop(tiles) as tile:
-            lanes = v.variable(v.zero(v.i16))
-            rows = v.at(exponentials, v.add(v.mul(tile, TILE * _ROW), column))
-            quads = v.at(out, v.add(v.mul(tile, TILE * TILE), column))
-            start, end = _keys_of(v, tile, first_key, stop_key)
-            with v.loop(end, start, 4) as key:
-                place = v.at(rows, v.mul(key, _ROW))
-                packed = None
-                for r in range(4):
-                    scaled = b.fmul(v.load(v.at(place, r * _ROW), v.f32), factor)
-                    byte = v.round_to_i32(v.minimum(scaled, top))
-                    if r:
-                        byte = b.shl(byte, v.constant(v.i32, 8 * r))
-                    packed = byte if packed is None else b.or_(packed, byte)
-                v.store(packed, v.at(quads, v.mul(key, TILE)))
+    @micro_kernel(9)
+    def quantize(
+        v: Simd,
+        exponentials: Value,
+        tiles: Value,
+        first_key: Value,
+        stop_key: Value,
+        sums: Value,
+        params: Value,
+        out: Value,
+        lane_sums: Value,
+        vectors: Value,
+    ) -> None:
+        """Probability bytes ``[keys/4][TILE][4]``; the sums of all bytes of a query replace ``sums`` (int32).
+
+        ``lane_sums`` (AVX2): per key tile, int16 sums of the bytes that will meet in one int16 lane.
+        """
+        b = v.builder
+        exponentials, sums, params = v.pointer(exponentials), v.pointer(sums), v.pointer(params)
+        out, lane_sums = v.pointer(out), v.pointer(lane_sums)
+        scale, top = (_parameter(v, params, name) for name in ("probability_factor", "probability_top"))
+        first, first_top = (_parameter(v, params, name) for name in ("softmax_factor", "softmax_top"))
+        ones = v.constant(v.i8, 1)
+        with v.loop(vectors) as k:
+            column = v.mul(k, v.bytes)
+            factor = b.fdiv(first if twice else scale, v.load(v.at(sums, column), v.f32))
+            total, bytes_ = v.variable(v.zero(v.i32)), Sums(v, [v.zero(v.i32)])
+            with v.loop(tiles) as tile:
+                lanes = v.variable(v.zero(v.i16))
+                rows = v.at(exponentials, v.add(v.mul(tile, TILE * _ROW), column))
+                quads = v.at(out, v.add(v.mul(tile, TILE * TILE), column))
+                start, end = _keys_of(v, tile, first_key, stop_key)
+                with v.loop(end, start, 4) as key:
+                    place = v.at(rows, v.mul(key, _ROW))
+                    packed = None
+                    for r in range(4):
+                        scaled = b.fmul(v.load(v.at(place, r * _ROW), v.f32), factor)
+                        if twice:
+                            scaled = b.fmul(v.round(v.minimum(scaled, first_top)), scale)
+                        byte = v.round_to_i32(v.minimum(scaled, top))
+                        if r:
+                            byte = b.shl(byte, v.constant(v.i32, 8 * r))
+                        packed = byte if packed is None else b.or_(packed, byte)
+                    v.store(packed, v.at(quads, v.mul(key, TILE)))
+                    if v.tier.pairs:
+                        pairs = v.multiply_pairs_u8s8(packed, ones)
+                        lanes.set(b.add(lanes.get(), pairs))
+                    else:
+                        bytes_.add([packed], ones)
                 if v.tier.pairs:
-                    pairs = v.multiply_pairs_u8s8(packed, ones)
-                    lanes.set(b.add(lanes.get(), pairs))
-                else:
-                    bytes_.add([packed], ones)
-            if v.tier.pairs:
-                v.store(lanes.get(), v.at(lane_sums, v.add(v.mul(tile, _ROW), column)))
-                total.set(v.dot2(total.get(), lanes.get(), v.constant(v.i16, 1)))
-        v.store(total.get() if v.tier.pairs else bytes_.get()[0], v.at(sums, column))
+                    v.store(lanes.get(), v.at(lane_sums, v.add(v.mul(tile, _ROW), column)))
+                    total.set(v.dot2(total.get(), lanes.get(), v.constant(v.i16, 1)))
+            v.store(total.get() if v.tier.pairs else bytes_.get()[0], v.at(sums, column))
+
+    return quantize
+
+
+_quantize_once, _quantize_twice = _probabilities(False), _probabilities(True)
 
 
 @micro_kernel(3)
@@ -472,7 +500,9 @@ def attend_int8(
     if mode == MODE.bounded_scores and not biased and _any_unmasked(bias, count):
         _bounded_exponentials(used, count, bias, params, sums)
     else:
-        if mode == MODE.int8 and biased:
+        if mode == MODE.rounded_scores:
+            _maximum_rounded(used, count, bias, params, maxima)
+        elif mode == MODE.int8 and biased:
             _maximum_int_biased(used, count, bias, params, maxima, score_bias, score_stride)
         elif mode == MODE.int8:
             _maximum_int(used, count, bias, params, maxima)
@@ -481,7 +511,10 @@ def attend_int8(
         else:
             _maximum_quantized(used, count, bias, params, maxima)
         _exponentials(used, count, maxima, sums)
-    _quantize_probabilities(scores, tiles, first, stop, sums, params, probabilities, lane_sums, vectors)
+    if load_f32(params + _SOFTMAX_FACTOR) == 0:
+        _quantize_once(scores, tiles, first, stop, sums, params, probabilities, lane_sums, vectors)
+    else:
+        _quantize_twice(scores, tiles, first, stop, sums, params, probabilities, lane_sums, vectors)
     _sum_values(values, value_stride, tiles, first, stop, probabilities, head_dim, out, lane_sums, vectors)
     if offset_values:
         _offset_values(out, head_dim, sums, params)

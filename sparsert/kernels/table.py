@@ -106,8 +106,9 @@ none; the next sequence's, head's and key's lie ``score_item``, ``score_head`` a
 next query's 4. A query sees the keys from ``before`` places before its own to ``after`` places behind it.
 """
 
-MODE = _numbered("floats int8 quantized_scores bounded_scores")
-"""How attention computes scores; bounded ones are so near each other that the softmax needs no maximum."""
+MODE = _numbered("floats int8 quantized_scores bounded_scores rounded_scores")
+"""How attention computes scores; bounded ones are so near each other that the softmax needs no maximum, rounded ones
+are quantized several times on their way."""
 
 POSITIONS = _numbered("keys queries head_bytes origin top masked_queries")
 """What disentangled attention knows of distances, at the address in ``positions`` of the step, 0 for none.

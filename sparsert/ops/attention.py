@@ -16,9 +16,9 @@ from sparsert.kernels.records import ATTENTION_PARAMETERS
 from sparsert.kernels.table import MODE
 from sparsert.ops.base import Builder, FusedOp, Operand
 from sparsert.ops.linear import centred, product_type
-from sparsert.ops.quantize import DynamicQuantize, range_to_uint8
+from sparsert.ops.quantize import DynamicQuantize, Quantize, range_to_uint8
 from sparsert.ops.score_bias import PositionBias
-from sparsert.ops.steps import Epilogue, PackedLinear, Stage, Step, padded, quantization_parameters
+from sparsert.ops.steps import Epilogue, PackedLinear, Stage, Step, padded, quantization_parameters, rounding
 
 __all__ = ["Attention", "KeyMask", "ScoreMask"]
 
@@ -81,7 +81,9 @@ class Attention(FusedOp):
     and dequantized with it; then multiplied by ``scale``, mask added, softmax, quantized by ``probs_quantization``;
     ``context = float32(sum (p8 - zp_p)(v8 - zp_v)) * pv_scale``, quantized and dequantized with
     ``context_quantization``. In the QLinearMatMul form ``scores = round(acc * qk_scale / scores_scale) + zp``
-    saturated, which is the same formula.
+    saturated, which is the same formula. Files whose every op is quantized do so with the scores once more after
+    ``scale`` (``scaled_quantization``) and after the mask (``masked_quantization``), and with what the softmax gives
+    before ``probs_quantization`` (``softmax_quantization``).
     ``dynamic`` True: q, k, probs and v each pass DynamicQuantizeLinear (per tensor over the whole batch) first.
 
     ``positions`` is added to the scores as the mask is: a number of head, query and key, wherever they lie.
@@ -93,6 +95,9 @@ class Attention(FusedOp):
     k_quantization: Quantization | None = None
     qk_scale: np.ndarray | None = None
     scores_quantization: Quantization | None = None
+    scaled_quantization: Quantization | None = None
+    masked_quantization: Quantization | None = None
+    softmax_quantization: Quantization | None = None
     probs_quantization: Quantization | None = None
     v_quantization: Quantization | None = None
     pv_scale: np.ndarray | None = None
@@ -113,16 +118,17 @@ class Attention(FusedOp):
         if others or self.dynamic or channels is None or channels % self.heads or (channels // self.heads) % 4:
             return False
         parts = (self.q_quantization, self.k_quantization, self.probs_quantization, self.v_quantization)
-        results = (self.scores_quantization, self.context_quantization)
+        rounded = (self.scaled_quantization, self.masked_quantization, self.softmax_quantization)
+        results = (self.scores_quantization, *rounded, self.context_quantization)
         if all(part is None for part in (*parts, *results)):
             return True
         if any(part is None for part in parts) or self.qk_scale is None or self.pv_scale is None:
             return False
-        if not all(part.scalar for part in (*parts, *results) if part is not None):
+        if not all(part.in_kernels for part in (*parts, *results) if part is not None):
             return False
         if np.size(self.qk_scale) != 1 or np.size(self.pv_scale) != 1:
             return False
-        return self.probs_quantization is not None and self.probs_quantization.unsigned_zero_point == 0
+        return True
 
     # -- in the run loop
 
@@ -166,10 +172,18 @@ class Attention(FusedOp):
             scale = np.float32(self.pv_scale)
             epilogue = Epilogue(padded(0, channels, np.int32), padded(scale, channels), padded(0, channels))
             step.stages.append(Stage("dequantize", epilogue=epilogue))
-            if self.context_quantization is not None:
+            if self.context_quantization is not None and not self._quantized_next(builder, node):
                 context = quantization_parameters(self.context_quantization)
                 step.stages.append(Stage("fake_quantize", parameters=context))
         builder.produce(step, node.outputs[0])
+
+    def _quantized_next(self, builder: Builder, node: Node) -> bool:
+        """Whether all that becomes of the context are the bytes that it passes anyway."""
+        (result,), context = node.outputs, self.context_quantization
+        return not builder.needed(result) and all(
+            isinstance(reader.fused, Quantize) and context is not None and context.same_as(reader.fused.quantization)
+            for reader in builder.readers(result)
+        )
 
     def _record(self) -> np.ndarray:
         """The record that the kernel reads; see ATTENTION_PARAMETERS for the formulas."""
@@ -187,7 +201,15 @@ class Attention(FusedOp):
             record["qk_factor"] = qk_scale / np.float32(scores.scale)
             record["low"], record["high"] = -zero_point, 255 - zero_point
             record["score_factor"] = np.float32(scores.scale) * np.float32(self.scale)
-        record["probability_factor"] = np.float32(1.0) / np.float32(probabilities.scale)
+        # A probability is never below its zero point, which the kernel can therefore take for 0.
+        probability_scale, first = np.float32(probabilities.scale), self.softmax_quantization
+        record["probability_factor"] = np.float32(1.0) / probability_scale
+        record["probability_top"] = 255 - probabilities.unsigned_zero_point
+        if first is not None:
+            record["softmax_factor"] = np.float32(1.0) / np.float32(first.scale)
+            record["softmax_top"] = 255 - first.unsigned_zero_point
+            record["probability_factor"] = np.float32(first.scale) / probability_scale
+        record["scaled"], record["masked"] = rounding(self.scaled_quantization), rounding(self.masked_quantization)
         record["query_zero_point"] = q.unsigned_zero_point
         record["key_offset"] = 128 - k.unsigned_zero_point
         record["value_offset"] = 128 - v.unsigned_zero_point
@@ -197,6 +219,8 @@ class Attention(FusedOp):
         """How the kernel computes scores."""
         if self.q_quantization is None:
             return MODE.floats
+        if self.scaled_quantization is not None or self.masked_quantization is not None:
+            return MODE.rounded_scores
         if self.scores_quantization is None:
             return MODE.int8
         bounded = 255 * abs(float(record["score_factor"][0])) <= BOUNDED_SPAN
@@ -233,13 +257,14 @@ class Attention(FusedOp):
         @lru_cache(maxsize=1)
         def probabilities(item: int) -> np.ndarray:
             scores = _round_trip(scores_of(item), self.scores_quantization) * np.float32(self.scale)
+            scores = _round_trip(scores, self.scaled_quantization)
             if placed is not None:
                 scores += placed
             if bias is not None:
                 scores += bias[item]
             if mask is not None:
                 scores += mask[item]
-            return _softmax(scores)
+            return _round_trip(_softmax(_round_trip(scores, self.masked_quantization)), self.softmax_quantization)
 
         context = np.empty(q.shape, np.float32)
         for item, product in enumerate(context_of(probabilities)):

@@ -20,7 +20,7 @@ from sparsert.kernels.attention import (
     byte_sums,
 )
 from sparsert.kernels.jit import TILE
-from sparsert.kernels.records import ATTENTION_PARAMETERS
+from sparsert.kernels.records import ATTENTION_PARAMETERS, ROUNDING
 from sparsert.kernels.table import MODE
 
 LOWEST = np.finfo(np.float32).min
@@ -59,9 +59,18 @@ def _behind(x: np.ndarray, lead: int, fill: float) -> np.ndarray:
 
 
 def _mode(form: IntegerAttention) -> int:
+    if form.scaled is not None or form.masked is not None:
+        return MODE.rounded_scores
     if not form.quantized:
         return MODE.int8
     return MODE.bounded_scores if 255 * form.score_factor <= BOUNDED_SPAN else MODE.quantized_scores
+
+
+def _rounding(parameters: tuple[float, int] | None) -> np.ndarray:
+    if parameters is None:
+        return np.zeros(1, ROUNDING)
+    scale, zero_point = parameters
+    return np.array([(1 / scale, scale, -zero_point, 255 - zero_point)], ROUNDING)
 
 
 def integer_context(
@@ -101,8 +110,12 @@ def _integer_context(
     keys = buffer(np.stack([interleaved(tile.view(np.uint8), 4).view(np.int8) for tile in stored]))
     values = buffer(_tiles(_behind(v, lead, -128), 99).astype(np.int8))
     params = np.zeros(1, ATTENTION_PARAMETERS)
-    for name in ("qk_factor", "low", "high", "score_factor", "probability_factor", "value_offset"):
+    for name in ("qk_factor", "probability_factor", "probability_top", "softmax_factor", "softmax_top", "value_offset"):
         params[name] = getattr(form, name)
+    for name in ("low", "high", "score_factor") if form.quantized else ():
+        params[name] = getattr(form, name)
+    for name in ("scaled", "masked"):
+        params[name] = _rounding(getattr(form, name))
     params["query_zero_point"], params["key_offset"] = query_zero, 128 - key_zero
     held, masks, work = buffer(params), _padded_bias(bias, lead), _work(len(keys.array))
     key_sums, query_sums = Buffer((len(keys.array), SUM_ROWS, TILE), np.int32), Buffer((SUM_ROWS, TILE), np.int32)
@@ -263,6 +276,60 @@ def test_integer_attention(
     bias = np.where(rng.random(keys) < 0.3, LOWEST, np.float32(0)).astype(np.float32)
     bias[rng.integers(keys)] = 0
     check_integer(q, k, v, bias, form, lead=lead)
+
+
+# Powers of two: dividing by them and multiplying with their inverse is the same.
+roundings = st.none() | st.tuples(st.sampled_from([2.0**-4, 0.25, 64.0]), st.sampled_from([0, 90, 255]))
+
+
+@settings(max_examples=50)
+@given(
+    keys=st.integers(1, 150),
+    quantized=st.booleans(),
+    scaled=roundings,
+    masked=roundings,
+    mask=st.sampled_from([0.0, -10000.0, float(LOWEST)]),
+    lead=st.integers(0, TILE - 1),
+    seed=st.integers(0, 2**16),
+)
+@example(70, False, (0.25, 90), (float(np.float32(2.0**120)), 255), float(LOWEST), 5, 0)
+def test_scores_are_rounded_on_their_way(
+    keys: int,
+    quantized: bool,
+    scaled: tuple[float, int] | None,
+    masked: tuple[float, int] | None,
+    mask: float,
+    lead: int,
+    seed: int,
+) -> None:
+    """As in files whose every op is quantized; a neighbour's keys stay out, however little a mask can say there."""
+    rng = np.random.default_rng(seed)
+    q, k = integers(rng, 20, 8, 100), integers(rng, keys, 8, 100)
+    v = rng.integers(-128, 128, (keys, 8)).astype(np.int8)
+    spread = np.abs(q.astype(np.int64) @ k.astype(np.int64).T).max() or 1
+    form = replace(
+        FORM,
+        qk_factor=float(np.float32((100.0 if quantized else 6.0) / spread)),
+        quantized=quantized,
+        scaled=scaled,
+        masked=masked,
+    )
+    bias = np.where(rng.random(keys) < 0.3, np.float32(mask), np.float32(0)).astype(np.float32)
+    check_integer(q, k, v, bias, form, lead=lead)
+
+
+@pytest.mark.parametrize(("tops", "first", "ratio"), [((255, 255), 255.0, 1.4), ((127, 255), 127.0, 2.0)])
+def test_probabilities_are_quantized_twice(tops: tuple[int, int], first: float, ratio: float) -> None:
+    """What the softmax gives, and what the product takes, have scales of their own, and signed bytes a lower top."""
+    rng = np.random.default_rng(8)
+    q, k = integers(rng, 64, 16, 100), integers(rng, 90, 16, 100)
+    v = rng.integers(-128, 128, (90, 16)).astype(np.int8)
+    form = replace(FORM, qk_factor=2e-3, score_factor=0.03, probability_factor=ratio)
+    for twice in (True, False):
+        form = replace(form, softmax_factor=first, softmax_top=tops[0], probability_top=tops[1])
+        if not twice:
+            form = replace(form, softmax_factor=0.0, probability_factor=3000.0, probability_top=127)
+        check_integer(q, k, v, np.zeros(90, np.float32), form, vague=0.4)
 
 
 @pytest.mark.parametrize("keys", [40, 384])
