@@ -20,6 +20,7 @@ from sparsert.fuse.linear import fuse_linear
 from sparsert.fuse.lookup import fuse_lookups
 from sparsert.fuse.normalization import fuse_layer_norm
 from sparsert.fuse.quantization import fuse_quantization
+from sparsert.fuse.round_trips import settle_round_trips
 from sparsert.fuse.selection import push_selections
 from sparsert.graph.editor import Editor
 from sparsert.graph.fold import fold, leave_training
@@ -42,6 +43,7 @@ def _recognise_ops(editor: Editor) -> None:
 _PASSES = (
     fold,
     fuse_quantization,
+    settle_round_trips,
     fuse_layer_norm,
     _recognise_ops,
     fuse_activations,

@@ -60,8 +60,9 @@ ATTENTION_PARAMETERS = np.dtype(
     ]
 )
 """score = clamp(round(acc * qk_factor), low, high) * score_factor + bias[key] (no rounding where scores are not
-quantized); probability byte = min(round(p * probability_factor), 255); value_offset and key_offset are 128 minus the
-zero point."""
+quantized); probability byte = min(round(p * probability_factor), probability_top), or with a softmax_factor other than
+0 the same of p = min(round(p * softmax_factor), softmax_top); value_offset and key_offset are 128 minus the zero point.
+``scaled`` and ``masked`` are what rounded scores pass before and after the bias is added."""
 
 
 def offset_of(record: np.dtype[Any], name: str) -> int:
