@@ -122,11 +122,15 @@ def _fake_quantize(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
 
 
 def _lookup(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
-    """QuantizeLinear, then the number that the table has for the byte."""
+    """QuantizeLinear, then the number that the table has for the byte; in this order NaN is the least byte."""
     table = v.at(block.params, offset_of(TABLE_PARAMETERS, "table"))
-    zero_point = parameter(v, block.params, "zero_point")
-    stored = [v.builder.add(value, zero_point) for value in _quantized(v, block, values)]
-    return [v.gather_f32(table, v.clamp_i32(value, 0, 255)) for value in stored]
+    zero_point, inverse = (parameter(v, block.params, name) for name in ("zero_point", "inverse_scale"))
+    low, high = parameter(v, block.params, "low"), parameter(v, block.params, "high")
+    result = []
+    for value in values:
+        bounded = v.maximum(v.minimum(high, v.builder.fmul(value, inverse)), low)
+        result.append(v.gather_f32(table, v.builder.add(v.round_to_i32(bounded), zero_point)))
+    return result
 
 
 def _scale(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
