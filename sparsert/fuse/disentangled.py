@@ -11,9 +11,10 @@ from sparsert.fuse.attention import _constant_factor
 from sparsert.fuse.axes import Axes
 from sparsert.fuse.mask import emit_key_mask, key_condition
 from sparsert.graph.editor import Editor
+from sparsert.graph.grids import compute
 from sparsert.graph.ir import Node
 from sparsert.graph.known import Shape, Unknown, attribute
-from sparsert.graph.symbolic import Expr, evaluate, evaluate_over, leaves_of
+from sparsert.graph.symbolic import Expr, evaluate, leaves_of
 from sparsert.ops import KeyMask
 from sparsert.ops.disentangled import DisentangledAttention, PositionVectors
 
@@ -380,7 +381,7 @@ def _rows_of(expr: Expr, limit: int) -> np.ndarray | None:
     if set(leaves_of(expr)) != {_DISTANCE}:
         return None
     try:
-        rows = np.asarray(evaluate_over(expr, _DISTANCE, np.arange(-_FARTHEST, _FARTHEST + 1)))
+        rows = compute(expr, {_DISTANCE: np.arange(-_FARTHEST, _FARTHEST + 1)}, {})
     except (LookupError, TypeError, ValueError):
         return None
     if rows.shape != (2 * _FARTHEST + 1,) or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= limit:

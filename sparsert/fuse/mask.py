@@ -13,7 +13,7 @@ from sparsert.graph.known import Shape, Unknown
 from sparsert.graph.symbolic import Expr, apply, evaluate, is_number, leaves_of
 from sparsert.ops import HIDDEN, KeyMask, PositionBias, ScoreMask
 
-__all__ = ["Added", "add_terms", "emit_key_mask", "emit_score_mask", "key_condition", "position_bias"]
+__all__ = ["Added", "add_terms", "emit_key_mask", "emit_score_mask", "position_bias"]
 
 _LABELS = ("batch", "head", "query", "key")
 _ARRAY_OPS = ("Add", "Where", "Mul", "Div")
@@ -128,19 +128,6 @@ def _separate(editor: Editor, expr: Expr, scores: Shape) -> tuple[tuple[str, Key
     if at_two not in (at_zero, at_one):
         return ((leaf[1], KeyMask("linear", value)), positions) if _difference(at_two, at_one) == -value else None
     return (leaf[1], KeyMask("where", value)), positions
-
-
-def key_condition(editor: Editor, value: str, scores: Shape) -> tuple[str, bool] | None:
-    """Recognise a bool that depends on one input at (b, key) only; return the input and the bool for mask 1."""
-    expr = _element(editor, value, scores)
-    leaves = list(leaves_of(expr)) if expr is not None else []
-    leaf = leaves[0] if leaves and leaves[0][0] == "input" and len(set(leaves)) == 1 else None
-    if expr is None or leaf is None or not _is_key_mask(editor, leaf, _indices(scores), scores):
-        return None
-    at_zero, at_one, at_two = (evaluate(expr, {leaf: number}) for number in (0, 1, 2))
-    if not isinstance(at_one, bool) or at_zero == at_one or at_two != at_one:
-        return None
-    return leaf[1], at_one
 
 
 def _difference(masked: Expr, seen: Expr) -> float | None:

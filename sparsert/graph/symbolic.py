@@ -29,12 +29,6 @@ def _divide(a: Any, b: Any) -> Any:
     return np.float32(a) / np.float32(b)
 
 
-def _divide_arrays(a: Any, b: Any) -> Any:
-    if np.asarray(a).dtype.kind != "f":
-        raise LookupError("integers, which ONNX divides towards zero")
-    return np.divide(a, b)
-
-
 _NUMERIC: dict[str, Callable[..., Any]] = {
     "Add": lambda a, b: a + b,
     "Sub": lambda a, b: a - b,
@@ -73,37 +67,6 @@ _NUMERIC: dict[str, Callable[..., Any]] = {
 
 ELEMENTWISE = frozenset(_NUMERIC) - {"ToBool", "ToInt", "ToFloat", "Stored", "Real"}
 """ONNX operators that :func:`apply` understands under their own name."""
-
-
-_ARRAYS: dict[str, Callable[..., Any]] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Div": _divide_arrays,
-    "Neg": np.negative,
-    "Abs": np.abs,
-    "Sign": np.sign,
-    "Log": np.log,
-    "Floor": np.floor,
-    "Ceil": np.ceil,
-    "And": np.logical_and,
-    "Or": np.logical_or,
-    "Not": np.logical_not,
-    "Equal": np.equal,
-    "Less": np.less,
-    "LessOrEqual": np.less_equal,
-    "Greater": np.greater,
-    "GreaterOrEqual": np.greater_equal,
-    "Where": np.where,
-    "Min": np.minimum,
-    "Max": np.maximum,
-    "ToBool": lambda a: np.asarray(a).astype(np.bool_),
-    "ToInt": lambda a: np.asarray(a).astype(np.int64),
-    "ToFloat": lambda a: np.asarray(a).astype(np.float32),
-    "Stored": lambda a, scale, zero, low, high: np.clip(np.rint(a / scale) + zero, low, high),
-    "Real": lambda a, scale, zero: np.asarray(a - zero, np.float32) * np.float32(scale),
-}
-"""The operators that :func:`evaluate_over` knows."""
 
 
 def is_number(expr: Expr) -> bool:
@@ -240,16 +203,6 @@ def evaluate(expr: Expr, leaves: Mapping[Expr, Any]) -> Expr:
     if expr[0] == "table":
         return (*expr[:2], *(evaluate(item, leaves) for item in expr[2:]))
     return apply(expr[0], *(evaluate(item, leaves) for item in expr[1:]))
-
-
-def evaluate_over(expr: Expr, leaf: Expr, values: np.ndarray) -> Any:
-    """Compute the expression for all integers that its only leaf may be; raises LookupError for other leaves."""
-    if expr == leaf:
-        return values
-    if not isinstance(expr, tuple):
-        return expr
-    with np.errstate(all="ignore"):
-        return _ARRAYS[expr[0]](*(evaluate_over(item, leaf, values) for item in expr[1:]))
 
 
 def leaves_of(expr: Expr) -> Iterator[tuple]:
