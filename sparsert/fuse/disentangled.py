@@ -9,13 +9,13 @@ import numpy as np
 
 from sparsert.fuse.attention import _constant_factor
 from sparsert.fuse.axes import Axes
-from sparsert.fuse.mask import emit_key_mask, key_condition
+from sparsert.fuse.mask import emit_key_mask
 from sparsert.graph.editor import Editor
 from sparsert.graph.grids import compute
 from sparsert.graph.ir import Node
 from sparsert.graph.known import Shape, Unknown, attribute
 from sparsert.graph.symbolic import Expr, evaluate, leaves_of
-from sparsert.ops import KeyMask
+from sparsert.ops import HIDDEN, KeyMask
 from sparsert.ops.disentangled import DisentangledAttention, PositionVectors
 
 _MOVES = ("Transpose", "Reshape", "Unsqueeze", "Squeeze")
@@ -131,7 +131,7 @@ def _unmasked(editor: Editor, value: str, shape: Shape, nodes: list[Node]) -> tu
     number = editor.scalar(filler)
     found = _pair_condition(editor, condition, shape)
     # where a score could outweigh the filler, adding it would be something else than replacing the score
-    if number is None or number > -1e9 or found is None or found[1] != (filler == no):
+    if number is None or number > HIDDEN or found is None or found[1] != (filler == no):
         return None, None
     source, _, masked_queries, formula = found
     return scores, _Mask(source, KeyMask(formula, float(number)), condition, masked_queries)
@@ -142,9 +142,6 @@ def _pair_condition(editor: Editor, value: str, scores: Shape) -> tuple[str, boo
 
     Returns the input, the bool for mask 1 at both places, what masked queries do, and the formula of the key mask.
     """
-    alone = key_condition(editor, value, scores)
-    if alone is not None:
-        return *alone, "attend", "where"
     shape = editor.facts.shape(value)
     if shape is None or len(shape) != 4:
         return None
@@ -155,22 +152,22 @@ def _pair_condition(editor: Editor, value: str, scores: Shape) -> tuple[str, boo
     except (Unknown, RecursionError):
         return None
     leaves = set(leaves_of(expr))
-    sources = {leaf[1] for leaf in leaves if leaf[0] == "input"}
-    if len(sources) != 1 or len(leaves) != 2:
+    sources = {leaf[1] for leaf in leaves if leaf[0] == "input" and leaf[2] == index[0]}
+    by_place = {leaf[3]: leaf for leaf in leaves if leaf[0] == "input" and editor.facts.rank(leaf[1]) == 2}
+    if len(sources) != 1 or len(by_place) != len(leaves) or by_place.keys() not in ({index[3]}, {*index[2:]}):
         return None
     (source,) = sources
-    dims = editor.facts.shape(source)
-    if dims is None or len(dims) != 2 or {leaf[2:] for leaf in leaves} != {(index[0], index[2]), (index[0], index[3])}:
-        return None
+    dims = editor.facts.need(source)
     if not all(editor.facts.same(a, b) for a, b in zip(dims, (scores[0], scores[3]), strict=True)):
         return None
-    first, second = leaves
     dtype = editor.facts.dtype(source)
     kind = float if dtype is not None and dtype.kind == "f" else int
-    values = {(a, b): evaluate(expr, {first: kind(a), second: kind(b)}) for a in (0, 1, 2) for b in (0, 1, 2)}
-    for formula, counts in (("where", (1, 2)), ("equal", (1,))):
-        if all((item == values[1, 1]) == (a in counts and b in counts) for (a, b), item in values.items()):
-            return (source, values[1, 1], "uniform", formula) if isinstance(values[1, 1], bool) else None
+    query, key = by_place.get(index[2]), by_place[index[3]]
+    values = {(a, b): evaluate(expr, {query: kind(a), key: kind(b)}) for a in (0, 1, 2) for b in (0, 1, 2)}
+    for formula, seen in (("where", (1, 2)), ("equal", (1,))):
+        both = {(a, b): b in seen and (query is None or a in seen) for a, b in values}
+        if isinstance(values[1, 1], bool) and all((item == values[1, 1]) == both[at] for at, item in values.items()):
+            return source, values[1, 1], "attend" if query is None else "uniform", formula
     return None
 
 
