@@ -331,6 +331,8 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "Patches": patches,
     "Attention": attention,
     "DisentangledAttention": disentangled_attention,
+    "TokenMask": lambda op, mask: mask.astype(np.float32)[:, :, None],
+    "MaskTokens": lambda op, x, mask: x * mask,
     "SelectToken": select_token,
     "SelectFeature": select_feature,
 }

@@ -6,7 +6,7 @@ it in place or sinks it into a tile; common sequences are fused so that values s
 tiles already point to the block's first row.
 
 ``params`` is the record :data:`sparsert.kernels.records.PARAMETERS`, or the rows :data:`sparsert.kernels.table.TOKEN`
-of the tile where the quantization is dynamic.
+of the tile where the quantization is dynamic, or any row of numbers of tokens.
 """
 
 from __future__ import annotations
@@ -75,6 +75,12 @@ def _bias(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
 def _add(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
     other = v.load_row(v.at(block.source, v.mul(row, _FLOAT_ROW)), v.f32)
     return [v.builder.fadd(value, second) for value, second in zip(values, other, strict=True)]
+
+
+def _scale_tokens(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
+    """x * params[token]"""
+    factors = v.load_row(block.params, v.f32)
+    return [v.builder.fmul(value, factor) for value, factor in zip(values, factors, strict=True)]
 
 
 def _gelu(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
@@ -241,3 +247,4 @@ STAGES.add("dequantize_dynamic+gelu+floats", 26, _stage([_dequantize_dynamic, _g
 STAGES.add("quick_gelu", 34, _stage([_quick_gelu]))
 STAGES.add("lookup", 60, _stage([_lookup]))
 STAGES.add("scale", 61, _stage([_scale]))
+STAGES.add("scale_tokens", 40, _stage([_scale_tokens]))

@@ -99,9 +99,13 @@ class _Partitioner:
         return segment
 
     def kept_space(self, node: Node) -> object:
-        """Where the result of an array node lies: beside its first input, if the op keeps leading dimensions."""
+        """Where the result of an array node lies: beside its first input, if the op keeps leading dimensions.
+
+        Those of a float input are all but its last one, those of ids and masks, which few ops take, all of them.
+        """
         values = [name for name in node.inputs if name not in self.graph.constants]
-        if node.fused is not None and node.fused.keeps_lead and values and _floating(self.graph, values[0]):
+        op: FusedOp | None = node.fused
+        if op is not None and op.keeps_lead and values and (op.on_arrays or _floating(self.graph, values[0])):
             return self.spaces[values[0]]
         return object()
 

@@ -130,6 +130,15 @@ def test_activations(name: str, error: float, rows: int, seed: int) -> None:
     assert np.abs(run_stage(name, block) - getattr(naive, name)(block)).max() <= error
 
 
+@rows_and_seeds
+@settings(max_examples=20)
+def test_scale_tokens(rows: int, seed: int) -> None:
+    """One product each, by a number of its token."""
+    block, factors = floats(rows, seed), np.random.default_rng(seed).integers(-1, 3, TILE).astype(np.float32)
+    got = run_stage("scale_tokens", block, params=buffer(factors))
+    np.testing.assert_array_equal(got, block * factors)
+
+
 @pytest.mark.parametrize(
     "name", ["bias", "scale", "gelu", "gelu_tanh", "quick_gelu", "relu", "tanh", "add", "floats", "bias+gelu+floats"]
 )
@@ -273,6 +282,7 @@ def test_every_stage_is_tested() -> None:
         "add",
         "lookup",
         "scale",
+        "scale_tokens",
         "fake_quantize",
     }
     fused = {f"dequantize+{sink}" for sink in BYTES} | {f"dequantize+gelu+{form}" for form in SIDE_BY_SIDE}
