@@ -163,7 +163,8 @@ def _pair_condition(editor: Editor, value: str, scores: Shape) -> tuple[str, boo
     dtype = editor.facts.dtype(source)
     kind = float if dtype is not None and dtype.kind == "f" else int
     query, key = by_place.get(index[2]), by_place[index[3]]
-    values = {(a, b): evaluate(expr, {query: kind(a), key: kind(b)}) for a in (0, 1, 2) for b in (0, 1, 2)}
+    pairs = [(a, b) for a in (0, 1, 2) for b in (0, 1, 2)]
+    values = {(a, b): evaluate(expr, {key: kind(b)} | ({query: kind(a)} if query else {})) for a, b in pairs}
     for formula, seen in (("where", (1, 2)), ("equal", (1,))):
         both = {(a, b): b in seen and (query is None or a in seen) for a, b in values}
         if isinstance(values[1, 1], bool) and all((item == values[1, 1]) == both[at] for at, item in values.items()):

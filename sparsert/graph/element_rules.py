@@ -132,6 +132,9 @@ def _unflatten(facts: Known, flat: Expr, shape: Shape) -> Shape:
         left = []
         for term in rest:
             multiple = quotient(term, stride)
+            if dim != 1 and multiple is None and not term[1] and not stride[1]:
+                multiple, term = (term[0] // stride[0], ()), (term[0] % stride[0], ())
+                left.append(term)
             if dim == 1 or multiple is None:
                 left.append(term)
             else:
@@ -174,9 +177,41 @@ def _element_of_slice(facts: Known, node: Node, index: Shape) -> Expr:
     return facts.element(node.inputs[0], tuple(source))
 
 
+def split_element(facts: Known, node: Node, output: str, index: Shape) -> Expr:
+    """One element of an output of a Split."""
+    axis = attribute(node, "axis", 0) % len(index)
+    first: Expr = 0
+    for name in node.outputs[: node.outputs.index(output)]:
+        first = apply("Add", first, facts.need(name)[axis])
+    place = apply("Add", index[axis], first)
+    return facts.element(node.inputs[0], (*index[:axis], place, *index[axis + 1 :]))
+
+
+def _element_of_matmul(facts: Known, node: Node, index: Shape) -> Expr:
+    """Of an outer product: sums have too many terms to be of use."""
+    left, right = (facts.need(name) for name in node.inputs)
+    if len(left) < 2 or len(right) < 2 or left[-1] != 1:
+        raise Unknown
+    *lead, row, column = index
+    a = facts.broadcast_element(node.inputs[0], (*lead, row, 0))
+    return apply("Mul", a, facts.broadcast_element(node.inputs[1], (*lead, 0, column)))
+
+
+def _element_of_einsum(facts: Known, node: Node, index: Shape) -> Expr:
+    """Of an outer product, in which every label of the terms is one of the result."""
+    terms, _, result = attribute(node, "equation").replace(" ", "").partition("->")
+    places = dict(zip(result, index, strict=True))
+    product: Expr = 1
+    for name, labels in zip(node.inputs, terms.split(","), strict=True):
+        product = apply("Mul", product, facts.element(name, tuple(places[label] for label in labels)))
+    return product
+
+
 def _element_of_range(facts: Known, node: Node, index: Shape) -> Expr:
     start, _, delta = (facts.vector(name)[0] for name in node.inputs)
-    return apply("Add", apply("Mul", index[0], delta), start)
+    dtype = facts.dtype(node.outputs[0])
+    place = apply("ToFloat", index[0]) if dtype is not None and dtype.kind == "f" else index[0]
+    return apply("Add", apply("Mul", place, delta), start)
 
 
 def _element_of_clip(facts: Known, node: Node, index: Shape) -> Expr:
@@ -237,6 +272,8 @@ ELEMENTS: dict[str, Callable[[Known, Node, Shape], Expr]] = {
     "Flatten": _element_of_reshape,
     "Concat": _element_of_concat,
     "Slice": _element_of_slice,
+    "MatMul": _element_of_matmul,
+    "Einsum": _element_of_einsum,
     "Range": _element_of_range,
     "ConstantOfShape": _element_of_fill,
     "Shape": _element_of_shape,

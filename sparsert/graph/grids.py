@@ -30,6 +30,8 @@ _ON_ARRAYS: dict[str, Callable[..., Any]] = {
     "Sqrt": np.sqrt,
     "Log": np.log,
     "Reciprocal": np.reciprocal,
+    "Cos": np.cos,
+    "Sin": np.sin,
     "Sign": np.sign,
     "Floor": np.floor,
     "Ceil": np.ceil,

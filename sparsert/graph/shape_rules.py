@@ -233,6 +233,8 @@ def _shape_of_range(facts: Known, node: Node) -> list[Shape]:
         return [(max(0, math.ceil((limit - start) / delta)),)]  # type: ignore[operator]
     if delta != 1:
         raise Unknown
+    if isinstance(limit, tuple) and limit[0] == "ToFloat":
+        limit = limit[1]  # a count, which float32 holds up to 2**24
     return [(apply("Sub", limit, start),)]
 
 
@@ -263,7 +265,7 @@ def _shape_of_dynamic_quantize(facts: Known, node: Node) -> list[Shape]:
 
 
 _UNARY = (
-    "Identity Dropout Cast Relu Tanh Erf Sqrt Softmax LogSoftmax Sigmoid Neg Exp Log Abs Not IsNaN Gelu Floor "
+    "Identity Dropout Cast Relu Tanh Erf Sqrt Cos Sin Softmax LogSoftmax Sigmoid Neg Exp Log Abs Not IsNaN Gelu Floor "
     "Reciprocal LayerNormalization QuantizeLinear DequantizeLinear CumSum Clip Elu LeakyRelu"
 )
 BROADCASTING = frozenset(

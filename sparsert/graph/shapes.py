@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from sparsert.graph import symbolic
-from sparsert.graph.element_rules import ELEMENTS, constant_element
+from sparsert.graph.element_rules import ELEMENTS, constant_element, split_element
 from sparsert.graph.ir import Graph, Node
 from sparsert.graph.known import Shape, Unknown, attribute
 from sparsert.graph.shape_rules import SHAPES, output_dtypes
@@ -45,6 +45,7 @@ class Facts:
         self._budget = 0
         self._depth = 0
         self._inputs = {info.name for info in graph.inputs}
+        self._given = ""
         for info in graph.inputs:
             self.dtypes[info.name] = np.dtype(info.dtype)
             self.shapes[info.name] = self._input_shape(info.name, info.shape, np.dtype(info.dtype))
@@ -140,17 +141,27 @@ class Facts:
     def _element(self, value: str, index: Shape) -> Expr:
         if value in self.constants:
             return constant_element(self.constants[value], value, index)
-        if value in self._inputs:
+        if value in self._inputs or value == self._given:
             return ("input", value, *index)
         node = self.producers.get(value)
         if node is None or node.domain not in ("", "ai.onnx"):
             raise Unknown
         if node.op in symbolic.ELEMENTWISE:
             return apply(node.op, *(self.broadcast_element(name, index) for name in node.inputs))
+        if node.op == "Split":
+            return split_element(self, node, value, index)
         handler = ELEMENTS.get(node.op)
         if handler is None:
             raise Unknown
         return handler(self, node, index)
+
+    def element_of(self, given: str, value: str, index: Shape) -> Expr:
+        """Like :meth:`element`, with the elements of ``given`` as they are: ``("input", given, *indices)``."""
+        self._given = given
+        try:
+            return self.element(value, index)
+        finally:
+            self._given = ""
 
     def broadcast_element(self, value: str, index: Shape) -> Expr:
         """Return the element that broadcasting puts at ``index``; raises :class:`Unknown`."""

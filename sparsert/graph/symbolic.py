@@ -40,6 +40,8 @@ _NUMERIC: dict[str, Callable[..., Any]] = {
     "Abs": abs,
     "Sqrt": lambda a: np.sqrt(np.float32(a)),
     "Reciprocal": lambda a: np.float32(1) / np.float32(a),
+    "Cos": lambda a: np.cos(np.float32(a)),
+    "Sin": lambda a: np.sin(np.float32(a)),
     "Sign": lambda a: (a > 0) - (a < 0),
     "Log": lambda a: np.log(np.float32(a)),
     "Floor": math.floor,
