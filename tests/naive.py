@@ -22,6 +22,7 @@ from sparsert.ops.disentangled import DisentangledAttention, PositionVectors
 from sparsert.ops.patches import Patches
 from sparsert.ops.rms_norm import RmsNorm
 from sparsert.ops.standardize import Standardize
+from sparsert.ops.rotary import TOKEN, PositionRows, Rotary
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -98,13 +99,51 @@ def gelu(op: ops.Gelu, x: np.ndarray) -> np.ndarray:
 
 
 def activation(op: ops.Activation, x: np.ndarray) -> np.ndarray:
-    """relu or tanh."""
+    """relu, tanh or silu, which is computed in float64 and rounded once."""
+    if op.function == "silu":
+        wide = x.astype(np.float64)
+        return (wide * (1 / (1 + np.exp(-wide)))).astype(np.float32)
     return np.maximum(x, np.float32(0)) if op.function == "relu" else np.tanh(x)
 
 
 def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a + b."""
     return a + b
+
+
+def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a * b."""
+    return a * b
+
+
+def rotary(op: Rotary, x: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Channel by channel, in float64 and rounded once."""
+    y, wide = np.empty(x.shape, np.float64), x.astype(np.float64)
+    size = len(op.partners)
+    for channel in range(x.shape[-1]):
+        place, partner = channel % size, op.partners[channel % size]
+        y[..., channel] = wide[..., channel]
+        if partner:
+            y[..., channel] *= factors[..., op.cosines[place]]
+            turned = wide[..., channel + partner] * factors[..., op.sines[place]]
+            y[..., channel] += -turned if partner > 0 else turned
+    return y.astype(np.float32)
+
+
+def position_rows(op: PositionRows, ids: np.ndarray) -> np.ndarray:
+    """Each position's factors by themselves, from the formula."""
+
+    def number(expr: Any, token: int) -> Any:
+        if expr == TOKEN:
+            return token
+        if not isinstance(expr, tuple):
+            return expr
+        if expr[0] == "Element":
+            return plain(expr[1].numbers[number(expr[2], token)])
+        return apply(expr[0], *(number(item, token) for item in expr[1:]))
+
+    rows = [[number(column, token) for column in op.table.columns] for token in range(ids.shape[1])]
+    return np.broadcast_to(np.float32(rows), (*ids.shape, len(op.table.columns)))
 
 
 def layer_norm(op: ops.LayerNorm, x: np.ndarray) -> np.ndarray:
@@ -320,6 +359,9 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "Gelu": gelu,
     "Activation": activation,
     "Add": lambda op, a, b: add(a, b),
+    "Multiply": lambda op, a, b: multiply(a, b),
+    "Rotary": rotary,
+    "PositionRows": position_rows,
     "LayerNorm": layer_norm,
     "RmsNorm": rms_norm,
     "Standardize": standardize,

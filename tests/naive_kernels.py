@@ -58,6 +58,23 @@ def tanh(x: np.ndarray) -> np.ndarray:
     return _tanh(x.astype(np.float64))
 
 
+def silu(x: np.ndarray) -> np.ndarray:
+    """x / (1 + exp(-x))"""
+    wide = x.astype(np.float64)
+    return wide / (1.0 + np.exp(-wide))
+
+
+def rotary(x: np.ndarray, factors: np.ndarray, partners: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Every row with the one that is ``partners`` rows away, and the rows of ``factors`` that ``places`` names."""
+    y = x.astype(np.float64)
+    for row, partner in enumerate(partners):
+        if partner:
+            cosine, sine = places[row] % 2**16, places[row] // 2**16
+            turned = x[row + partner].astype(np.float64) * factors[sine]
+            y[row] = y[row] * factors[cosine] + (-turned if partner > 0 else turned)
+    return y
+
+
 def relu(x: np.ndarray) -> np.ndarray:
     return np.array([[value if value > 0 or math.isnan(value) else 0.0 for value in row] for row in x.tolist()])
 

@@ -90,6 +90,8 @@ def compute(expr: Expr, leaves: Mapping[Expr, np.ndarray], tables: Mapping[str, 
         if item not in known:
             if item[0] == "table":
                 known[item] = tables[item[1]][tuple(np.asarray(value(place)) for place in item[2:])]
+            elif item[0] == "Element":  # of numbers that the expression holds itself
+                known[item] = item[1].numbers[np.asarray(value(item[2]))]
             else:
                 known[item] = _ON_ARRAYS[item[0]](*(value(argument) for argument in item[1:]))
         return known[item]

@@ -40,9 +40,19 @@ class Table:
             return bool(self.weight.dtype == np.float32)
         return self.quantization.scalar and self.weight.dtype in (np.uint8, np.int8)
 
+    @property
+    def positions(self) -> int | None:
+        """How many positions it has rows for; None for any number."""
+        return len(self.weight) - self.offset
+
+    def up_to(self, positions: int) -> np.ndarray:
+        """The array that holds the rows of so many positions, if it has as many."""
+        return self.weight
+
     def rows(self, number: int, index: np.ndarray) -> np.ndarray:
         """Rows in float32; negative indices count from the end (ONNX Gather). ``number`` is for the message."""
-        rows = len(self.weight)
+        weight = self.up_to(int(index.max(initial=0)) + 1)
+        rows = len(weight)
         outside = index[(index < -rows) | (index >= rows)]
         if outside.size:
             what = "id" if self.index == "input" else "position"
@@ -51,7 +61,7 @@ class Table:
                 f"Embeddings: table {number} has {rows} rows, expected a {what} in [{-rows}, {rows}), got "
                 f"{outside[0]}. {remedy}."
             )
-        part: np.ndarray = self.weight[index]
+        part: np.ndarray = weight[index]
         return part if self.quantization is None else self.quantization.dequantize(part)
 
 

@@ -52,11 +52,14 @@ class Code:
     table : int64 array, shape (steps, STEP_COLUMNS)
     ids : list of (row of a list of embedding tables, name)
         Where the address of an array of ids belongs.
+    positions : int
+        Tokens of a sequence, at most.
     """
 
-    def __init__(self, steps: int, places: Mapping[Buffer, tuple[int, int]]) -> None:
+    def __init__(self, steps: int, places: Mapping[Buffer, tuple[int, int]], positions: int) -> None:
         self.table = np.zeros((steps, STEP_COLUMNS), np.int64)
         self.ids: list[tuple[np.ndarray, str]] = []
+        self.positions = positions
         self._places = places
         self._held: list[np.ndarray] = []
 
@@ -98,13 +101,13 @@ class Code:
         return len(stages), self.address(table)
 
 
-def encode(steps: Sequence[Step], places: Mapping[Buffer, tuple[int, int]]) -> Code:
-    """Encode steps whose buffers lie at ``places``.
+def encode(steps: Sequence[Step], places: Mapping[Buffer, tuple[int, int]], positions: int) -> Code:
+    """Encode steps whose buffers lie at ``places``, for sequences of at most ``positions`` tokens.
 
     Addresses of a call's arrays are left 0: those of ids, biases of attention, and of what is scattered, gathered or
     selected.
     """
-    code = Code(len(steps), places)
+    code = Code(len(steps), places, positions)
     for row, step in zip(code.table, steps, strict=True):
         row[STEP.opcode] = getattr(OPCODE, step.opcode)
         _ENCODERS[step.opcode](code, row, step)
@@ -145,8 +148,9 @@ def _embed(code: Code, row: np.ndarray, step: Step) -> None:
     ids = iter(step.constants["ids"])
     lines = np.zeros((len(tables), TABLE_COLUMNS), np.int64)
     for line, table in zip(lines, tables, strict=True):
-        line[TABLE.weight] = code.address(np.ascontiguousarray(table.weight))
-        line[TABLE.element] = getattr(ELEMENT, table.weight.dtype.name)
+        weight = table.up_to(code.positions)
+        line[TABLE.weight] = code.address(np.ascontiguousarray(weight))
+        line[TABLE.element] = getattr(ELEMENT, weight.dtype.name)
         scale = np.array([1.0], np.float32)
         if table.quantization is not None:
             scale = np.asarray(table.quantization.scale, np.float32).reshape(1)
@@ -157,8 +161,8 @@ def _embed(code: Code, row: np.ndarray, step: Step) -> None:
             code.ids.append((line, next(ids)))
         else:
             line[TABLE.first_row] = table.offset
-        line[TABLE.rows] = len(table.weight)
         line[TABLE.rounding] = code.address(None if table.rounding is None else rounding(table.rounding))
+        line[TABLE.rows] = len(weight)
     row[EMBED.tables], row[EMBED.table_table] = len(tables), code.address(lines)
     row[EMBED.channels] = step.rows
     code.place(row, EMBED.out, step.writes[0])

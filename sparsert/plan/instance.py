@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sparsert.errors import InputShapeError
+from sparsert.kernels.jit import TILE
 from sparsert.kernels.loop.run import run_entry, run_regions
 from sparsert.kernels.table import ATTENTION, GATHER, REGION_COLUMNS, SCATTER, SELECT, TABLE
 from sparsert.ops.score_bias import NO_BIAS, BiasTable, PositionBias, bias_of_array
@@ -77,7 +78,7 @@ class Instance:
         self.regions = find_regions(steps, self.division, separate_steps)
         self.memory = Memory(plan_memory(steps, self.regions, self.division, key_tiles), self.division)
         self._segment = segment
-        self._code = encode(steps, self.memory.places)
+        self._code = encode(steps, self.memory.places, key_tiles * TILE)
         self._binding: _Binding | None = None
         rows = {id(step): row for row, step in zip(self._code.table, steps, strict=True)}
         self._scatters = [(rows[id(step)], step.constants["array"]) for step in steps if step.opcode == "scatter"]

@@ -245,11 +245,11 @@ class SegmentPart:
                     f"{shortest} tokens; give longer inputs"
                 )
         for _, table in self.segment.tables():
-            last = longest - 1 if table.index == "position" else 0
-            if table.index != "input" and table.offset + last >= len(table.weight):
+            last, positions = longest - 1 if table.index == "position" else 0, table.positions
+            if table.index != "input" and positions is not None and last >= positions:
                 raise InputRangeError(
                     f"The input has a token at position {last}, but the model's position table has "
-                    f"{len(table.weight)} rows (first used row {table.offset}); shorten the sequence"
+                    f"{table.offset + positions} rows (first used row {table.offset}); shorten the sequence"
                 )
 
 

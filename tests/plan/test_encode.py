@@ -16,5 +16,5 @@ def test_a_count_of_zero_is_a_count_and_no_address() -> None:
     weight = FORMATS["float_dense"].pack(np.zeros((8, 0), np.float32))
     linear = PackedLinear(np.zeros(0, np.int32), none, none, weight=weight, kept=1.0, density=0.0, block_density=0.0)
     x = Buffer("x", "floats", 0)
-    code = encode([Step("linear", [x], rows=8, linear=linear)], {x: (0, 0)})
+    code = encode([Step("linear", [x], rows=8, linear=linear)], {x: (0, 0)}, positions=0)
     assert code.table[0, LINEAR.offsets] == 0
