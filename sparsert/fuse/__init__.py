@@ -15,10 +15,11 @@ from sparsert.fuse.activation import fuse_activations
 from sparsert.fuse.attention import fuse_attention
 from sparsert.fuse.disentangled import fuse_disentangled
 from sparsert.fuse.embeddings import fuse_embeddings
-from sparsert.fuse.heads import fuse_additions, fuse_heads, fuse_scales
+from sparsert.fuse.heads import fuse_additions, fuse_heads, fuse_products, fuse_scales
 from sparsert.fuse.linear import fuse_linear
 from sparsert.fuse.lookup import fuse_lookups
 from sparsert.fuse.normalization import fuse_layer_norm
+from sparsert.fuse.packed import fuse_packed
 from sparsert.fuse.quantization import fuse_quantization
 from sparsert.fuse.round_trips import settle_round_trips
 from sparsert.fuse.selection import push_selections
@@ -50,11 +51,13 @@ _PASSES = (
     fuse_lookups,
     fuse_linear,
     fuse_disentangled,
+    fuse_packed,
     fuse_attention,
     fuse_embeddings,
     fuse_heads,
     fuse_scales,
     fuse_additions,
+    fuse_products,
     push_selections,
 )
 

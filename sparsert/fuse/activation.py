@@ -1,4 +1,4 @@
-"""GELU in its spellings, and the plain activations."""
+"""GELU and SiLU in their spellings, and the plain activations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CLOSE = 1e-4
 
 
 def fuse_activations(editor: Editor) -> None:
-    """Replace native and spelled-out GELU, then Relu and Tanh."""
+    """Replace native and spelled-out GELU and SiLU, then Relu and Tanh."""
     for node in editor.nodes("Gelu"):
         if editor.is_float(node.inputs[0]):
             approximate = attribute(node, "approximate", "none")
@@ -25,6 +25,9 @@ def fuse_activations(editor: Editor) -> None:
             _fuse_gelu(editor, node)
     for node in editor.nodes("Sigmoid"):
         _fuse_quick_gelu(editor, node)
+    for node in editor.nodes("Sigmoid", "Swish"):
+        if editor.alive(node):
+            _fuse_silu(editor, node)
     for node in editor.nodes("Relu", "Tanh"):
         if editor.alive(node) and editor.is_float(node.inputs[0]) and editor.facts.rank(node.inputs[0]) in (2, 3):
             editor.emit(Activation(node.op.lower()), [node.inputs[0]], node.outputs[0], [node])
@@ -38,6 +41,22 @@ def _fuse_quick_gelu(editor: Editor, node: Node) -> None:
     x = inner[0]
     if sorted(product.inputs) == sorted((x, node.outputs[0])) and editor.is_float(x):
         editor.emit(Gelu("sigmoid"), [x], product.outputs[0], [inner[1], node, product])
+
+
+def _fuse_silu(editor: Editor, node: Node) -> None:
+    """Match ``x * sigmoid(x)``, and the native op with alpha 1."""
+    x, product = node.inputs[0], node
+    if node.op == "Sigmoid":
+        reader = editor.sole_reader(node.outputs[0])
+        if reader is None or editor.is_fused(reader) or reader.op != "Mul":
+            return
+        if sorted(reader.inputs) != sorted((x, node.outputs[0])):
+            return
+        product = reader
+    elif attribute(node, "alpha", 1.0) != 1.0:
+        return
+    if editor.is_float(x) and editor.facts.rank(x) in (2, 3):
+        editor.emit(Activation("silu"), [x], product.outputs[0], [node, product])
 
 
 def _scaled(editor: Editor, value: str, factor: float) -> tuple[str, Node] | None:

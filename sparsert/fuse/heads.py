@@ -1,4 +1,4 @@
-"""Heads and joints: selection of a token or a feature, products with a vector, and the residual addition."""
+"""Heads and joints: selection of a token or a feature, products, and the residual addition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
 from sparsert.graph.known import Unknown, attribute
 from sparsert.graph.shape_rules import slices
-from sparsert.ops import Add, Scale, SelectFeature, SelectToken
+from sparsert.ops import Add, Multiply, Scale, SelectFeature, SelectToken
 
 
 def fuse_heads(editor: Editor) -> None:
@@ -106,3 +106,12 @@ def fuse_additions(editor: Editor) -> None:
         name = editor.fresh(f"{constant}.vector")
         editor.constants[name] = np.ascontiguousarray(vector)
         editor.emit(Add(), [value, name], node.outputs[0], [node])
+
+
+def fuse_products(editor: Editor) -> None:
+    """Replace products of two activations of one shape."""
+    for node in editor.nodes("Mul"):
+        if not editor.is_float(node.outputs[0]) or editor.facts.rank(node.outputs[0]) not in (2, 3):
+            continue
+        if not any(editor.is_constant(name) for name in node.inputs) and editor.facts.same_shape(*node.inputs):
+            editor.emit(Multiply(), list(node.inputs), node.outputs[0], [node])

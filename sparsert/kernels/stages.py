@@ -83,6 +83,11 @@ def _scale_tokens(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
     return [v.builder.fmul(value, factor) for value, factor in zip(values, factors, strict=True)]
 
 
+def _multiply(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
+    other = v.load_row(v.at(block.source, v.mul(row, _FLOAT_ROW)), v.f32)
+    return [v.builder.fmul(value, second) for value, second in zip(values, other, strict=True)]
+
+
 def _gelu(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
     return v.one_by_one(v.gelu, values)
 
@@ -97,13 +102,17 @@ def _gelu_tanh(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
     return result
 
 
-def _quick_gelu(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
-    """x / (1 + exp(-1.702 x)); the exponential is bounded where the result is below 1e-35 |x|. NaN stays NaN."""
-    b, result = v.builder, []
-    for x in values:
-        power = v.exp2(v.minimum(v.constant(v.f32, 126.0), b.fmul(x, v.constant(v.f32, -1.702 * LOG2_E))))
-        result.append(b.fdiv(x, b.fadd(power, v.constant(v.f32, 1.0))))
-    return result
+def _sigmoid_product(factor: float) -> _Transform:
+    """x / (1 + exp(-factor x)); the exponential is bounded where the result is below 1e-35 |x|. NaN stays NaN."""
+
+    def transform(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
+        b, result = v.builder, []
+        for x in values:
+            power = v.exp2(v.minimum(v.constant(v.f32, 126.0), b.fmul(x, v.constant(v.f32, -factor * LOG2_E))))
+            result.append(b.fdiv(x, b.fadd(power, v.constant(v.f32, 1.0))))
+        return result
+
+    return transform
 
 
 def _relu(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
@@ -244,7 +253,9 @@ STAGES.add_all(byte_stages("quads", _store_quads, 4), 21)
 STAGES.add("dequantize_dynamic+floats", 24, _stage([_dequantize_dynamic], _sink_floats))
 STAGES.add("dequantize_dynamic+add+floats", 25, _stage([_dequantize_dynamic, _add], _sink_floats))
 STAGES.add("dequantize_dynamic+gelu+floats", 26, _stage([_dequantize_dynamic, _gelu], _sink_floats))
-STAGES.add("quick_gelu", 34, _stage([_quick_gelu]))
+STAGES.add("multiply", 30, _stage([_multiply]))
+STAGES.add("silu", 31, _stage([_sigmoid_product(1.0)]))
+STAGES.add("quick_gelu", 34, _stage([_sigmoid_product(1.702)]))
 STAGES.add("lookup", 60, _stage([_lookup]))
 STAGES.add("scale", 61, _stage([_scale]))
 STAGES.add("scale_tokens", 40, _stage([_scale_tokens]))

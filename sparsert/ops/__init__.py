@@ -14,7 +14,7 @@ from sparsert._modules import import_modules
 from sparsert.graph.quantization import Quantization
 from sparsert.ops.attention import Attention, KeyMask, ScoreMask
 from sparsert.ops.base import FusedOp
-from sparsert.ops.elementwise import Activation, Add, Gelu
+from sparsert.ops.elementwise import Activation, Add, Gelu, Multiply
 from sparsert.ops.embeddings import Embeddings, Table
 from sparsert.ops.linear import Linear
 from sparsert.ops.lookup import Lookup
@@ -38,6 +38,7 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "Lookup",
+    "Multiply",
     "PositionBias",
     "Quantization",
     "Quantize",

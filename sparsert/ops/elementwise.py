@@ -1,4 +1,4 @@
-"""Ops on single values: activations, and the addition of a residual or a vector."""
+"""Ops on single values: activations, the product of a gate, and the addition of a residual or a vector."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparsert.ops.base import Builder, FusedOp
 from sparsert.ops.linear import row_blocks
 from sparsert.ops.steps import Stage, Step
 
-__all__ = ["Activation", "Add", "Gelu"]
+__all__ = ["Activation", "Add", "Gelu", "Multiply"]
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,14 @@ class Gelu(FusedOp):
 
 @dataclass(frozen=True)
 class Activation(FusedOp):
-    """inputs: [x] -> outputs: [f(x)]; ``function`` is "relu" or "tanh"."""
+    """inputs: [x] -> outputs: [f(x)]; ``function`` is "relu", "tanh" or "silu", which is ``x / (1 + exp(-x))``."""
 
     function: str
     keeps_lead = True
 
     def compute(self, x: np.ndarray) -> np.ndarray:
+        if self.function == "silu":
+            return np.asarray(x / (np.float32(1) + np.exp(-x)))
         return np.maximum(x, np.float32(0)) if self.function == "relu" else np.tanh(x)
 
     def stage(self, builder: Builder, node: Node, value: str) -> tuple[Stage, str]:
@@ -100,9 +102,40 @@ class Add(FusedOp):
         return None
 
     def lower(self, builder: Builder, node: Node) -> None:
-        if node.inputs[0] != node.inputs[1]:
+        if not _lower_with_itself(builder, node, "add"):
             super().lower(builder, node)
-            return
-        x = builder.buffer(node.inputs[0])
-        step = Step("rows", [x], stages=[Stage("add", source=x)], source="load", rows=x.rows)
-        builder.produce(step, node.outputs[0])
+
+
+@dataclass(frozen=True)
+class Multiply(FusedOp):
+    """inputs: [a, b], both float32 of one shape -> outputs: [a * b]. The product of gated feed-forward networks."""
+
+    leading = None
+    keeps_lead = True
+
+    def fits(self, sizes: Sequence[int | None]) -> bool:
+        return None not in sizes and len(set(sizes)) == 1
+
+    def compute(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.multiply(a, b)
+
+    def stage(self, builder: Builder, node: Node, value: str) -> tuple[Stage, str] | None:
+        first, second = node.inputs
+        other = second if first == value else first
+        if first != second and builder.has(other):
+            return Stage("multiply", source=builder.buffer(other)), node.outputs[0]
+        return None
+
+    def lower(self, builder: Builder, node: Node) -> None:
+        if not _lower_with_itself(builder, node, "multiply"):
+            super().lower(builder, node)
+
+
+def _lower_with_itself(builder: Builder, node: Node, stage: str) -> bool:
+    """Lower a node that reads one value twice, which it cannot be a stage of."""
+    if node.inputs[0] != node.inputs[1]:
+        return False
+    x = builder.buffer(node.inputs[0])
+    step = Step("rows", [x], stages=[Stage(stage, source=x)], source="load", rows=x.rows)
+    builder.produce(step, node.outputs[0])
+    return True

@@ -111,17 +111,19 @@ def test_dequantize_dynamic(rows: int, seed: int) -> None:
 
 @settings(max_examples=20)
 @rows_and_seeds
-def test_bias_and_add_round_once(rows: int, seed: int) -> None:
+def test_bias_add_and_multiply_round_once(rows: int, seed: int) -> None:
     block, other, bias = floats(rows, seed), floats(rows, seed + 1), row_constants(rows, seed)[2]
     np.testing.assert_array_equal(run_stage("bias", block, bias=bias), block + bias[:, None])
     np.testing.assert_array_equal(run_stage("add", block, source=other), block + other)
     np.testing.assert_array_equal(run_stage("scale", block, bias=bias), block * bias[:, None])
+    np.testing.assert_array_equal(run_stage("multiply", block, source=other), block * other)
 
 
 @pytest.mark.parametrize(
     ("name", "error"),
-    # values go up to 12; the error of gelu is 5e-7 of them, that of the rounded argument of tanh half of them
-    [("gelu", 6e-6), ("gelu_tanh", 1e-5), ("quick_gelu", 1e-5), ("relu", 0.0), ("tanh", 1e-6)],
+    # values go up to 12; the error of gelu is 5e-7 of them, that of the rounded argument of tanh half of them, and
+    # that of silu 3e-7 from the power and two roundings
+    [("gelu", 6e-6), ("gelu_tanh", 1e-5), ("quick_gelu", 1e-5), ("relu", 0.0), ("silu", 8e-6), ("tanh", 1e-6)],
 )
 @settings(max_examples=15)
 @rows_and_seeds
@@ -140,7 +142,21 @@ def test_scale_tokens(rows: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bias", "scale", "gelu", "gelu_tanh", "quick_gelu", "relu", "tanh", "add", "floats", "bias+gelu+floats"]
+    "name",
+    [
+        "bias",
+        "scale",
+        "gelu",
+        "gelu_tanh",
+        "quick_gelu",
+        "relu",
+        "silu",
+        "tanh",
+        "add",
+        "multiply",
+        "floats",
+        "bias+gelu+floats",
+    ],
 )
 def test_nan_stays_nan(name: str) -> None:
     block = floats(5, 1)
@@ -152,6 +168,11 @@ def test_nan_stays_nan(name: str) -> None:
 def test_relu_of_infinities() -> None:
     block = np.resize(np.float32([-np.inf, np.inf, -0.0, 1e-40, -1e-40]), (1, TILE))
     np.testing.assert_array_equal(run_stage("relu", block), np.maximum(block, 0))
+
+
+def test_silu_of_large_numbers() -> None:
+    block = np.resize(np.float32([-1e9, -200, -88, 88, 200, 3e38]), (1, TILE))
+    np.testing.assert_allclose(run_stage("silu", block), np.maximum(block, 0), rtol=ROUNDING, atol=1e-28)
 
 
 # -- quantization
@@ -278,9 +299,11 @@ def test_every_stage_is_tested() -> None:
         "gelu_tanh",
         "quick_gelu",
         "relu",
+        "silu",
         "tanh",
         "add",
         "lookup",
+        "multiply",
         "scale",
         "scale_tokens",
         "fake_quantize",
