@@ -21,8 +21,8 @@ from sparsert.ops import Quantization
 from sparsert.ops.disentangled import DisentangledAttention, PositionVectors
 from sparsert.ops.patches import Patches
 from sparsert.ops.rms_norm import RmsNorm
-from sparsert.ops.standardize import Standardize
 from sparsert.ops.rotary import TOKEN, PositionRows, Rotary
+from sparsert.ops.standardize import Standardize
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 

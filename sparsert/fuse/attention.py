@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,14 +9,12 @@ import numpy as np
 from sparsert.fuse.axes import Axes
 from sparsert.fuse.linear import rescaled
 from sparsert.fuse.mask import Added, add_terms, emit_key_mask, emit_score_mask, position_bias
+from sparsert.fuse.operand import MOVES, Operand, agrees, constant_factor, operand
 from sparsert.graph.editor import Editor
 from sparsert.graph.ir import Node
 from sparsert.graph.known import attribute
 from sparsert.graph.symbolic import Expr
 from sparsert.ops import Attention, Dequantize, PositionBias, Quantization, Quantize
-
-_MOVES = ("Transpose", "Reshape", "Unsqueeze", "Squeeze")
-_BATCH, _TOKENS, _HIDDEN = 0, 1, 2
 
 _DRIFT = 0.01
 """Of a step, by which two grids of 255 steps may drift apart and still round alike: they meet at their zero."""
@@ -47,17 +44,15 @@ class _Product:
     result: Quantization | None = None
     nodes: list[Node] = field(default_factory=list)
 
+    def agrees(self, stated: Quantization | None, found: Quantization) -> bool:
+        """Whether the Quantize that made an operand agrees with what the product says of it."""
+        return agrees(stated, found, self.node.op == "QLinearMatMul")
 
-@dataclass
-class _Operand:
-    """One of Q, K, V: the (B, S, H) float value that the heads are split from and what happens until the product."""
-
-    base: str
-    axes: Axes
-    quantization: Quantization | None
-    dynamic: bool
-    scale: float
-    nodes: list[Node]
+    def operand(self, editor: Editor, right: bool, transposed: bool) -> Operand | None:
+        """The (B, S, H) value that an operand is made of."""
+        value, stated = (self.right, self.right_quantization) if right else (self.left, self.left_quantization)
+        in_bytes, exact = self.node.op != "MatMul", self.node.op == "QLinearMatMul"
+        return operand(editor, value, stated, in_bytes, exact, transposed)
 
 
 def _product(editor: Editor, node: Node) -> _Product | None:
@@ -97,89 +92,6 @@ def _product(editor: Editor, node: Node) -> _Product | None:
     if sorted(tail.scale_factors or ()) != sorted((left.outputs[1], right.outputs[1])):  # type: ignore[union-attr]
         return None
     return _Product(node, a, b, "dynamic", tail.output, nodes=tail.nodes)
-
-
-def _agrees(stated: Quantization | None, found: Quantization, product: _Product) -> bool:
-    """Whether the Quantize that made an operand agrees with what the product says of it."""
-    if stated is None:
-        return True
-    if stated.dtype != found.dtype or stated.zero_point != found.zero_point:
-        return False
-    return product.node.op != "QLinearMatMul" or bool(stated.scale == found.scale)
-
-
-def _split(axes: Axes, transposed: bool) -> bool:
-    """Whether the axes are (B, A, S, D), or (B, A, D, S) if transposed, split from (B, S, H)."""
-    wanted = [_BATCH, _HIDDEN, _HIDDEN, _TOKENS] if transposed else [_BATCH, _HIDDEN, _TOKENS, _HIDDEN]
-    return axes.matches([[axis] for axis in wanted]) and axes.in_order(_HIDDEN, (1, 2 if transposed else 3))
-
-
-def _operand(editor: Editor, product: _Product, right: bool, transposed: bool) -> _Operand | None:
-    """Walk back from an operand of a product to the (B, S, H) value that its heads are split from."""
-    value = product.right if right else product.left
-    stated = product.right_quantization if right else product.left_quantization
-    in_bytes = product.node.op != "MatMul"
-    quantization, dynamic, scale, before = None, False, 1.0, 1.0
-    moves: list[Node] = []
-    nodes: list[Node] = []
-    while True:
-        if not in_bytes and editor.facts.rank(value) == 3 and editor.is_float(value):
-            axes = _forward(editor, value, moves[::-1])
-            if axes is not None and _split(axes, transposed):
-                if quantization is not None and before != 1.0:
-                    quantization = replace(quantization, scale=np.float32(quantization.scale / before))
-                return _Operand(value, axes, quantization, dynamic, scale, nodes[::-1])
-        node = editor.producers.get(value)
-        if node is None:
-            return None
-        nodes.append(node)
-        if editor.is_fused(node):
-            if (
-                node.op == "Dequantize"
-                and not in_bytes
-                and (quantization is None or quantization.same_as(node.fused.quantization))
-            ):
-                quantization, in_bytes = node.fused.quantization, True
-            elif node.op == "Quantize" and in_bytes and _agrees(stated, node.fused.quantization, product):
-                if quantization is not None and not quantization.same_as(node.fused.quantization):
-                    return None
-                quantization, in_bytes = node.fused.quantization, False
-            elif node.op == "DynamicQuantize" and in_bytes and value == node.outputs[0]:
-                dynamic, in_bytes = True, False
-            else:
-                return None
-            value = node.inputs[0]
-        elif node.op in _MOVES:
-            moves.append(node)
-            value = node.inputs[0]
-        else:
-            factor = None if in_bytes else _constant_factor(editor, node)
-            if factor is None:
-                return None
-            value, number = factor
-            if quantization is None:
-                scale *= number
-            else:
-                before *= number
-
-
-def _constant_factor(editor: Editor, node: Node) -> tuple[str, float] | None:
-    """Match a product with, or a division by, one number."""
-    operands = editor.split_constant(node) if node.op in ("Mul", "Div") else None
-    number = editor.scalar(operands[1]) if operands else None
-    if operands is None or number is None or not number or not math.isfinite(number):
-        return None
-    if node.op == "Div":
-        return (operands[0], 1 / number) if operands[1] == node.inputs[1] else None
-    return operands[0], number
-
-
-def _forward(editor: Editor, value: str, moves: list[Node]) -> Axes | None:
-    shape = editor.facts.shape(value)
-    axes = None if shape is None else Axes.of(shape, editor.facts.sizes)
-    for node in moves:
-        axes = None if axes is None else axes.after(node, editor.facts)
-    return axes
 
 
 @dataclass
@@ -244,7 +156,7 @@ def _scores(editor: Editor, softmax: Node) -> _Scores | None:
             if product is None or product.output != value:
                 return None
             break
-        factor = _constant_factor(editor, node)
+        factor = constant_factor(editor, node)
         if factor is None:
             return None
         value = factor[0]
@@ -346,7 +258,7 @@ def _context(editor: Editor, softmax: Node) -> _Context | None:
         break
     if product is None or product.left != value:
         return None
-    if product.mode == "static" and (probs is None or not _agrees(product.left_quantization, probs, product)):
+    if product.mode == "static" and (probs is None or not product.agrees(product.left_quantization, probs)):
         return None
     if (product.mode == "dynamic") != dynamic or (product.mode == "float" and probs is not None):
         return None
@@ -380,7 +292,7 @@ def _merged(editor: Editor, product: _Product, nodes: list[Node]) -> tuple[str, 
             if result is not None and not result.same_as(node.fused.quantization):
                 return None
             result, in_bytes = node.fused.quantization, node.op == "Quantize"
-        elif node.op in _MOVES:
+        elif node.op in MOVES:
             axes = axes.after(node, editor.facts)
         else:
             return None
@@ -396,25 +308,29 @@ def _fuse(editor: Editor, softmax: Node, known: dict[tuple[Expr, int], PositionB
     scores, context = _scores(editor, softmax), _context(editor, softmax)
     if scores is None or context is None:
         return
-    q = _operand(editor, scores.product, right=False, transposed=False)
-    k = _operand(editor, scores.product, right=True, transposed=True)
-    v = _operand(editor, context.product, right=True, transposed=False)
+    q = scores.product.operand(editor, right=False, transposed=False)
+    k = scores.product.operand(editor, right=True, transposed=True)
+    v = context.product.operand(editor, right=True, transposed=False)
     if q is None or k is None or v is None:
         return
-    heads = {operand.axes.size(1) for operand in (q, k, v)}
-    if len(heads) != 1 or None in heads:
+    counts = {item.axes.size(1) for item in (q, k, v)}
+    heads = counts.pop()
+    if counts or heads is None:
         return
-    if not (editor.facts.same_shape(q.base, k.base) and editor.facts.same_shape(q.base, v.base)):
+    shapes = [item.shape(editor) for item in (q, k, v)]
+    if not all(editor.facts.same(a, b) for shape in shapes[1:] for a, b in zip(shapes[0], shape, strict=True)):
         return
     trips: list[tuple[Quantization, list[Node]] | None] = []
-    for product, operand in ((scores.product, q), (scores.product, k), (context.product, v)):
+    for product, item in ((scores.product, q), (scores.product, k), (context.product, v)):
         trips.append(None)
-        if product.mode == "float" and operand.quantization is not None:
-            trips[-1] = operand.quantization, [node for node in operand.nodes if node.op in ("Quantize", "Dequantize")]
-            operand.quantization = None
+        if product.mode == "float" and item.quantization is not None:
+            trips[-1] = item.quantization, [node for node in item.nodes if node.op in ("Quantize", "Dequantize")]
+            item.quantization = None
     added = scores.added
-    fused = _attention(heads.pop(), scores, context, q, k, v)  # type: ignore[arg-type]
-    if fused is None:
+    fused = _attention(heads, scores, context, q, k, v)
+    bases = [item.emit(editor, heads) for item in (q, k, v)] if fused is not None else [None]
+    if fused is None or None in bases:
+        editor.sweep(base for base in bases if base)
         return
     if added.positions is not None:
         what = added.positions, fused.heads
@@ -422,9 +338,9 @@ def _fuse(editor: Editor, softmax: Node, known: dict[tuple[Expr, int], PositionB
             known[what] = position_bias(editor, what[0], editor.facts.need(softmax.inputs[0]), fused.heads)
         fused = replace(fused, positions=known[what])
     # A round trip through bytes before a float product is done before the heads are split: it moves no element.
-    inputs = [
-        operand.base if trip is None else _round_trip(editor, operand.base, *trip)
-        for operand, trip in zip((q, k, v), trips, strict=True)
+    inputs: list[str] = [
+        base if trip is None else _round_trip(editor, base, *trip)  # type: ignore[arg-type, misc]
+        for base, trip in zip(bases, trips, strict=True)
     ]
     if added.mask is not None or added.array is not None:
         inputs.append(emit_key_mask(editor, *added.mask) if added.mask is not None else "")
@@ -452,9 +368,7 @@ def _round_trip(editor: Editor, value: str, quantization: Quantization, absorbed
     return real
 
 
-def _attention(
-    heads: int, scores: _Scores, context: _Context, q: _Operand, k: _Operand, v: _Operand
-) -> Attention | None:
+def _attention(heads: int, scores: _Scores, context: _Context, q: Operand, k: Operand, v: Operand) -> Attention | None:
     """Put the parts together if the fused op can say them."""
     dynamic = scores.product.mode == "dynamic"
     if dynamic != (context.product.mode == "dynamic") or any(item.dynamic != dynamic for item in (q, k, v)):
@@ -464,14 +378,11 @@ def _attention(
         return None
     if static_pv != (v.quantization is not None) or (dynamic and scores.quantization is not None):
         return None
-    scale = scores.scale
-    for operand in (q, k):
-        scale *= operand.scale
     if v.scale != 1.0:
         return None
     return Attention(
         heads=heads,
-        scale=scale,
+        scale=scores.scale * q.scale * k.scale,
         q_quantization=q.quantization,
         k_quantization=k.quantization,
         qk_scale=scores.product.scale,

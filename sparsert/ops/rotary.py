@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsert.graph.ir import Node
 from sparsert.graph.grids import compute
+from sparsert.graph.ir import Node
 from sparsert.graph.symbolic import Expr
 from sparsert.ops.base import Builder, FusedOp
 from sparsert.ops.embeddings import Table
