@@ -7,9 +7,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from sparsert.fuse.attention import _constant_factor
 from sparsert.fuse.axes import Axes
 from sparsert.fuse.mask import emit_key_mask
+from sparsert.fuse.operand import constant_factor
 from sparsert.graph.editor import Editor
 from sparsert.graph.grids import compute
 from sparsert.graph.ir import Node
@@ -164,7 +164,12 @@ def _pair_condition(editor: Editor, value: str, scores: Shape) -> tuple[str, boo
     kind = float if dtype is not None and dtype.kind == "f" else int
     query, key = by_place.get(index[2]), by_place[index[3]]
     pairs = [(a, b) for a in (0, 1, 2) for b in (0, 1, 2)]
-    values = {(a, b): evaluate(expr, {key: kind(b)} | ({query: kind(a)} if query else {})) for a, b in pairs}
+    values = {}
+    for a, b in pairs:
+        numbers: dict[Expr, float] = {key: kind(b)}
+        if query is not None:
+            numbers[query] = kind(a)
+        values[a, b] = evaluate(expr, numbers)
     for formula, seen in (("where", (1, 2)), ("equal", (1,))):
         both = {(a, b): b in seen and (query is None or a in seen) for a, b in values}
         if isinstance(values[1, 1], bool) and all((item == values[1, 1]) == both[at] for at, item in values.items()):
@@ -214,7 +219,7 @@ def _scaled(editor: Editor, value: str, nodes: list[Node]) -> tuple[str, float]:
     """Step up over products with and divisions by a number."""
     scale = 1.0
     while (node := editor.producers.get(value)) is not None:
-        factor = _constant_factor(editor, node)
+        factor = constant_factor(editor, node)
         if factor is None or editor.sole_reader(value) is None:
             break
         nodes.append(node)
@@ -279,7 +284,7 @@ def _heads(editor: Editor, value: str, transposed: bool) -> _Heads | None:
             moves.append(node)
             value = node.inputs[0]
         else:
-            factor = _constant_factor(editor, node)
+            factor = constant_factor(editor, node)
             if factor is None:
                 break
             value, scale = factor[0], scale * factor[1]

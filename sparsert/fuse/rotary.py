@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsert.graph.editor import Editor
+from sparsert.graph.grids import compute
 from sparsert.graph.ir import Node
 from sparsert.graph.known import Shape, Unknown
-from sparsert.graph.symbolic import Expr, evaluate_over, leaves_of
+from sparsert.graph.symbolic import Expr, leaves_of
 from sparsert.ops.rotary import TOKEN, Column, ComputedTable, PositionRows, Rotary
 
 __all__ = ["Rotation", "emit_rotation", "match_rotation"]
@@ -141,7 +142,7 @@ def _rotation(editor: Editor, x: str, terms: list[dict[int, Expr]], nodes: tuple
         raise Unknown
     functions = tuple(_of_token(editor, factor, leaf) for factor in rows)
     for function in functions:
-        evaluate_over(function, TOKEN, np.arange(1))
+        compute(function, {TOKEN: np.arange(1)}, {})
     return Rotation(x, leaf[1], functions, tuple(partners), tuple(cosines), tuple(sines), nodes)
 
 

@@ -106,6 +106,7 @@ def make_runner(node: Node, opsets: Mapping[str, int]) -> Runner:
     """
     schema = schema_of(node, opsets)
     op, versions = node.op, dict(opsets)
+    versions[schema.domain] = max(versions.get(schema.domain, 1), schema.since_version)
     if not schema.domain and (node.op, schema.since_version) in _SUCCESSORS:
         op, versions[""] = _SUCCESSORS[node.op, schema.since_version]
     if schema.deprecated and op == node.op:

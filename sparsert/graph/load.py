@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from sparsert.errors import InputTypeError, ModelFormatError, ModelNotFoundError, ShapeError
+from sparsert.graph.contrib import expand
 from sparsert.graph.functions import inline_functions
 from sparsert.graph.ir import Dim, Graph, Node, TensorInfo
 from sparsert.graph.order import sort_nodes
@@ -52,9 +53,10 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
 
     Initializers, ``Constant`` nodes and ``Identity`` nodes of constants become ``constants``, also where an initializer
     is listed as an input as well; local functions are inlined; halves are widened, see
-    :func:`~sparsert.graph.widen.widen`; the default domain is ``""``; nodes are sorted topologically and unnamed ones
-    get a name. An output whose shape the file leaves open has shape ``()``. Constants of
-    64 KiB or more are read-only arrays on the mapped file: copy what must outlast a change of the file.
+    :func:`~sparsert.graph.widen.widen`, and ONNX Runtime's own ops written out in standard ones
+    (:mod:`sparsert.graph.contrib`); the default domain is ``""``; nodes are sorted topologically and unnamed ones get a
+    name. An output whose shape the file leaves open has shape ``()``. Constants of 64 KiB or more are read-only arrays
+    on the mapped file: copy what must outlast a change of the file.
 
     Parameters
     ----------
@@ -73,6 +75,8 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
     ModelFormatError
         If the bytes, the tensors or the graph are malformed: the message names file, node or tensor, what was expected
         and what came. Its subclass ShapeError concerns dimensions of inputs and outputs.
+    UnsupportedOpError
+        If an op of ONNX Runtime's own is used in a form that is not supported.
     InputTypeError
         If ``path`` is no path.
     """
@@ -183,6 +187,7 @@ class _GraphLoader:
             source_node_count=len(graph.node),
         )
         widen(loaded)
+        expand(loaded)
         return loaded
 
     def _opsets(self, model: onnx.ModelProto) -> dict[str, int]:

@@ -12,6 +12,7 @@ from sparsert.graph import symbolic
 from sparsert.graph.element_rules import ELEMENTS, constant_element, split_element
 from sparsert.graph.ir import Graph, Node
 from sparsert.graph.known import Shape, Unknown, attribute
+from sparsert.graph.schema import schema_of
 from sparsert.graph.shape_rules import SHAPES, output_dtypes
 from sparsert.graph.symbolic import Expr, apply, factors
 from sparsert.graph.widen import HALVES
@@ -44,7 +45,8 @@ class Facts:
         self._labels: dict[str, str] = {}
         self._budget = 0
         self._depth = 0
-        self._inputs = {info.name for info in graph.inputs}
+        self.leaves = {info.name for info in graph.inputs}
+        """Values whose elements are written as themselves: inputs, and what a fused op computes of one."""
         self._given = ""
         for info in graph.inputs:
             self.dtypes[info.name] = np.dtype(info.dtype)
@@ -141,7 +143,7 @@ class Facts:
     def _element(self, value: str, index: Shape) -> Expr:
         if value in self.constants:
             return constant_element(self.constants[value], value, index)
-        if value in self._inputs or value == self._given:
+        if value in self.leaves or value == self._given:
             return ("input", value, *index)
         node = self.producers.get(value)
         if node is None or node.domain not in ("", "ai.onnx"):
@@ -241,7 +243,7 @@ class Facts:
             element = onnx.helper.np_dtype_to_tensor_dtype(dtype)
             types[value] = onnx.helper.make_tensor_type_proto(element, labels)
         try:
-            schema = onnx.defs.get_schema(node.op, self.graph.opsets.get("", 1), "")
+            schema = schema_of(node, self.graph.opsets)
             known = {k: v for k, v in node.attributes.items() if v is not None}
             proto = onnx.helper.make_node(node.op, node.inputs, node.outputs, **known)
             inferred = onnx.shape_inference.infer_node_outputs(schema, proto, types)

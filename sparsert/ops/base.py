@@ -102,6 +102,8 @@ class FusedOp:
     """Whether the result is no value of tiles, so that nothing native can follow."""
     on_arrays: ClassVar[bool] = False
     """Whether the op belongs outside of segments, where it costs next to nothing."""
+    on_rows: ClassVar[bool] = False
+    """Whether the op runs on arrays with sequences as rows, in which zeros behind them change nothing."""
     layer_kind: ClassVar[str] = "Other"
     """What an analysis counts the op's time as, one of :data:`sparsert.analyze.result.KINDS`."""
 

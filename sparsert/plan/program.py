@@ -56,7 +56,7 @@ def _array_part(node: Node, graph: Graph) -> tuple[ArrayPart, StepReport]:
     """What runs a node on arrays, and what the report says of it."""
     report = StepReport(0, node.op, node.name, "numpy", fallback=True, sources=list(node.sources))
     if node.fused is not None:
-        report.fallback = not node.fused.on_arrays
+        report.fallback = not (node.fused.on_arrays or node.fused.on_rows)
         report.note = "no native kernel for this form; runs in NumPy" if report.fallback else ""
         return ArrayPart(node, list(node.inputs), lambda arrays: _run_fused(node, arrays)), report
     runner, own = make_array_runner(node, graph.opsets)
@@ -213,7 +213,7 @@ def _output_spaces(graph: Graph, parts: Sequence[ArrayPart | SegmentPart]) -> di
             if part.couples:
                 return None
             if space == "token" and not (op is not None and op.on_arrays):
-                if not _looks_back(part.node, graph):
+                if not (op.on_rows if op is not None else _looks_back(part.node, graph)):
                     return None
                 part.rows_of = frozenset(names)
             spaces |= dict.fromkeys(part.node.outputs, space)

@@ -120,7 +120,7 @@ def test_nested_subgraphs_are_searched_for_outer_values() -> None:
     ("op", "domain", "opsets", "words"),
     [
         ("Nope", "", {"": 17}, "op 'Nope' of domain 'ai.onnx', opset 17"),
-        ("Gelu", "", {"": 17}, "op 'Gelu' of domain 'ai.onnx', opset 17 (the op is not in this opset)"),
+        ("Mish", "", {"": 17}, "op 'Mish' of domain 'ai.onnx', opset 17 (the op is not in this opset)"),
         ("Gelu", "com.microsoft", {"": 17, "com.microsoft": 1}, "op 'Gelu' of domain 'com.microsoft', opset 1"),
         ("Gelu", "elsewhere", {"": 17}, "opset unstated"),
         ("Scatter", "", {"": 11}, "the op was removed from the standard"),
