@@ -19,7 +19,8 @@ def Gather(form: Form) -> Compute:
     def run(x: np.ndarray, indices: np.ndarray) -> np.ndarray:
         if indices.ndim == 0:  # a view
             along = axis % x.ndim if -x.ndim <= axis < x.ndim else axis
-            return x[(*(slice(None),) * along, indices.item())]
+            place = (*(slice(None),) * along, indices.item())
+            return x[place]
         return np.take(x, indices, axis)
 
     return run
@@ -53,7 +54,8 @@ def GatherND(form: Form) -> Compute:
         batch = np.ogrid[tuple(slice(size) for size in indices.shape[:shared])] if shared else []
         rest = indices.ndim - 1 - shared
         places = [grid.reshape(grid.shape + (1,) * rest) for grid in batch]
-        return x[(*places, *np.moveaxis(indices, -1, 0))]
+        chosen = (*places, *np.moveaxis(indices, -1, 0))
+        return x[chosen]
 
     return run
 

@@ -110,7 +110,8 @@ def Split(form: Form) -> Compute:
             raise ValueError(f"expected parts of {size} in all along axis {axis}, came {list(sizes)}")
         before, parts, start = (slice(None),) * along, [], 0
         for length in sizes:
-            parts.append(x[(*before, slice(start, start + length))])
+            place = (*before, slice(start, start + length))
+            parts.append(x[place])
             start += length
         return tuple(parts)
 

@@ -37,8 +37,9 @@ def _windows(x: np.ndarray, kernel: Sequence[int], strides: Sequence[int], dilat
     """A view of shape (batch, channels, *places, *kernel) of what is padded already."""
     spans = [(width - 1) * dilation + 1 for width, dilation in zip(kernel, dilations, strict=True)]
     view = sliding_window_view(x, spans, tuple(range(2, x.ndim)))
-    steps = [slice(None, None, stride) for stride in strides]
-    return view[(slice(None), slice(None), *steps, *(slice(None, None, dilation) for dilation in dilations))]
+    steps = [slice(None, None, step) for step in (*strides, *dilations)]
+    chosen = (slice(None), slice(None), *steps)
+    return view[chosen]
 
 
 @operator(1, 11, 22)
