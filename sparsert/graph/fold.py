@@ -32,7 +32,8 @@ def fold(editor: Editor) -> None:
     for node in editor.nodes():
         if not editor.alive(node) or editor.is_fused(node):
             continue
-        if _is_copy(editor, node) and editor.alias(node, node.inputs[0]):
+        source = _copied(editor, node)
+        if source is not None and editor.alias(node, source):
             continue
         editor.facts.visit(node)
         if node.domain not in ("", "ai.onnx"):
@@ -53,9 +54,34 @@ def leave_training(editor: Editor) -> list[str]:
     return training
 
 
-def _is_copy(editor: Editor, node: Node) -> bool:
+def _copied(editor: Editor, node: Node) -> str | None:
+    """The value that a node passes on as it is, if it does."""
     if node.domain not in ("", "ai.onnx"):
-        return False
+        return None
+    if node.op == "If":
+        return _chosen(editor, node)
+    return node.inputs[0] if _is_copy(editor, node) else None
+
+
+def _chosen(editor: Editor, node: Node) -> str | None:
+    """The value from around an If that its branch passes on, where the condition is known.
+
+    Functions that torch scripts ask, say, whether two lengths differ that are one dimension.
+    """
+    condition = editor.scalar(node.inputs[0])
+    if condition is None or len(node.outputs) != 1:
+        return None
+    branch = node.attributes["then_branch" if condition else "else_branch"]
+    inner = {name: proto for proto in branch.node for name in proto.output}
+    value: str = branch.output[0].name
+    while value in inner:
+        if inner[value].op_type != "Identity" or inner[value].domain not in ("", "ai.onnx"):
+            return None
+        value = inner[value].input[0]
+    return None if value in {tensor.name for tensor in branch.initializer} else value
+
+
+def _is_copy(editor: Editor, node: Node) -> bool:
     if node.op == "Identity":
         return True
     if node.op == "Dropout":

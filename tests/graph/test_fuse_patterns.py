@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,38 @@ def test_copies_that_only_a_branch_reads(copy: tuple[str, dict[str, Any]], is_ou
     path = graph_of(tmp_path, nodes, inputs, outputs, {})
     for condition in (True, False):
         compare(path, {"x": normal(3, 4), "c": np.array(condition)})
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_an_if_whose_condition_is_known(wanted: bool, tmp_path: Path) -> None:
+    """torch scripts leave one that asks whether a length differs from itself; what is passed on takes its place."""
+
+    def branch(*nodes: onnx.NodeProto, constants: Sequence[onnx.TensorProto] = ()) -> onnx.GraphProto:
+        result = helper.make_tensor_value_info("result", TensorProto.FLOAT, None)
+        return helper.make_graph(list(nodes), "branch", [], [result], initializer=list(constants))
+
+    passed = branch(helper.make_node("Identity", ["a"], ["inner"]), helper.make_node("Identity", ["inner"], ["result"]))
+    computed = branch(helper.make_node("Neg", ["a"], ["result"]))
+    own = branch(constants=[numpy_helper.from_array(np.float32([3]), "result")])
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Shape", ["a"], ["shape2"]),
+        helper.make_node("Gather", ["shape", "one"], ["tokens"]),
+        helper.make_node("Gather", ["shape2", "one"], ["tokens2"]),
+        helper.make_node("Equal", ["tokens", "tokens2"], ["same"]),
+        helper.make_node("Abs", ["x"], ["a"]),
+        helper.make_node("If", ["same"], ["b"], then_branch=passed, else_branch=computed),
+        helper.make_node("If", ["same"], ["c"], then_branch=computed, else_branch=passed),
+        helper.make_node("If", ["same"], ["d"], then_branch=own, else_branch=passed),
+        helper.make_node("Sum", ["b", "c", "d"], ["y"]),
+    ]
+    if not wanted:  # not known before the model runs
+        nodes[3] = helper.make_node("Identity", ["length"], ["tokens2"])
+    inputs = {"x": (TensorProto.FLOAT, ["n", "m"]), "length": (TensorProto.INT64, [])}
+    path = graph_of(tmp_path, nodes, inputs, {"y": TensorProto.FLOAT}, {"one": np.array(1)})
+    for length in (4, 5):
+        fused = compare(path, {"x": normal(3, 4), "length": np.array(length)})
+    assert left(fused).count("If") == (2 if wanted else 3)
 
 
 @pytest.mark.parametrize("training", ["constant", "computed", "never"])
