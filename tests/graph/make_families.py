@@ -2,7 +2,8 @@
 
 Needs torch, transformers, onnx and onnxscript (made with torch 2.13, transformers 5.24). A form is named family,
 attention and exporter with its opset, as in ``mpnet-eager-script14``; ``half`` or ``bf16`` behind it is the type. A
-family alone stands for all of its exports. With ``--size`` and ``--output`` larger models go elsewhere.
+family alone stands for all of its exports. With ``--size`` and ``--output`` larger models go elsewhere. ``optimum`` is
+Optimum with its level of optimization, which wants an environment of its own (optimum-onnx 0.1, transformers 4.57).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import gzip
 import itertools
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ COMMITTED = (
     "bert-sdpa-dynamo18half",
     "bert-sdpa-dynamo20",
     "bert-sdpa-dynamo20bf16",
+    "bert-sdpa-optimum",
+    "bert-sdpa-optimumO2",
     "bertpool-eager-script14",
     "bertpool-sdpa-dynamo18",
     "clip-eager-script14",
@@ -36,10 +40,13 @@ COMMITTED = (
     "gtepub-eager-script14",
     "jina2-eager-script14",
     "jina2calc-sdpa-dynamo18",
+    "deberta3-eager-optimum",
     "modernbert-eager-script14",
     "modernbert-sdpa-dynamo18",
+    "modernbert-sdpa-optimum",
     "mpnet-eager-dynamo18",
     "mpnet-eager-script14",
+    "mpnet-eager-optimum",
     "nomic-sdpa-dynamo18",
     "nomicpub-sdpa-script17",
     "t5-eager-dynamo18",
@@ -87,6 +94,9 @@ def export(form: str, size: str, path: Path) -> None:
     import torch
 
     family, attention, exporter = form.split("-")
+    if exporter.startswith("optimum"):
+        _export_optimum(family_models.build(family, size, attention), exporter.removeprefix("optimum"), path)
+        return
     entry = family_models.FAMILIES[family]
     kind = {"half": torch.float16, "bf16": torch.bfloat16}.get(exporter[-4:], torch.float32)
     model = family_models.wrap(family, family_models.build(family, size, attention)).to(kind)
@@ -117,8 +127,22 @@ def export(form: str, size: str, path: Path) -> None:
     onnx.save(proto, path)
 
 
+def _export_optimum(model: Any, level: str, path: Path) -> None:
+    import onnx
+    from optimum.exporters.onnx import main_export
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(source := f"{folder}/source")
+        options = {"task": "feature-extraction", "library_name": "transformers", "do_validation": False}
+        main_export(source, output=folder, optimize=level or None, **options)
+        (written,) = Path(folder).glob("*.onnx")
+        proto = onnx.load(written)
+    tidy(proto)
+    onnx.save(proto, path)
+
+
 def tidy(model: Any) -> None:
-    """Remove stack traces, and names that are most of a tiny file and that nothing may depend on."""
+    """Remove stack traces and the shapes of values between nodes, which are most of a tiny file."""
     for item in [model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output]:
         item.doc_string = ""
         del item.metadata_props[:]

@@ -58,6 +58,8 @@ EXPECTED: dict[str, tuple[str, ...] | str | None] = {
     "bert-sdpa-dynamo20-qdqpad": (),
     "bert-sdpa-dynamo20-sessext": "com.microsoft",
     "bert-sdpa-dynamo20bf16": (),
+    "bert-sdpa-optimum": (),
+    "bert-sdpa-optimumO2": "com.microsoft",
     # bertpool
     "bertpool-eager-script14": None,
     "bertpool-sdpa-dynamo18": None,
@@ -73,6 +75,7 @@ EXPECTED: dict[str, tuple[str, ...] | str | None] = {
     # deberta3
     "deberta3-eager-dynamo18": None,
     "deberta3-eager-script14": None,
+    "deberta3-eager-optimum": None,
     # electra
     "electra-eager-script14": (),
     # eurobert
@@ -88,9 +91,11 @@ EXPECTED: dict[str, tuple[str, ...] | str | None] = {
     # modernbert
     "modernbert-eager-script14": None,
     "modernbert-sdpa-dynamo18": None,
+    "modernbert-sdpa-optimum": None,
     # mpnet
     "mpnet-eager-dynamo18": None,
     "mpnet-eager-script14": None,
+    "mpnet-eager-optimum": None,
     # nomic
     "nomic-sdpa-dynamo18": None,
     # nomicpub
