@@ -16,6 +16,7 @@ from sparsert import cpu
 from sparsert.errors import EngineError, InputShapeError, ModelError, SparsertError
 from sparsert.graph import load_graph, load_interface
 from sparsert.graph.baked import Baked, baked_dimensions
+from sparsert.graph.editor import WeightOnly
 from sparsert.graph.ir import Dim, Graph, Node, TensorInfo
 from sparsert.graph.outputs import Wanted, check_wanted, choose_outputs
 from sparsert.graph.vocabularies import vocabularies
@@ -58,11 +59,16 @@ _lock = threading.Lock()
 
 
 def compile_file(
-    path: str, batch_size: int | None, input_shapes: InputShapes, outputs: Sequence[Wanted] | None = None
+    path: str,
+    batch_size: int | None,
+    input_shapes: InputShapes,
+    outputs: Sequence[Wanted] | None = None,
+    weight_only: WeightOnly = "float",
 ) -> CompiledModel:
     """Load, fuse and compile an ONNX file, or return what another engine in this process has compiled from it.
 
-    ``outputs`` cuts it down to these, see :func:`sparsert.graph.outputs.choose_outputs`.
+    ``outputs`` cuts it down to these, see :func:`sparsert.graph.outputs.choose_outputs`; ``weight_only`` is that of
+    :func:`sparsert.fuse.fuse_graph`.
 
     A program takes any size of an open dimension, so engines of different batch sizes share one. A dimension that the
     file fixes, and the arguments override with another number, is opened in memory first; the file is not touched.
@@ -71,13 +77,13 @@ def compile_file(
     # Weights may lie beside the model; a change there makes another model too.
     files = [Path(path), *(Path(path + suffix) for suffix in (".data", "_data"))]
     wanted = None if outputs is None else _unless_all(path, check_wanted(outputs))
-    key = (isa, wanted, *((str(file.resolve()), *_stamp(file)) for file in files))
+    key = (isa, wanted, weight_only, *((str(file.resolve()), *_stamp(file)) for file in files))
     with _lock:
         for model in list(_models):
             if _keys.get(model) == key and _overridden(model.inputs, batch_size, input_shapes) <= model.opened:
                 _refuse_baked(model.baked, model.inputs, batch_size, input_shapes)
                 return model
-        model = _compile(path, isa, batch_size, input_shapes, wanted)
+        model = _compile(path, isa, batch_size, input_shapes, wanted, weight_only)
         _keys[model] = key
         _models.add(model)
         return model
@@ -98,7 +104,12 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 def _compile(
-    path: str, isa: str, batch_size: int | None, input_shapes: InputShapes, wanted: tuple[Wanted, ...] | None
+    path: str,
+    isa: str,
+    batch_size: int | None,
+    input_shapes: InputShapes,
+    wanted: tuple[Wanted, ...] | None,
+    weight_only: WeightOnly,
 ) -> CompiledModel:
     # Imported here: the kernels, and Numba with them, take their time.
     import numba
@@ -118,7 +129,7 @@ def _compile(
         opened = _overridden(inputs, batch_size, input_shapes)
         _open(graph, opened)
         rows = vocabularies(graph)
-        fused = fuse_graph(graph)
+        fused = fuse_graph(graph, weight_only)
         sizes = {(i, axis): size for i, axis in opened if isinstance(size := inputs[i].shape[axis], int)}
         baked = baked_dimensions(graph, sizes)
         _refuse_baked(baked, inputs, batch_size, input_shapes)

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from sparsert.context import (
     parse_scheduler,
 )
 from sparsert.errors import EngineError, InputError, InputRangeError, InputShapeError, InputTypeError
+from sparsert.graph.editor import WeightOnly
 from sparsert.graph.outputs import Wanted
 from sparsert.plan.profile import StepTiming, time_steps
 from sparsert.plan.report import Report
@@ -67,6 +68,10 @@ class Engine:
         the file. What only others need is left out: poolers that nobody reads, or the pooling at the end of a sentence
         transformer, without which :attr:`supports_ragged` is True. Values between the nodes of the graph have names
         too.
+    weight_only
+        How weights run that the file stores in int8 while its activations are float: "float" as the file says, or
+        "dynamic" with activations quantized as they come, which takes less time and memory, and changes results as
+        dynamic quantization does. :meth:`report` says what was stored and how it runs.
 
     Raises
     ------
@@ -90,12 +95,13 @@ class Engine:
         input_shapes: InputShapes = None,
         cached_outputs: Sequence[bool] | None = None,
         outputs: Sequence[Wanted] | None = None,
+        weight_only: WeightOnly = "float",
     ) -> None:
         path = model_to_path(model)
         parsed = parse_scheduler(scheduler)
         cores = parse_num_cores(num_cores)
         pool = (cores, parse_num_streams(num_streams, cores, parsed))
-        self._setup(path, batch_size, input_shapes, cached_outputs, outputs, parsed, pool)
+        self._setup(path, batch_size, input_shapes, cached_outputs, outputs, weight_only, parsed, pool)
 
     def _setup(
         self,
@@ -104,15 +110,18 @@ class Engine:
         input_shapes: InputShapes,
         cached_outputs: Sequence[bool] | None,
         outputs: Sequence[Wanted] | None,
+        weight_only: WeightOnly,
         scheduler: Scheduler,
         pool: StreamPool | tuple[int, int],
     ) -> None:
         if cached_outputs is not None and any(cached_outputs):
             raise EngineError("cached_outputs: key-value caches are not supported. Leave it None.")
+        if weight_only not in get_args(WeightOnly):
+            raise InputError(f"weight_only must be one of {get_args(WeightOnly)}, given {weight_only!r}")
         self._model_path = path
         self._batch_size = _parse_batch_size(batch_size)
         self._scheduler = scheduler
-        self._model = compile_file(path, self._batch_size, input_shapes, outputs)
+        self._model = compile_file(path, self._batch_size, input_shapes, outputs, weight_only)
         shapes, results = bind_shapes(self._model, self._batch_size, input_shapes)
         self._validator = InputValidator(self._model.inputs, shapes, self._batch_size, self._model.vocabularies)
         self._input_names = [info.name for info in self._model.inputs]
@@ -418,11 +427,14 @@ class MultiModelEngine(Engine):
         input_shapes: InputShapes = None,
         cached_outputs: Sequence[bool] | None = None,
         outputs: Sequence[Wanted] | None = None,
+        weight_only: WeightOnly = "float",
     ) -> None:
         if not isinstance(context, Context):
             raise InputTypeError(f"context must be a sparsert.Context, given {type(context)}")
         path = model_to_path(model)
-        self._setup(path, batch_size, input_shapes, cached_outputs, outputs, context.scheduler, context.value)
+        self._setup(
+            path, batch_size, input_shapes, cached_outputs, outputs, weight_only, context.scheduler, context.value
+        )
 
 
 def compile_model(
@@ -434,9 +446,12 @@ def compile_model(
     input_shapes: InputShapes = None,
     cached_outputs: Sequence[bool] | None = None,
     outputs: Sequence[Wanted] | None = None,
+    weight_only: WeightOnly = "float",
 ) -> Engine:
     """Compile a model: ``Engine(...)`` with the same arguments."""
-    return Engine(model, batch_size, num_cores, num_streams, scheduler, input_shapes, cached_outputs, outputs)
+    return Engine(
+        model, batch_size, num_cores, num_streams, scheduler, input_shapes, cached_outputs, outputs, weight_only
+    )
 
 
 def benchmark_model(

@@ -23,7 +23,7 @@ from sparsert.fuse.packed import fuse_packed
 from sparsert.fuse.quantization import fuse_quantization
 from sparsert.fuse.round_trips import settle_round_trips
 from sparsert.fuse.selection import push_selections
-from sparsert.graph.editor import Editor
+from sparsert.graph.editor import Editor, WeightOnly
 from sparsert.graph.fold import fold, leave_training
 from sparsert.graph.ir import Dim, Graph, Node
 from sparsert.graph.schema import check_node
@@ -62,13 +62,16 @@ _PASSES = (
 )
 
 
-def fuse_graph(graph: Graph) -> Graph:
+def fuse_graph(graph: Graph, weight_only: WeightOnly = "float") -> Graph:
     """Fold constants and shapes, and replace what is a transformer by fused ops.
 
     Parameters
     ----------
     graph : Graph
         A graph of ONNX nodes; it is not changed.
+    weight_only : "float" or "dynamic"
+        How weights run that are stored in bytes while activations are floats: as floats, or with activations that are
+        quantized as they come, which is faster and another function.
 
     Returns
     -------
@@ -81,11 +84,11 @@ def fuse_graph(graph: Graph) -> Graph:
     ModelFormatError
         If a node is not what its op allows, or nodes depend on each other in a circle.
     """
-    fused = _fuse(graph)
+    fused = _fuse(graph, weight_only)
     unproved = any(node.op == "Softmax" or _takes_array(node) for node in fused.nodes)
     alike = _with_one_batch(graph) if unproved else None
     if alike is not None:
-        other = _fuse(alike, again=True)
+        other = _fuse(alike, weight_only, again=True)
         if _attentions(other) > _attentions(fused):
             return other
     return fused
@@ -123,8 +126,8 @@ def _with_one_batch(graph: Graph) -> Graph | None:
     return replace(graph, inputs=inputs, outputs=outputs)
 
 
-def _fuse(graph: Graph, again: bool = False) -> Graph:
-    editor = Editor(graph)
+def _fuse(graph: Graph, weight_only: WeightOnly, again: bool = False) -> Graph:
+    editor = Editor(graph, weight_only)
     editor.sweep()
     for node in editor.nodes():
         check_node(node, graph.opsets)

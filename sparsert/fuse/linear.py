@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sparsert.fuse.weight_only import match_weight_only
 from sparsert.graph.editor import Editor, QuantizedConstant
 from sparsert.graph.ir import Node
 from sparsert.graph.known import attribute
@@ -63,21 +64,30 @@ def _float_matrix(editor: Editor, value: str) -> np.ndarray | None:
     return matrix if matrix is not None and (matrix.dtype == np.float32 or matrix.dtype in HALVES) else None
 
 
+def _in_bytes(editor: Editor, x: str, stored: QuantizedConstant | None) -> tuple[list[str], Linear, list[Node]] | None:
+    """Inputs and Linear of a product with a matrix in bytes, and the nodes that it absorbs."""
+    static = _static(editor, x, stored)
+    if static is not None:
+        return [static[0]], *static[1:]
+    weight_only = match_weight_only(editor, x, stored)
+    return None if weight_only is None else (*weight_only, [])
+
+
 def _fuse_matmul(editor: Editor, node: Node) -> None:
     x, w = node.inputs
     if not editor.is_constant(w) or editor.is_constant(x) or editor.facts.rank(w) != 2:
         return
     if not _tokens(editor, x) or not editor.is_float(x):
         return
-    static = _static(editor, x, editor.quantized.get(w))
-    if static is None:
+    product = _in_bytes(editor, x, editor.quantized.get(w))
+    if product is None:
         weight = _float_matrix(editor, w)
         if weight is None:
             return
-        static = x, Linear(weight), []
-    source, linear, absorbed = static
+        product = [x], Linear(weight), []
+    inputs, linear, absorbed = product
     out, bias, adds = _with_bias(editor, node.outputs[0], linear.weight.shape[1])
-    editor.emit(replace(linear, bias=bias), [source], out, [*absorbed, node, *adds])
+    editor.emit(replace(linear, bias=bias), inputs, out, [*absorbed, node, *adds])
 
 
 def _fuse_gemm(editor: Editor, node: Node) -> None:
@@ -91,14 +101,14 @@ def _fuse_gemm(editor: Editor, node: Node) -> None:
     stored = editor.quantized.get(w)
     if stored is not None and transposed:
         stored = stored.transposed([1, 0])
-    static = _static(editor, x, stored) if alpha == 1 else None
-    if static is None:
+    product = _in_bytes(editor, x, stored) if alpha == 1 else None
+    if product is None:
         weight = _float_matrix(editor, w)
         if weight is None:
             return
         weight = weight.T if transposed else weight
-        static = x, Linear(weight if alpha == 1 else widened(weight) * np.float32(alpha)), []
-    source, linear, absorbed = static
+        product = [x], Linear(weight if alpha == 1 else widened(weight) * np.float32(alpha)), []
+    inputs, linear, absorbed = product
     size = linear.weight.shape[1]
     if len(node.inputs) > 2 and node.inputs[2]:
         bias = editor.constant(node.inputs[2])
@@ -110,7 +120,7 @@ def _fuse_gemm(editor: Editor, node: Node) -> None:
     else:
         out, bias, adds = _with_bias(editor, node.outputs[0], size)
         linear = replace(linear, bias=bias)
-    editor.emit(linear, [source], out, [*absorbed, node, *adds])
+    editor.emit(linear, inputs, out, [*absorbed, node, *adds])
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from sparsert.graph.quantization import Quantization
 from sparsert.graph.reads import captured, reads
 from sparsert.graph.shapes import Facts
 from sparsert.graph.widen import widened
+
+WeightOnly = Literal["float", "dynamic"]
+"""How weights run that are stored in bytes while activations are floats: as floats, or with activations in bytes."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,19 @@ class QuantizedConstant:
             scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
         return Quantization(scale, zero_point, self.quantization.dtype).dequantize(self.stored)
 
+    def rescaled(self, factor: np.ndarray) -> QuantizedConstant | None:
+        """The product with a float32 array, if that is the scale of what had none: one number, or one a channel."""
+        plain = self.axis is None and self.quantization.scale == 1
+        axes = [axis for axis, size in enumerate(factor.shape) if size != 1]
+        if not plain or factor.dtype != np.float32 or factor.ndim > self.stored.ndim or len(axes) > 1:
+            return None
+        axis = axes[0] + self.stored.ndim - factor.ndim if axes else None
+        if axis is not None and factor.size != self.stored.shape[axis]:
+            return None
+        scale = factor.reshape(-1) if axes else factor.reshape(())
+        zeros = np.broadcast_to(self.quantization.zero_point, scale.shape)
+        return QuantizedConstant(self.stored, Quantization(scale, zeros, self.quantization.dtype), axis)
+
     def transposed(self, perm: list[int]) -> QuantizedConstant:
         """Return the constant with its axes permuted."""
         axis = None if self.axis is None else perm.index(self.axis)
@@ -45,8 +61,9 @@ class Editor:
     Replacing a node removes everything that nobody reads any more, so a reader found later is a reader that counts.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, weight_only: WeightOnly = "float") -> None:
         self.graph = graph
+        self.weight_only = weight_only
         self.constants = dict(graph.constants)
         self.quantized: dict[str, QuantizedConstant] = {}
         self.outputs = {info.name for info in graph.outputs}

@@ -13,6 +13,7 @@ from sparsert.graph.editor import Editor, QuantizedConstant
 from sparsert.graph.evaluate import make_runner
 from sparsert.graph.ir import Node
 from sparsert.graph.known import Shape, Unknown, attribute
+from sparsert.graph.quantization import Quantization
 from sparsert.graph.widen import HALVES
 
 logger = logging.getLogger(__name__)
@@ -107,6 +108,10 @@ def _fold_constant(editor: Editor, node: Node) -> bool:
         if quantized is not None:
             editor.make_constant(node, [quantized])
             return True
+    quantized = _cast_from_bytes(editor, node)
+    if quantized is not None:
+        editor.make_constant(node, [quantized])
+        return True
     if node.op == "Transpose" and (turned := _transposed(editor, node)) is not None:
         editor.make_constant(node, [turned])
         return True
@@ -117,6 +122,21 @@ def _fold_constant(editor: Editor, node: Node) -> bool:
         return False
     editor.make_constant(node, results)
     return True
+
+
+def _cast_from_bytes(editor: Editor, node: Node) -> QuantizedConstant | None:
+    """A matrix of bytes cast to float, and what it is scaled by: the DequantizeLinear of some exporters."""
+    if node.op == "Cast" and editor.is_float(node.outputs[0]):
+        stored = editor.constants.get(node.inputs[0])
+        if stored is not None and stored.ndim == 2 and stored.dtype in (np.int8, np.uint8):
+            one = Quantization(np.ones((), np.float32), np.zeros((), stored.dtype), stored.dtype)
+            return QuantizedConstant(stored, one, None)
+    if node.op == "Mul":
+        for value, factor in (node.inputs, node.inputs[::-1]):
+            source, scale = editor.quantized.get(value), editor.constants.get(factor)
+            if source is not None and scale is not None:
+                return source.rescaled(scale)
+    return None
 
 
 def _transposed(editor: Editor, node: Node) -> np.ndarray | QuantizedConstant | None:

@@ -69,6 +69,8 @@ class Linear(FusedOp):
     """() or (N,) float32: the file's rescale constant (or float32(x_scale * weight_scale)); None if dynamic."""
     bias: np.ndarray | None = None
     """(N,) float32, added after scaling."""
+    stored_as: str = ""
+    """The type that the file has the weight in, where it is another."""
     keeps_lead = True
     layer_kind = "Linear"
 
@@ -150,5 +152,11 @@ class Linear(FusedOp):
             "block_sparsity": 1 - packed.block_density,
             "bytes": packed.nbytes,
             "macs_per_token": round(packed.density * self.weight.size),
-            "note": "dynamic quantization" if self.takes_bytes and self.input_quantization is None else "",
+            "note": self._note(),
         }
+
+    def _note(self) -> str:
+        if self.takes_bytes:
+            return "dynamic quantization" if self.input_quantization is None else ""
+        stored = self.stored_as or ("" if self.weight.dtype == np.float32 else self.weight.dtype.name)
+        return f"stored as {stored}, runs as float32" if stored else ""
