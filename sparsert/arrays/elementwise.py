@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx.helper import tensor_dtype_to_np_dtype
 
-from sparsert.arrays.registry import OPERATORS, Compute, Form, Unhandled, operator
+from sparsert.arrays.registry import OPERATORS, Builder, Compute, Form, Unhandled, operator
 
 __all__ = [
     "BitShift",
@@ -70,9 +70,14 @@ _UFUNCS: dict[Any, dict[str, tuple[int, ...]]] = {
 }
 """Functions of NumPy that are an op as they are."""
 
+
+def _as_it_is(function: Compute) -> Builder:
+    return lambda form: function
+
+
 for _function, _ops in _UFUNCS.items():
     for _op, _versions in _ops.items():
-        OPERATORS[_op] = (_versions, lambda form, function=_function: function)
+        OPERATORS[_op] = (_versions, _as_it_is(_function))
 
 
 @operator(7, 13, 14)

@@ -16,7 +16,9 @@ _Reduce = Callable[[np.ndarray, Any, bool], np.ndarray]
 
 
 def _sum(x: np.ndarray, axes: _Axes, keep: bool) -> np.ndarray:
-    return np.add.reduce(x, axis=axes, keepdims=keep, dtype=x.dtype)
+    """In the type of the numbers; half precision is summed in single."""
+    wide = np.dtype(np.float32) if x.dtype == np.float16 else x.dtype
+    return np.sum(x, axis=axes, keepdims=keep, dtype=wide).astype(x.dtype, copy=False)
 
 
 def _mean(x: np.ndarray, axes: _Axes, keep: bool) -> np.ndarray:
@@ -64,7 +66,7 @@ _REDUCTIONS: dict[str, tuple[_Reduce, tuple[int, ...]]] = {
     "ReduceMax": (_MAX, (1, 11, 12, 13, 18, 20)),
     "ReduceMin": (_MIN, (1, 11, 12, 13, 18, 20)),
     "ReduceProd": (
-        lambda x, axes, keep: np.multiply.reduce(x, axis=axes, keepdims=keep, dtype=x.dtype),
+        lambda x, axes, keep: np.prod(x, axis=axes, keepdims=keep, dtype=x.dtype),
         (1, 11, 13, 18),
     ),
     "ReduceL1": (lambda x, axes, keep: _sum(np.absolute(x), axes, keep), (1, 11, 13, 18)),

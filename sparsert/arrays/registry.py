@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["OPERATORS", "Compute", "Form", "Unhandled", "build", "operator"]
+__all__ = ["OPERATORS", "Builder", "Compute", "Form", "Unhandled", "build", "operator"]
 
 Compute = Callable[..., Any]
 """Takes the node's input arrays, None for an absent one; returns an array, or a tuple of one for each output."""
 
 Builder = Callable[["Form"], "Compute | None"]
+"""Makes of a node's form what runs it, or leaves that to a reference operator."""
 
 
 class Unhandled(Exception):

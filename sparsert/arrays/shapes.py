@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def Transpose(form: Form) -> Compute:
 
 @operator(1, 11, 13, 21, 23, 24, 25)
 def Squeeze(form: Form) -> Compute:
-    fixed = form.attributes.get("axes")
+    fixed: Any = form.attributes.get("axes")
 
     def run(x: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
         chosen = fixed if axes is None else axes.reshape(-1).tolist()
@@ -81,7 +82,7 @@ def Squeeze(form: Form) -> Compute:
 
 @operator(1, 11, 13, 21, 23, 24, 25)
 def Unsqueeze(form: Form) -> Compute:
-    fixed = form.attributes.get("axes")
+    fixed: Any = form.attributes.get("axes")
 
     def run(x: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
         return np.expand_dims(x, tuple(fixed if axes is None else axes.reshape(-1).tolist()))
@@ -121,7 +122,7 @@ def Split(form: Form) -> Compute:
 @operator(1, 10, 11, 13)
 def Slice(form: Form) -> Compute:
     """ONNX counts and clamps as Python does."""
-    fixed = form.attributes.get("starts"), form.attributes.get("ends"), form.attributes.get("axes")
+    fixed: tuple[Any, ...] = tuple(form.attributes.get(name) for name in ("starts", "ends", "axes"))
 
     def run(
         x: np.ndarray,
@@ -176,11 +177,11 @@ def ConstantOfShape(form: Form) -> Compute | None:
 @operator(11)
 def Range(form: Form) -> Compute:
     def run(start: np.ndarray, limit: np.ndarray, delta: np.ndarray) -> np.ndarray:
-        first, step = start.reshape(()), delta.reshape(())
-        count = max(0, math.ceil((limit.item() - first.item()) / step.item()))
+        first, step = start.item(), delta.item()
+        count = max(0, math.ceil((limit.item() - first) / step))
         if start.dtype.kind in "iu":
-            return np.arange(first, first + count * step, step, start.dtype)[:count]
-        return first + np.arange(count).astype(start.dtype) * step
+            return np.arange(first, first + count * step, step, start.dtype)
+        return start.reshape(()) + np.arange(count).astype(start.dtype) * delta.reshape(())
 
     return run
 
@@ -195,14 +196,15 @@ def Trilu(form: Form) -> Compute:
 def EyeLike(form: Form) -> Compute | None:
     if "dtype" in form.attributes:
         return None
-    return lambda x: np.eye(*x.shape, form.attributes["k"], x.dtype)
+    return lambda x: np.eye(x.shape[0], x.shape[1], k=form.attributes["k"], dtype=x.dtype)
 
 
 @operator(2, 11, 13, 18, *_LATEST)
 def Pad(form: Form) -> Compute:
     """Negative numbers cut off."""
     mode = form.attributes["mode"]
-    fixed, constant = form.attributes.get("pads"), form.attributes.get("value", 0.0)
+    fixed: Any = form.attributes.get("pads")
+    constant = form.attributes.get("value", 0.0)
 
     def run(
         x: np.ndarray,
