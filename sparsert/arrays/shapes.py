@@ -177,10 +177,7 @@ def ConstantOfShape(form: Form) -> Compute | None:
 @operator(11)
 def Range(form: Form) -> Compute:
     def run(start: np.ndarray, limit: np.ndarray, delta: np.ndarray) -> np.ndarray:
-        first, step = start.item(), delta.item()
-        count = max(0, math.ceil((limit.item() - first) / step))
-        if start.dtype.kind in "iu":
-            return np.arange(first, first + count * step, step, start.dtype)
+        count = max(0, math.ceil((limit.item() - start.item()) / delta.item()))
         return start.reshape(()) + np.arange(count).astype(start.dtype) * delta.reshape(())
 
     return run
