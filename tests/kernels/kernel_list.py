@@ -16,7 +16,7 @@ def hot_kernels() -> dict[str, tuple[Any, int]]:
         "scores": (attention._scores_int, 12),
         "context": (attention_pairs.sum_fast, 7) if TIER.pairs else (attention._context_int, 9),
         "gelu_quads": (STAGES["dequantize+gelu+quads"], STAGES.arity),
-        "probabilities": (attention._quantize_probabilities, 9),
+        "probabilities": (attention._quantize_once, 9),
     }
     kernels |= {name: (ACCUMULATORS[name], ACCUMULATORS.arity) for name in ACCUMULATORS}
     for name, rows in ACCUMULATORS.rows.items():
