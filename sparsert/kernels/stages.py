@@ -156,7 +156,7 @@ def _scale(v: Simd, block: _Block, row: Value, values: _Row) -> _Row:
 def _quantized(v: Simd, block: _Block, values: _Row) -> _Row:
     """round(x / scale), half to even, as int32 without the zero point; huge values are bounded first.
 
-    NaN stays NaN in this order, and becomes the least integer on x86, so the least byte, as in ONNX Runtime.
+    NaN stays NaN in this order, and becomes the least integer, so the least byte, as in ONNX Runtime.
     """
     inverse, bound = parameter(v, block.params, "inverse_scale"), v.constant(v.f32, 1e9)
     return [v.round_to_i32(v.minimum(bound, v.builder.fmul(value, inverse))) for value in values]

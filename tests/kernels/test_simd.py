@@ -42,6 +42,7 @@ _dot2 = _operation(lambda v, x: [v.dot2(x[0], v.cast(x[1], v.i16), v.cast(x[2], 
 _pack_u8 = _operation(lambda v, x: v.pack_u8(x), 4)
 _widen_u8 = _operation(lambda v, x: v.widen_u8(v.cast(x[0], v.i8)), 1)
 _transpose_quads = _operation(lambda v, x: v.transpose_quads(*(v.cast(y, v.i8) for y in x)), 4)
+_round_to_i32 = _operation(lambda v, x: [v.round_to_i32(v.cast(y, v.f32)) for y in x], 2)
 _to_bytes = _operation(lambda v, x: [v.to_bytes(x)], 4)
 _clamp = _operation(lambda v, x: [v.clamp_i32(x[0], -5, 1000)], 1)
 
@@ -127,6 +128,12 @@ def test_quads_come_out_in_token_order() -> None:
 def test_clamping() -> None:
     values = np.resize(np.int32([-(2**31), -6, -5, 0, 1000, 1001, 2**31 - 1]), LANES)
     np.testing.assert_array_equal(apply(_clamp, values, np.int32, LANES), np.clip(values, -5, 1000))
+
+
+def test_rounding_goes_to_even_and_nan_to_the_least_integer() -> None:
+    values = np.resize(np.float32([0.5, 1.5, -2.5, np.nan, 2.4999, -3.7, 1e9, -(2.0**31)]), 2 * LANES)
+    expected = np.resize(np.int32([0, 2, -2, -(2**31), 2, -4, 10**9, -(2**31)]), 2 * LANES)
+    np.testing.assert_array_equal(apply(_round_to_i32, values.view(np.int32), np.int32, 2 * LANES), expected)
 
 
 def test_a_kernel_states_how_many_arguments_it_takes() -> None:

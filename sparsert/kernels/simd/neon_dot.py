@@ -35,8 +35,9 @@ class Instructions(Simd):
         return broadcasts
 
     def round_to_i32(self, value: Value) -> Value:
-        """``fcvtns``."""
-        return self.builder.call(self._declare("llvm.aarch64.neon.fcvtns.v4i32.v4f32", self.i32, [self.f32]), [value])
+        """``fcvtns``, which gives 0 for NaN."""
+        convert = self._declare("llvm.aarch64.neon.fcvtns.v4i32.v4f32", self.i32, [self.f32])
+        return self.builder.call(convert, [self.number(value)])
 
     def pack_u8(self, values: Sequence[Value]) -> list[Value]:
         """``sqxtn`` and ``sqxtun``, where portable IR clamps every vector first."""

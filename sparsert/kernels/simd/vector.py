@@ -205,10 +205,14 @@ class Simd:
         return acc
 
     def round_to_i32(self, value: Value) -> Value:
-        """Nearest int32, ties to even; a value beyond int32 or NaN gives an unspecified integer."""
-        nearest = self.round(value)
+        """Nearest int32, ties to even; NaN gives the least integer, a value beyond int32 an unspecified one."""
+        nearest = self.round(self.number(value))
         saturate = self._declare(f"llvm.fptosi.sat.{_suffix(self.i32)}.{_suffix(self.f32)}", self.i32, [self.f32])
         return self.builder.call(saturate, [nearest])
+
+    def number(self, value: Value) -> Value:
+        """The value, or -2**31 if that is greater or the value NaN."""
+        return self.maximum(value, self.constant(self.f32, -(2.0**31)))
 
     def select_greater(self, a: Value, b: Value, chosen: Value, other: Value) -> Value:
         """``a > b ? chosen : other`` by element, of signed integers."""
