@@ -20,6 +20,7 @@ from sparsert.graph.symbolic import apply, plain
 from sparsert.ops import Quantization
 from sparsert.ops.disentangled import DisentangledAttention, PositionVectors
 from sparsert.ops.patches import Patches
+from sparsert.ops.prefix_mask import PrefixMask
 from sparsert.ops.rms_norm import RmsNorm
 from sparsert.ops.rotary import TOKEN, PositionRows, Rotary
 from sparsert.ops.standardize import Standardize
@@ -206,6 +207,14 @@ def key_mask(op: ops.KeyMask, mask: np.ndarray) -> np.ndarray:
     return np.where(kept, np.float32(0), np.float32(op.value))
 
 
+def prefix_mask(op: PrefixMask, mask: np.ndarray) -> np.ndarray:
+    """As many keys from the first on as the row of the mask counts."""
+    kept = np.zeros(mask.shape, bool)
+    for row, values in zip(kept, mask, strict=True):
+        row[: sum(int(value) == 1 if op.ones else int(value) for value in values)] = True
+    return kept
+
+
 def softmax(scores: np.ndarray) -> np.ndarray:
     """Over the last axis; a row of -inf throughout gives zeros."""
     highest = scores.max(axis=-1, keepdims=True)
@@ -369,6 +378,7 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "Lookup": lookup,
     "Embeddings": embeddings,
     "KeyMask": key_mask,
+    "PrefixMask": prefix_mask,
     "ScoreMask": score_mask,
     "Patches": patches,
     "Attention": attention,

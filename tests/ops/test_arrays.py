@@ -37,6 +37,7 @@ from sparsert.ops import (
     linear,
     run_fused,
 )
+from sparsert.ops.prefix_mask import PrefixMask
 
 RNG = np.random.default_rng(0)
 BYTE_TYPES = [np.dtype(np.uint8), np.dtype(np.int8)]
@@ -290,6 +291,13 @@ def test_key_mask(kind: str, value: float, dtype: type) -> None:
 
 def test_key_mask_of_minus_infinity() -> None:
     check(KeyMask("where", -np.inf), [MASK])
+
+
+@pytest.mark.parametrize("ones", [True, False])
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, np.bool_])
+def test_prefix_mask(ones: bool, dtype: type) -> None:
+    check(PrefixMask(ones), [np.concatenate([MASK, MASK[:, ::-1]]).astype(dtype)])
+    check(PrefixMask(ones), [np.array([[0, 2, 1, 0], [0, 0, 0, 0]]).astype(dtype)])
 
 
 # ------------------------------------------------------------------------------------------------------------ attention
