@@ -93,16 +93,16 @@ EXPECTED: dict[str, tuple[str, ...] | str | None] = {
     "modernbert-sdpa-dynamo18": None,
     "modernbert-sdpa-optimum": None,
     # mpnet
-    "mpnet-eager-dynamo18": None,
-    "mpnet-eager-script14": None,
-    "mpnet-eager-optimum": None,
+    "mpnet-eager-dynamo18": POSITIONS,
+    "mpnet-eager-script14": POSITIONS,
+    "mpnet-eager-optimum": POSITIONS,
     # nomic
     "nomic-sdpa-dynamo18": None,
     # nomicpub
     "nomicpub-sdpa-script17": None,
     # t5
-    "t5-eager-dynamo18": None,
-    "t5-eager-script14": None,
+    "t5-eager-dynamo18": (),
+    "t5-eager-script14": (),
     # t5gated
     "t5gated-sdpa-script17": None,
     # vit
