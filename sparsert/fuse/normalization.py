@@ -1,4 +1,4 @@
-"""Layer normalization: the native op and the chain of nine."""
+"""Layer normalization: the native op and the chain of nine, or of eight without a shift."""
 
 from __future__ import annotations
 
@@ -69,19 +69,25 @@ def _fuse_chain(editor: Editor, sqrt: Node) -> None:
     scale = editor.sole_reader(divide.outputs[0])
     back = [scale] if scale is not None and scale.op == "Cast" else []
     scale = editor.sole_reader(back[0].outputs[0]) if back else scale
-    shift = editor.sole_reader(scale.outputs[0]) if scale is not None and scale.op == "Mul" else None
-    if scale is None or shift is None or shift.op != "Add" or editor.is_fused(shift):
+    if scale is None or scale.op != "Mul" or editor.is_fused(scale):
         return
-    gammas, betas = editor.split_constant(scale), editor.split_constant(shift)
-    size = editor.channels(centred[0])
-    gamma = editor.vector(gammas[1], size) if gammas else None
-    beta = editor.vector(betas[1], gamma.size) if betas and gamma is not None else None
-    if gamma is None or beta is None or not editor.is_float(scale.outputs[0]):
+    gamma = _vector(editor, scale, editor.channels(centred[0]))
+    if gamma is None or not editor.is_float(scale.outputs[0]):
         return
-    inner = [*centred[1], square[1], variance, add, sqrt, *numerator[1], divide, *back, scale]
-    if not _private(editor, inner, shift):
-        return
-    editor.emit(LayerNorm(gamma, beta, float(epsilon)), [centred[0]], shift.outputs[0], [*inner, shift])
+    inner, last, beta = [*centred[1], square[1], variance, add, sqrt, *numerator[1], divide, *back], scale, gamma * 0
+    shift = editor.sole_reader(scale.outputs[0])
+    if shift is not None and shift.op == "Add" and not editor.is_fused(shift):
+        found = _vector(editor, shift, gamma.size)
+        if found is not None:
+            inner, last, beta = [*inner, scale], shift, found
+    if _private(editor, inner, last):
+        editor.emit(LayerNorm(gamma, beta, float(epsilon)), [centred[0]], last.outputs[0], [*inner, last])
+
+
+def _vector(editor: Editor, node: Node, size: int | None) -> np.ndarray | None:
+    """Return the constant operand of a node if it has one number a channel."""
+    operands = editor.split_constant(node)
+    return editor.vector(operands[1], size) if operands else None
 
 
 def _private(editor: Editor, inner: list[Node], root: Node) -> bool:

@@ -23,7 +23,7 @@ from sparsert import Engine
 from sparsert.fuse import fuse_graph
 from sparsert.graph import load_graph
 from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
-from sparsert.ops import linear, run_fused
+from sparsert.ops import LayerNorm, linear, run_fused
 from sparsert.ops.rms_norm import RmsNorm
 from sparsert.plan import compile_graph
 
@@ -166,7 +166,7 @@ def test_squares_that_somebody_else_reads(save: Callable[..., Path]) -> None:
     assert left(fused) == ["Pow"] and counts(fused) == {"RmsNorm": 1}
 
 
-def test_layer_norm_without_a_shift_is_one_of_centred_values(save: Callable[..., Path]) -> None:
+def test_of_centred_values_it_is_a_layer_norm_without_a_shift(save: Callable[..., Path]) -> None:
     nodes, constants = spelled()
     for node in nodes:
         node.input[:] = ["centred" if name == "x" else name for name in node.input]
@@ -175,7 +175,11 @@ def test_layer_norm_without_a_shift_is_one_of_centred_values(save: Callable[...,
         helper.make_node("Sub", ["x", "average"], ["centred"]),
     ]
     path = save([*centre, *nodes], [("x", FLOAT, ROWS)], [("y", FLOAT, ROWS)], constants, opset=18)
-    assert counts(compare(path, {"x": normal(2, 5, CHANNELS)})) == {"RmsNorm": 1}
+    fused = compare(path, {"x": normal(2, 5, CHANNELS)})
+    assert counts(fused) == {"LayerNorm": 1} and left(fused) == []
+    (norm,) = fused_ops(fused, LayerNorm)
+    np.testing.assert_array_equal(norm.gamma, constants["weight"])
+    assert not norm.beta.any()
 
 
 # -- what only looks like one
