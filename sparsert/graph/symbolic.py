@@ -43,6 +43,7 @@ _NUMERIC: dict[str, Callable[..., Any]] = {
     "Cos": lambda a: np.cos(np.float32(a)),
     "Sin": lambda a: np.sin(np.float32(a)),
     "Sign": lambda a: (a > 0) - (a < 0),
+    "Log": lambda a: np.log(np.float32(a)),
     "Floor": math.floor,
     "Ceil": math.ceil,
     "And": lambda a, b: bool(a and b),
