@@ -140,3 +140,38 @@ def test_a_packed_product_that_is_read_as_a_whole_too_stays(save: Callable[..., 
     outputs = [("y", FLOAT, ROWS), ("both", FLOAT, None)]
     path = save(nodes, [("x", FLOAT, ROWS)], outputs, constants, opset=20)
     assert left(compare(path, {"x": normal(2, 5, HIDDEN)})) == ["Split"]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_parts_of_a_packed_product_that_is_quantized(bias: bool, save: Callable[..., Path]) -> None:
+    """As in static files: bytes in, bytes of the product out, and the bias after these."""
+    nodes, constants = gated("silu", ["act", "up"], packed=True)
+    weight = constants.pop("both_w")
+    constants |= {
+        "w8": np.rint(weight / 0.01).clip(-127, 127).astype(np.int8),
+        "w_scale": np.float32(0.01),
+        "w_zero": np.int8(0),
+        "x_scale": np.float32(0.04),
+        "x_zero": np.uint8(120),
+        "y_scale": np.float32(0.05),
+        "y_zero": np.uint8(130),
+        "b": normal(2 * WIDE),
+    }
+
+    def quantized(x: str, parameters: str, stored: str, real: str) -> list[onnx.NodeProto]:
+        names = [f"{parameters}_scale", f"{parameters}_zero"]
+        forth = helper.make_node("QuantizeLinear", [x, *names], [stored])
+        return [forth, helper.make_node("DequantizeLinear", [stored, *names], [real])]
+
+    head = [
+        *quantized("x", "x", "x8", "x_real"),
+        helper.make_node("DequantizeLinear", ["w8", "w_scale", "w_zero"], ["w"]),
+        helper.make_node("MatMul", ["x_real", "w"], ["product8"]),
+        *quantized("product8", "y", "both8", "both_real" if bias else "both"),
+        *([helper.make_node("Add", ["both_real", "b"], ["both"])] if bias else []),
+    ]
+    constants = {name: array for name, array in constants.items() if bias or name != "b"}
+    path = save([*head, *nodes[1:]], [("x", FLOAT, ROWS)], [("y", FLOAT, ROWS)], constants, opset=18)
+    fused = compare(path, {"x": normal(2, 45, HIDDEN)})
+    assert left(fused) == [] and counts(fused)["Linear"] == 3 and counts(fused)["Add"] == 2 * bias
+    assert len(compile_graph(fused).parts) == 1
