@@ -78,6 +78,22 @@ def _shape_of_gemm(facts: Known, node: Node) -> list[Shape]:
     return [(a[1 if attribute(node, "transA", 0) else 0], b[0 if attribute(node, "transB", 0) else 1])]
 
 
+def _shape_of_conv(facts: Known, node: Node) -> list[Shape]:
+    """A free dimension that is not strided over stays one."""
+    x, w = facts.need(node.inputs[0]), facts.need(node.inputs[1])
+    rank = len(x) - 2
+    strides, dilations = attribute(node, "strides", [1] * rank), attribute(node, "dilations", [1] * rank)
+    pads, padding = attribute(node, "pads", [0] * (2 * rank)), attribute(node, "auto_pad", "NOTSET")
+    result: list[Expr] = []
+    for axis, (dim, kernel) in enumerate(zip(x[2:], w[2:], strict=True)):
+        less = dilations[axis] * (kernel - 1)  # type: ignore[operator]
+        less = 0 if padding.startswith("SAME") else less - (pads[axis] + pads[axis + rank])
+        places = apply("Sub", dim, less)
+        stride = strides[axis]
+        result.append(places if stride == 1 else -(-places // stride) if isinstance(places, int) else facts.fresh_dim())
+    return [(x[0], w[0], *result)]
+
+
 def _shape_of_shape(facts: Known, node: Node) -> list[Shape]:
     return [(len(shape_range(facts, node)),)]
 
@@ -292,6 +308,7 @@ SHAPES: dict[str, Callable[[Known, Node], Sequence[Shape | None]]] = {
     "Transpose": _shape_of_transpose,
     "Reshape": _shape_of_reshape,
     "Expand": _shape_of_expand,
+    "Conv": _shape_of_conv,
     "Tile": _shape_of_tile,
     "Concat": _shape_of_concat,
     "Slice": _shape_of_slice,

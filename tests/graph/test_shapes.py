@@ -8,17 +8,19 @@ from pathlib import Path
 
 import naive
 import numpy as np
+import onnx
 import pytest
 from fusion_checks import DATA, FORMS, feeds_for
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from sparsert.fuse.axes import Axes
 from sparsert.graph import load_graph
 from sparsert.graph.editor import Editor
 from sparsert.graph.fold import fold
 from sparsert.graph.grids import compute
-from sparsert.graph.ir import Graph, Node
+from sparsert.graph.ir import Graph, Node, TensorInfo
 from sparsert.graph.known import Unknown
 from sparsert.graph.shapes import Facts
 from sparsert.graph.symbolic import apply, evaluate, leaves_of
@@ -208,3 +210,36 @@ def test_elements_that_are_clipped_and_shapes_that_are_tiled() -> None:
     assert [facts.element("clipped", (k,)) for k in range(5)] == [1, 1, 2, 3, 3]
     assert [facts.element("bounded", (k,)) for k in range(5)] == [0, 1, 2, 3, 3]
     assert facts.shape("tiled") == (20,)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "shape"),
+    [
+        ({"pads": [1, 1]}, ("n", 4, "m")),
+        ({"pads": [2, 2], "dilations": [2]}, ("n", 4, "m")),
+        ({"auto_pad": "SAME_UPPER"}, ("n", 4, "m")),
+        ({"pads": [1, 1]}, (2, 4, 9)),
+        ({"strides": [2], "pads": [1, 0]}, (2, 4, 9)),
+        ({"strides": [3], "auto_pad": "SAME_LOWER"}, (2, 4, 10)),
+        ({"strides": [3]}, (2, 4, 10)),
+        ({}, (2, 4, 3)),
+    ],
+)
+def test_shapes_of_convolutions(attributes: dict[str, object], shape: tuple[int | str, ...]) -> None:
+    """Of three taps: a free dimension stays, and numbers are those of ONNX's inference."""
+    node = Node("Conv", ["x", "w"], ["y"], dict(attributes))
+    info = TensorInfo("x", np.dtype(np.float32), shape)
+    facts = Facts(Graph("conv", [info], [], [node], {"w": np.zeros((5, 4, 3), np.float32)}, {"": 18}))
+    facts.visit(node)
+    if isinstance(shape[2], str):
+        assert facts.shape("y") == (("dim", "n"), 5, ("dim", "m"))
+        return
+    proto = helper.make_node("Conv", ["x", "w"], ["y"], **attributes)
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in (("x", shape), ("w", (5, 4, 3)))
+    ]
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    inferred = onnx.shape_inference.infer_shapes(
+        helper.make_model(helper.make_graph([proto], "conv", values, [result]))
+    )
+    assert facts.shape("y") == tuple(dim.dim_value for dim in inferred.graph.output[0].type.tensor_type.shape.dim)
