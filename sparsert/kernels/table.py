@@ -96,13 +96,13 @@ SELECT = _numbered("opcode x x_stride rows array token")
 
 ATTENTION = _numbered(
     "opcode q q_stride k k_stride v v_stride sums sums_stride heads head_size key_bias parameters mode offset_values "
-    "q_row_bytes v_row_bytes stages stage_table score_bias score_item score_head score_stride before after "
+    "q_row_bytes v_row_bytes stages stage_table score_bias score_item score_head score_key before after "
     "positions"
 )
 """One head of one tile of queries, then the stages on its rows.
 
 ``score_bias`` is the address of what is added to the score of the first query and the first key of a sequence, 0 for
-none; the next sequence's, head's and key's lie ``score_item``, ``score_head`` and ``score_stride`` bytes further, the
+none; the next sequence's, head's and key's lie ``score_item``, ``score_head`` and ``score_key`` bytes further, the
 next query's 4. A query sees the keys from ``before`` places before its own to ``after`` places behind it.
 """
 

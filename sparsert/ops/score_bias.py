@@ -128,8 +128,6 @@ class PositionBias:
 
 def _of_distances(line: np.ndarray, tokens: int) -> BiasTable:
     """The table of numbers (heads or 1, 2 tokens - 1) of the distances, query minus key, from 1 - tokens on."""
-    if not line.any():
-        return BiasTable(line)
     before = after = UNBOUNDED
     seen = np.flatnonzero((line > HIDDEN).any(axis=0)) - (tokens - 1)
     if len(seen) and len(seen) == seen[-1] - seen[0] + 1 and seen[0] <= 0 <= seen[-1]:

@@ -191,7 +191,7 @@ class Instance:
 def _add_to_scores(row: np.ndarray, table: BiasTable) -> None:
     """Write into a step of attention what it adds to scores."""
     row[ATTENTION.score_bias], row[ATTENTION.score_item] = table.address, table.item
-    row[ATTENTION.score_head], row[ATTENTION.score_stride] = table.head, table.stride
+    row[ATTENTION.score_head], row[ATTENTION.score_key] = table.head, table.stride
     row[ATTENTION.before], row[ATTENTION.after] = table.before, table.after
 
 

@@ -57,7 +57,7 @@ def _attend_piece(step, tile, head, piece, vectors, target, work):
     first, stop = _visible_keys(step, piece)
     bias = step[ATTENTION.key_bias] + 4 * (field(piece, PIECE.bias) + first // 4 * 4 - first_key // 4 * 4)
     query = field(piece, PIECE.position) - field(piece, PIECE.first_lane)
-    score_bias, score_stride = step[ATTENTION.score_bias], step[ATTENTION.score_stride]
+    score_bias, score_stride = step[ATTENTION.score_bias], step[ATTENTION.score_key]
     if score_bias != 0:
         score_bias += step[ATTENTION.score_item] * field(piece, PIECE.sequence) + step[ATTENTION.score_head] * head
         score_bias += 4 * query + score_stride * (first - first_key)
