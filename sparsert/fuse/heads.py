@@ -78,7 +78,8 @@ def fuse_scales(editor: Editor) -> None:
         operands = editor.split_constant(node)
         if operands is None or not editor.is_float(operands[0]) or editor.facts.rank(operands[0]) not in (2, 3):
             continue
-        factors = editor.vector(operands[1], editor.channels(operands[0]))
+        size = editor.channels(operands[0])
+        factors = editor.vector(operands[1], size) if size is not None else None
         if factors is None or factors.dtype != np.float32 or not editor.facts.same_shape(operands[0], node.outputs[0]):
             continue
         editor.emit(Scale(np.ascontiguousarray(factors)), [operands[0]], node.outputs[0], [node])
