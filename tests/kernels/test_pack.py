@@ -238,15 +238,29 @@ def test_float_streams(in_features: int, out_features: int, density: float, seed
         own = weight[row, first_column:][: packed.slice_features or None]
         assert (values != 0).sum() == (own != 0).sum()
     np.testing.assert_array_equal(got, weight)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (70, 257), (33, 900), (64, 1536), (32, 3072), (5, 1021)])
+def test_dense_float_streams(shape: tuple[int, int]) -> None:
+    out_features, in_features = shape
+    weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     dense = FORMATS["float_dense"].pack(weight)
-    row = 0
-    while row < out_features:  # panels of six rows in the first 24 of a whole block of 32, of four elsewhere
-        panel = 6 if row % BLOCK_ROWS < 24 and row - row % BLOCK_ROWS + BLOCK_ROWS <= out_features else 4
-        stored = dense.weights[row * in_features : (row + panel) * in_features].reshape(in_features, panel).T
-        np.testing.assert_array_equal(stored[: out_features - row], weight[row : row + panel])
-        assert not stored[out_features - row :].any()
-        row += panel
-    assert dense.weights.size == row * in_features
+    width = in_features // dense.slices
+    assert width * dense.slices == in_features and dense.slice_features == (width if dense.slices > 1 else 0)
+    assert dense.count == width and (width <= 768 or dense.slices == 1)
+    place = 0
+    for turn in range(dense.slices):
+        part, row = weight[:, turn * width : (turn + 1) * width], 0
+        while row < out_features:  # panels of six rows in the first 24 of a whole block of 32, of four elsewhere
+            if row % BLOCK_ROWS == 0:
+                block = turn * -(-out_features // BLOCK_ROWS) + row // BLOCK_ROWS
+                assert dense.starts[block].tolist() == [4 * place, 0]
+            panel = 6 if row % BLOCK_ROWS < 24 and row - row % BLOCK_ROWS + BLOCK_ROWS <= out_features else 4
+            stored = dense.weights[place : place + panel * width].reshape(width, panel).T
+            np.testing.assert_array_equal(stored[: out_features - row], part[row : row + panel])
+            assert not stored[out_features - row :].any()
+            row, place = row + panel, place + panel * width
+    assert dense.weights.size == place
 
 
 def test_the_size_in_bytes_is_that_of_the_streams() -> None:

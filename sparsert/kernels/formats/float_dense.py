@@ -13,6 +13,9 @@ from sparsert.kernels.simd import Simd, Sums, Value
 _ROWS = 4
 _WIDE_ROWS = 6
 
+_SLICE = 768
+"""Input features of a slice at most: on AVX2 its activations take 96 KB of the L2, which the next panels read again."""
+
 _WIDE_BLOCK_ROWS = 24
 """Rows of a whole block that are taken in panels of :data:`_WIDE_ROWS`; all others in :data:`_ROWS`."""
 
@@ -89,15 +92,38 @@ def _write_panels(weight, stream):
         row += panel
 
 
+def _slices(columns: int) -> int:
+    """The fewest equal slices of at most :data:`_SLICE` input features; 1 if none are."""
+    return next((count for count in range(1, columns // 64) if columns % count == 0 and columns // count <= _SLICE), 1)
+
+
 def _pack(weight: np.ndarray) -> PackedWeight:
     """Pack float32 weights (N, K)."""
     rows, columns = weight.shape
-    stream = np.zeros(-(-rows // _ROWS) * _ROWS * columns, np.float32)
-    _write_panels(weight, stream)
-    starts = np.zeros((-(-rows // BLOCK_ROWS), 2), np.int64)
-    starts[:, 0] = np.arange(len(starts)) * (BLOCK_ROWS * columns * 4)
-    headers, offsets = np.zeros((0, 2), np.int32), np.zeros(0, np.int32)
-    return PackedWeight("float_dense", 0, rows, columns, headers, stream, offsets, starts, count=columns)
+    count = _slices(columns)
+    width = columns // count
+    padded = -(-rows // _ROWS) * _ROWS
+    stream = np.zeros(padded * columns, np.float32)
+    for index in range(count):
+        part = weight[:, index * width : (index + 1) * width]
+        _write_panels(part, stream[index * padded * width : (index + 1) * padded * width])
+    blocks = -(-rows // BLOCK_ROWS)
+    starts = np.zeros((count * blocks, 2), np.int64)
+    places = np.arange(count)[:, None] * padded + np.arange(blocks) * BLOCK_ROWS
+    starts[:, 0] = places.ravel() * (width * 4)
+    return PackedWeight(
+        "float_dense",
+        0,
+        rows,
+        columns,
+        headers=np.zeros((0, 2), np.int32),
+        weights=stream,
+        offsets=np.zeros(0, np.int32),
+        starts=starts,
+        slices=count,
+        slice_features=width if count > 1 else 0,
+        count=width,
+    )
 
 
 add_format(
