@@ -283,7 +283,7 @@ STEPS = (
     ("linear", "K", ("dequantize", "signed_quads")),
     ("linear", "V", ("dequantize", "signed_rows")),
     ("byte_sums", "of Q and K", ()),
-    ("attention", "", ("dequantize", "fake_quantize", "rows")),
+    ("attention", "", ("dequantize", "rows")),
     ("linear", "768 → 768", ("dequantize", "add", "floats")),
     ("rows", "layer_norm", ("rows", "floats")),
     ("linear", "768 → 3072", ("dequantize", "gelu", "rows")),

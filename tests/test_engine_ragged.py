@@ -12,7 +12,7 @@ import onnx
 import pytest
 import small_models
 from fusion_checks import DATA, edited, make_bert
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from sparsert import Context, Engine, MultiModelEngine
 from sparsert.errors import EngineError, InputError, InputRangeError, InputShapeError, InputTypeError
@@ -74,14 +74,14 @@ def test_results_are_those_of_each_sequence(path: Path, batch_size: int | None) 
     same(engine.run_ragged(ordered(engine, arrays), LENGTHS), got)
 
 
-def test_a_product_of_activations_between_segments(tmp_path: Path) -> None:
+def test_a_difference_of_activations_between_segments(tmp_path: Path) -> None:
     """Values of several channels a token go to an array node as rows too."""
 
-    def multiply(model: onnx.ModelProto) -> None:
-        next(node for node in model.graph.node if node.name == "Add_66").op_type = "Mul"
+    def subtract(model: onnx.ModelProto) -> None:
+        next(node for node in model.graph.node if node.name == "Add_66").op_type = "Sub"
 
-    engine = Engine(edited(CLASSES, multiply, tmp_path / "product.onnx"), batch_size=None)
-    assert engine.supports_ragged and any(step.op == "Mul" for step in engine.report().steps)
+    engine = Engine(edited(CLASSES, subtract, tmp_path / "difference.onnx"), batch_size=None)
+    assert engine.supports_ragged and any(step.op == "Sub" for step in engine.report().steps)
     arrays = tokens(LENGTHS)
     same(engine.run_ragged(ordered(engine, arrays), LENGTHS), one_by_one(engine, arrays, LENGTHS))
 
@@ -210,15 +210,26 @@ def test_dynamic_quantization_runs_sequences_one_by_one(make_bert: Callable[[str
 @pytest.mark.parametrize("batch_size", [None, 2, 4])
 def test_a_model_that_nothing_fuses(tmp_path: Path, batch_size: int | None) -> None:
     table = np.random.default_rng(0).standard_normal((VOCAB, 4)).astype(np.float32)
-    engine = Engine(small_models.embedding(tmp_path / "embedding.onnx", table), batch_size=batch_size)
+    path = small_models.embedding(tmp_path / "embedding.onnx", table)
+
+    def by_texts(model: onnx.ModelProto) -> None:
+        """All numbers of a text in one row, and back."""
+        model.graph.initializer.append(numpy_helper.from_array(np.array([0, -1]), "row"))
+        model.graph.initializer.append(numpy_helper.from_array(np.array([0, -1, 4]), "tokens"))
+        model.graph.node[-1].output[0] = "given"
+        model.graph.node.append(helper.make_node("Reshape", ["given", "row"], ["rows_of_texts"]))
+        model.graph.node.append(helper.make_node("Neg", ["rows_of_texts"], ["negative"]))
+        model.graph.node.append(helper.make_node("Reshape", ["negative", "tokens"], ["masked"]))
+
+    engine = Engine(edited(path, by_texts, tmp_path / "texts.onnx"), batch_size=batch_size)
     assert not engine.supports_ragged
     arrays = tokens(LENGTHS)
     arrays["attention_mask"][::3] = 0
     (got,) = engine.run_ragged(ordered(engine, arrays), LENGTHS)
-    np.testing.assert_array_equal(got, table[arrays["input_ids"]] * arrays["attention_mask"][:, None])
+    np.testing.assert_array_equal(-got, table[arrays["input_ids"]] * arrays["attention_mask"][:, None])
     arrays["attention_mask"] = None
     (got,) = engine.run_ragged(ordered(engine, arrays), LENGTHS)
-    np.testing.assert_array_equal(got, table[arrays["input_ids"]])
+    np.testing.assert_array_equal(-got, table[arrays["input_ids"]])
 
 
 def _sum_of_row(path: Path, second: int | str) -> Path:

@@ -21,9 +21,6 @@ WITH_POOLER = [model_type for model_type in MODEL_TYPES if "pooler_output" in re
 COUNTING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Families whose positions are computed of the tokens, by nodes that stay ONNX."""
 
-UNFUSED = ("mpnet", "xlm-roberta")
-"""Recorded with a bias for relative positions, and with SiLU."""
-
 
 def close(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
     assert list(got) == list(want)
@@ -58,7 +55,7 @@ def test_computes_what_torch_computed(model_type: str, head: str, tmp_path: Path
     assert path == tmp_path / "model.onnx"
     outputs = [{name: array for name, array in case.items() if name != "pooler_output"} for case in case.outputs]
     engine = check(path, case.inputs, outputs)
-    assert engine.supports_ragged == (model_type not in UNFUSED)
+    assert engine.supports_ragged
     if model_type not in COUNTING:
         assert engine.fraction_of_supported_ops == 1.0
 

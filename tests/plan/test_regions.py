@@ -25,7 +25,7 @@ def programs(draw: st.DrawFn) -> list[Step]:
         opcode = draw(st.sampled_from(OPCODES))
         reads = draw(st.lists(st.sampled_from(written), max_size=3, unique=True)) if written else []
         heads, size = draw(st.sampled_from([(2, 32), (4, 16), (3, 8), (2, 8)]))
-        constants = {"heads": heads, "size": size} if opcode in ("attention", "byte_sums") else {}
+        constants = {"heads": heads, "size": size, "distances": None} if opcode in ("attention", "byte_sums") else {}
         rows = draw(st.sampled_from([4, BLOCK_ROWS, 2 * BLOCK_ROWS, 96]))
         buffer = Buffer(str(index), draw(st.sampled_from(FORMS)), rows)
         steps.append(Step(opcode, list(reads), [buffer], rows=rows, constants=constants))
