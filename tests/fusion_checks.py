@@ -51,10 +51,6 @@ INT8_CORRELATION, FLOAT_CORRELATION = 0.995, 0.9995
 # Logits are about 1; float32 forms differ in the order of sums over at most 64 channels and two layers.
 FLOAT_ERROR = 2e-5
 
-ROBERTA_INTEGERS = ("Equal", "Not", "Cast", "CumSum", "Mul", "Add")
-"""What computes RoBERTa's positions from its ids, and stays ONNX."""
-
-
 _TINY = f"--layers {LAYERS} --hidden 32 --heads {HEADS} --ffn 64 --vocab {VOCAB} --max-pos 40"
 
 

@@ -18,6 +18,7 @@ from sparsert.graph.ir import FUSED_DOMAIN, Graph, Node
 from sparsert.graph.reads import implicit_inputs
 from sparsert.graph.symbolic import apply, plain
 from sparsert.ops import Quantization
+from sparsert.ops.counted_positions import CountedPositions
 from sparsert.ops.disentangled import DisentangledAttention, PositionVectors
 from sparsert.ops.patches import Patches
 from sparsert.ops.prefix_mask import PrefixMask
@@ -207,6 +208,17 @@ def key_mask(op: ops.KeyMask, mask: np.ndarray) -> np.ndarray:
     return np.where(kept, np.float32(0), np.float32(op.value))
 
 
+def counted_positions(op: CountedPositions, ids: np.ndarray) -> np.ndarray:
+    """One token after the other."""
+    positions = np.full(ids.shape, op.padding, np.int64)
+    for row, values in zip(positions, ids, strict=True):
+        following = op.first
+        for token, value in enumerate(values):
+            if value != op.pad:
+                row[token], following = following, following + 1
+    return positions
+
+
 def prefix_mask(op: PrefixMask, mask: np.ndarray) -> np.ndarray:
     """As many keys from the first on as the row of the mask counts."""
     kept = np.zeros(mask.shape, bool)
@@ -379,6 +391,7 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "Embeddings": embeddings,
     "KeyMask": key_mask,
     "PrefixMask": prefix_mask,
+    "CountedPositions": counted_positions,
     "ScoreMask": score_mask,
     "Patches": patches,
     "Attention": attention,
