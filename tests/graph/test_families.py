@@ -85,7 +85,7 @@ EXPECTED: dict[str, tuple[str, ...] | None] = {
     # jina2calc
     "jina2calc-sdpa-dynamo18": (),
     # modernbert
-    "modernbert-eager-script14": None,
+    "modernbert-eager-script14": (),
     "modernbert-sdpa-dynamo18": (),
     "modernbert-sdpa-optimum": None,
     # mpnet
